@@ -1,0 +1,1 @@
+"""EnvPool lanes, behaviour policy, chunk writer and the acting loop."""

@@ -1,0 +1,1 @@
+"""Losses, distillation, batches, the gradient step and the learning loop."""

@@ -1,0 +1,1 @@
+"""Command line, Ray processes, supervision, evaluation and reports. The only package that imports ray."""

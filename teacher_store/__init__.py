@@ -1,0 +1,1 @@
+"""Catalogue of teachers: records, weights, experience, provenance."""
