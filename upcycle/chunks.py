@@ -1,0 +1,189 @@
+"""The chunk: a short, self-contained run of consecutive steps of one environment lane.
+
+A chunk is what an actor sends, what a replay shard keeps in one slot and what the experience log appends. It has
+`history + steps + lookahead` rows at the most, each frame once:
+
+    row:      0 .. history-1 | history .. history+steps-1 | .. rows-1
+    meaning:  frame stack    | usable steps               | n-step lookahead
+
+Row t describes observation s_t and what followed: `frame[t]` is the newest frame of s_t, `action[t]` was taken in s_t,
+`reward[t]`, `terminated[t]` and `truncated[t]` came back for it, and `first[t]` says that s_t opens an episode. The row
+after an ended one holds the true final observation (it is the autoreset row of EnvPool, whose action is ignored): it
+is no transition, and its `priority` is 0. A usable row is the start of a transition only if its `priority` is above 0.
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upcycle.errors import CorruptDataError
+
+Array = NDArray[Any]
+
+COLUMNS: Final[dict[str, str]] = {
+    "action": "int32",
+    "reward": "float32",
+    "terminated": "bool",
+    "truncated": "bool",
+    "first": "bool",
+    "priority": "float32",
+    "policy_version": "int64",
+}
+"""Columns beside `frame`, with their dtypes; each has shape [rows]."""
+
+MAX_PRIORITY: Final = float("inf")
+"""A `priority` that stands for "as high as the highest one the table has seen" (rows nobody has rated yet)."""
+
+_MAGIC: Final = b"UPCH"
+_VERSION: Final = 1
+_PREFIX: Final = struct.Struct("<4sHHI")  # magic, version, reserved, header bytes
+_MAX_HEADER_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpec:
+    """Shape of all chunks of one run; two parties that disagree about it cannot exchange chunks.
+
+    Attributes:
+      frame_shape: shape of one frame: (H, W) for images, (D,) for vectors.
+      frame_dtype: "uint8" for images, "float32" for vectors.
+      num_actions: size of the discrete action set; `action` lies in [0, num_actions).
+      steps: usable steps of a full chunk.
+      history: frames before the first usable step; the largest frame stack that can be sampled is history + 1.
+      lookahead: rows after the last usable step; the largest n-step that can be sampled.
+    """
+
+    frame_shape: tuple[int, ...]
+    frame_dtype: str
+    num_actions: int
+    steps: int = 64
+    history: int = 3
+    lookahead: int = 3
+
+    @property
+    def rows(self) -> int:
+        """Rows of a full chunk."""
+        return self.history + self.steps + self.lookahead
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one uncompressed frame."""
+        return int(np.prod(self.frame_shape, dtype=np.int64)) * np.dtype(self.frame_dtype).itemsize
+
+    def to_json(self) -> dict[str, Any]:
+        """The specification as JSON values; `from_json` restores it."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"frame_shape": list(self.frame_shape)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ChunkSpec":
+        """Inverse of `to_json`. Raises TypeError or KeyError when a field is missing or unknown."""
+        return cls(**(values | {"frame_shape": tuple(values["frame_shape"])}))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """One chunk; columns are NumPy arrays with `num_rows` rows.
+
+    Attributes:
+      frame: [rows, *frame_shape].
+      columns: the arrays named in `COLUMNS`, each [rows].
+    Guarantee: `history < num_rows <= spec.rows`; a chunk with fewer than `spec.rows` rows is the tail of a lane that
+    was closed, so it has `num_rows - history` usable rows at the most.
+    """
+
+    frame: Array
+    columns: dict[str, Array]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that this chunk holds."""
+        return int(self.frame.shape[0])
+
+    def num_transitions(self, spec: ChunkSpec) -> int:
+        """Usable rows that start a transition (one agent step each)."""
+        usable = self.columns["priority"][spec.history : spec.history + spec.steps]
+        return int(np.count_nonzero(usable > 0))
+
+
+def encode_chunk(chunk: Chunk, spec: ChunkSpec) -> bytes:
+    """Wire form: a versioned header that names every column's dtype and shape, then the raw column bytes.
+
+    Raises: ValueError if the chunk does not fit `spec` (a programmer's error, caught before it leaves the process).
+    """
+    arrays = {"frame": chunk.frame, **{name: chunk.columns[name] for name in COLUMNS}}
+    problem = _mismatch(arrays, spec)
+    if problem:
+        raise ValueError(f"chunk does not fit its specification: {problem}")
+    header = json.dumps([[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]).encode()
+    body = (np.ascontiguousarray(array).tobytes() for array in arrays.values())
+    return b"".join((_PREFIX.pack(_MAGIC, _VERSION, 0, len(header)), header, *body))
+
+
+def decode_chunk(data: bytes | memoryview, spec: ChunkSpec) -> Chunk:
+    """Inverse of `encode_chunk`; the arrays are read-only views into `data`.
+
+    Raises: CorruptDataError if the magic, the version, a dtype, a shape or the length is not what `spec` demands.
+    """
+    view = memoryview(data)
+    arrays = _decode_arrays(view)
+    problem = _mismatch(arrays, spec)
+    if problem:
+        raise CorruptDataError(f"chunk refused: {problem}")
+    return Chunk(frame=arrays.pop("frame"), columns=arrays)
+
+
+def _decode_arrays(view: memoryview) -> dict[str, Array]:
+    if len(view) < _PREFIX.size:
+        raise CorruptDataError(f"chunk refused: {len(view)} bytes are shorter than its header")
+    magic, version, _, header_bytes = _PREFIX.unpack_from(view)
+    if magic != _MAGIC or version != _VERSION:
+        raise CorruptDataError(f"chunk refused: magic {magic!r}, version {version}; this build reads {_MAGIC!r}, {_VERSION}")
+    if header_bytes > _MAX_HEADER_BYTES or _PREFIX.size + header_bytes > len(view):
+        raise CorruptDataError(f"chunk refused: header of {header_bytes} bytes runs past the data")
+    try:
+        entries = json.loads(bytes(view[_PREFIX.size : _PREFIX.size + header_bytes]))
+        layout = [(str(name), np.dtype(str(dtype)), tuple(int(n) for n in shape)) for name, dtype, shape in entries]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CorruptDataError(f"chunk refused: unreadable header ({error})") from error
+    offset, arrays = _PREFIX.size + header_bytes, dict[str, Array]()
+    for name, dtype, shape in layout:
+        if dtype.hasobject or any(not 0 <= n < 1 << 31 for n in shape):
+            raise CorruptDataError(f"chunk refused: column {name!r} has dtype {dtype} and shape {shape}")
+        count = 1
+        for n in shape:
+            count *= n
+        size = count * dtype.itemsize
+        if offset + size > len(view):
+            raise CorruptDataError(f"chunk refused: column {name!r} runs past the data (truncated message)")
+        arrays[name] = np.frombuffer(view, dtype, count, offset).reshape(shape)
+        offset += size
+    if offset != len(view):
+        raise CorruptDataError(f"chunk refused: {len(view) - offset} bytes left over after the last column")
+    return arrays
+
+
+def _mismatch(arrays: dict[str, Array], spec: ChunkSpec) -> str | None:
+    """Says how `arrays` differ from what `spec` demands, or None."""
+    if set(arrays) != {"frame", *COLUMNS}:
+        return f"columns {sorted(arrays)} instead of {sorted(['frame', *COLUMNS])}"
+    frame = arrays["frame"]
+    if frame.dtype != np.dtype(spec.frame_dtype) or frame.shape[1:] != spec.frame_shape or frame.ndim == 0:
+        return f"frame is {frame.dtype} {frame.shape[1:]} instead of {spec.frame_dtype} {spec.frame_shape}"
+    rows = frame.shape[0]
+    if not spec.history < rows <= spec.rows:
+        return f"{rows} rows, not above {spec.history} and at most {spec.rows}"
+    for name, dtype in COLUMNS.items():
+        column = arrays[name]
+        if column.dtype != np.dtype(dtype) or column.shape != (rows,):
+            return f"{name} is {column.dtype} {column.shape} instead of {dtype} ({rows},)"
+    if arrays["action"].size and not 0 <= int(arrays["action"].min()) <= int(arrays["action"].max()) < spec.num_actions:
+        return f"action outside [0, {spec.num_actions})"
+    if bool(np.isnan(arrays["priority"]).any()) or float(arrays["priority"].min()) < 0:
+        return "priority is negative or not a number"
+    if not bool(np.isfinite(arrays["reward"]).all()):
+        return "reward is not finite"
+    return None

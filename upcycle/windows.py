@@ -1,0 +1,127 @@
+"""Views of chunks: which rows start a transition, and the windows that a learner trains on.
+
+n-step length, frame stack, discount and reward clipping are properties of the view, chosen when sampling; the stored
+chunk knows none of them. A transition that starts at row t is the window of rows [t - stack + 1, t + n_step]: its
+first `stack` frames are the observation, its last `stack` frames the next observation.
+
+Valid starts (algorithm notes: Nature DQN's n-step target; time limits are not terminal states):
+  - an episode that terminates inside the window makes it shorter: discount 0, nothing is bootstrapped;
+  - of the windows before a truncation only the one that ends exactly at the true final observation is valid, and it
+    bootstraps with gamma^n like any other;
+  - a window that runs past the rows of its chunk is not valid.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from upcycle.chunks import Array, ChunkSpec
+
+StackFill = Literal["first_frame", "zeros"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How stored chunks are seen by whoever samples them.
+
+    Attributes:
+      n_step: horizon of the return, in agent steps, 1 <= n_step <= spec.lookahead.
+      stack: frames of one observation, 1 <= stack <= spec.history + 1.
+      gamma: per-step discount.
+      clip_rewards: clip each step's reward to [-1, 1] before summing.
+      stack_fill: what fills a stack that reaches back over the start of its episode.
+    """
+
+    n_step: int = 3
+    stack: int = 4
+    gamma: float = 0.99
+    clip_rewards: bool = True
+    stack_fill: StackFill = "first_frame"
+
+    def check(self, spec: ChunkSpec) -> None:
+        """Raises ValueError if chunks of `spec` cannot be seen this way."""
+        if not 1 <= self.n_step <= spec.lookahead:
+            raise ValueError(f"n_step {self.n_step}: these chunks carry at most {spec.lookahead} rows of lookahead")
+        if not 1 <= self.stack <= spec.history + 1:
+            raise ValueError(f"stack {self.stack}: these chunks carry {spec.history} frames of history")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """A batch of transitions as windows.
+
+    Attributes:
+      frames: [B, stack + n_step, *frame_shape]; observation = [:, :stack], next observation = [:, n_step:].
+      action: int64 [B].
+      n_step_return: float32 [B], sum of gamma^k r_k up to the end of the window or of the episode.
+      discount: float32 [B], gamma^n_step, or 0 where the episode terminated inside the window.
+    """
+
+    frames: Array
+    action: Array
+    n_step_return: Array
+    discount: Array
+
+
+def valid_starts(spec: ChunkSpec, columns: dict[str, Array], num_rows: Array, n_step: int) -> Array:
+    """Which usable rows start a valid `n_step` transition.
+
+    Args:
+      columns: `terminated`, `truncated` bool [S, rows] and `priority` float [S, rows] of S padded chunks.
+      num_rows: int [S], rows that each chunk really holds.
+    Returns: bool [S, steps].
+    """
+    terminated, truncated = columns["terminated"], columns["truncated"]
+    starts = np.arange(spec.history, spec.history + spec.steps)
+    alive = np.ones((terminated.shape[0], spec.steps), bool)  # no end seen before step k
+    valid = np.zeros_like(alive)
+    for k in range(n_step):
+        inside = starts + k < num_rows[:, None]
+        valid |= alive & inside & terminated[:, starts + k]
+        if k == n_step - 1:
+            # The state the window bootstraps from must be there; after a truncation it is the true final observation.
+            valid |= alive & inside & (starts + n_step < num_rows[:, None])
+        alive &= ~(terminated | truncated)[:, starts + k]
+    return valid & (columns["priority"][:, starts] > 0)
+
+
+def gather_windows(spec: ChunkSpec, frame: Array, columns: dict[str, Array], slots: Array, offsets: Array, view: View) -> Windows:
+    """Copies the windows of transitions (slot, offset) out of padded chunks.
+
+    Args:
+      frame: [S, rows, *frame_shape].
+      columns: `action`, `reward`, `terminated`, `first`, each [S, rows].
+      slots, offsets: int64 [B]; offset counts usable rows of the slot, from 0.
+    Guarantee: for a valid start the observation equals what the behaviour policy saw; frames of a next observation
+    that lies past the end of its episode are arbitrary and carry discount 0.
+    """
+    num_slots, rows = frame.shape[:2]
+    start = offsets + spec.history
+    window = start[:, None] + np.arange(1 - view.stack, view.n_step + 1)  # [B, stack + n_step]
+    flat = slots[:, None] * rows + np.minimum(window, rows - 1)
+    # mode="clip" skips NumPy's bounds buffer, which halves the speed of a large gather; the indices are in range.
+    frames = np.take(frame.reshape(num_slots * rows, *spec.frame_shape), flat, axis=0, mode="clip")
+    _fill_stacks(frames, columns["first"].reshape(-1)[flat[:, : view.stack]], view)
+
+    steps = flat[:, view.stack - 1 : view.stack - 1 + view.n_step]  # rows t .. t + n_step - 1
+    reward = columns["reward"].reshape(-1)[steps].astype(np.float64)
+    if view.clip_rewards:
+        np.clip(reward, -1.0, 1.0, out=reward)
+    terminated = columns["terminated"].reshape(-1)[steps]
+    ended_before = np.cumsum(terminated, axis=1) - terminated > 0
+    gammas = view.gamma ** np.arange(view.n_step)
+    return Windows(
+        frames=frames,
+        action=columns["action"].reshape(-1)[steps[:, 0]].astype(np.int64),
+        n_step_return=np.where(ended_before, 0.0, reward * gammas).sum(axis=1).astype(np.float32),
+        discount=np.where(terminated.any(axis=1), 0.0, view.gamma**view.n_step).astype(np.float32),
+    )
+
+
+def _fill_stacks(frames: Array, first: Array, view: View) -> None:
+    """Replaces, in place, frames from before the episode's start; `first` is bool [B, stack] of the observation's rows."""
+    reaches_back = first[:, 1:].any(axis=1)
+    for b in np.flatnonzero(reaches_back):
+        opening = view.stack - 1 - int(np.argmax(first[b, ::-1]))  # the newest episode start within the stack
+        frames[b, :opening] = 0 if view.stack_fill == "zeros" else frames[b, opening]
