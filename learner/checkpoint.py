@@ -1,0 +1,79 @@
+"""Checkpoints: the whole training state in one verified file, the newest valid one found again.
+
+A checkpoint is `step-<learner steps>.pt` (a torch archive, read with `weights_only=True`, so that nothing in it is
+executed) and beside it `step-<learner steps>.json` with its SHA-256 and the counters that people and the tracker read.
+The archive is written first: a checkpoint without its JSON does not exist.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from upcycle.errors import CorruptDataError
+from upcycle.files import sha256_of, write_atomically
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRef:
+    """One checkpoint on disk."""
+
+    path: Path
+    learner_steps: int
+    sha256: str
+    counters: dict[str, Any]
+
+
+class CheckpointFolder:
+    """The checkpoints of one run; keeps the newest `keep`."""
+
+    def __init__(self, path: Path, keep: int = 2) -> None:
+        self._path, self._keep = path, keep
+
+    def save(self, state: dict[str, Any], *, learner_steps: int, counters: dict[str, Any]) -> CheckpointRef:
+        """Writes `state` durably; on an error (disk full) nothing is left behind and older checkpoints stay.
+
+        Raises: UserError if the disk is full.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        archive = self._path / f"step-{learner_steps:010d}.pt"
+        write_atomically(archive, buffer.getvalue())
+        ref = CheckpointRef(archive, learner_steps, sha256_of(archive), counters)
+        record = {"learner_steps": learner_steps, "sha256": ref.sha256, "counters": counters}
+        write_atomically(archive.with_suffix(".json"), json.dumps(record, indent=1).encode())
+        for old in self._refs()[self._keep :]:
+            old.path.with_suffix(".json").unlink(missing_ok=True)
+            old.path.unlink(missing_ok=True)
+        return ref
+
+    def load_newest(self) -> tuple[CheckpointRef, dict[str, Any]] | None:
+        """The newest checkpoint whose bytes are what was written; damaged ones are logged and passed over.
+
+        Returns: None if the run has no checkpoint at all.
+        Raises: CorruptDataError if it has some and all of them are damaged.
+        """
+        refs = self._refs()
+        for ref in refs:
+            if ref.path.is_file() and sha256_of(ref.path) == ref.sha256:
+                return ref, torch.load(ref.path, map_location="cpu", weights_only=True)
+            _log.error("checkpoint_damaged", path=str(ref.path))
+        if refs:
+            raise CorruptDataError(f"every checkpoint in {self._path} is damaged; start a new run from its teacher")
+        return None
+
+    def _refs(self) -> list[CheckpointRef]:
+        """Newest first."""
+        refs: list[CheckpointRef] = []
+        for path in sorted(self._path.glob("step-*.json"), reverse=True):
+            record = json.loads(path.read_bytes())
+            refs.append(
+                CheckpointRef(path.with_suffix(".pt"), record["learner_steps"], record["sha256"], record["counters"])
+            )
+        return refs

@@ -1,0 +1,60 @@
+"""The distillation multiplier: how much the teacher still has to say.
+
+Pure state, fed with the evaluator's scores. One value for the whole run, tied to the policy version that earned it.
+Source: Agarwal et al. 2022 (arXiv 2206.01626), section 4, with the random-score baseline of the released code.
+"""
+
+from dataclasses import dataclass
+
+from upcycle.errors import UserError
+
+
+def normalised_score(mean_return: float, *, teacher_score: float, random_score: float) -> float:
+    """(G - G_random) / (G_teacher - G_random): 0 plays like random, 1 like the teacher."""
+    return (mean_return - random_score) / (teacher_score - random_score)
+
+
+def check_teacher(*, teacher_score: float, random_score: float, tolerance: float) -> None:
+    """Raises UserError unless the teacher is above the random policy by more than `tolerance`."""
+    if not teacher_score > random_score + tolerance:
+        raise UserError(
+            "teacher.id",
+            teacher_score,
+            f"the teacher's score is not above the random policy's ({random_score:g}, tolerance {tolerance:g})",
+            "choose a better teacher, or train from scratch with --set phases=rl",
+        )
+
+
+def multiplier(student_score: float, *, clip: bool = True) -> float:
+    """m = 1 - z, never below 0. `clip` also keeps it from rising above 1; the paper's code does not."""
+    value = max(1.0 - student_score, 0.0)
+    return min(value, 1.0) if clip else value
+
+
+@dataclass(slots=True)
+class Distillation:
+    """The multiplier and what it has seen.
+
+    Attributes:
+      value: m in force; 1 until the first evaluation of the online phase.
+      policy_version: newest version whose score was applied; an older score that arrives late is ignored.
+      weaned: the student has reached its teacher; with a latch, m stays 0 from then on.
+    """
+
+    value: float = 1.0
+    policy_version: int = -1
+    weaned: bool = False
+
+    def observe(self, student_score: float, policy_version: int, *, latch: bool, clip: bool = True) -> bool:
+        """Applies one evaluation of the online phase; says whether it was applied."""
+        if policy_version <= self.policy_version:
+            return False
+        self.policy_version = policy_version
+        self.value = 0.0 if latch and self.weaned else multiplier(student_score, clip=clip)
+        self.weaned = self.weaned or self.value == 0.0
+        return True
+
+
+def learning_rate(distillation_multiplier: float, *, initial: float, final: float) -> float:
+    """m * initial + (1 - m) * final, as the paper's code ties the rate to the multiplier."""
+    return distillation_multiplier * initial + (1.0 - distillation_multiplier) * final

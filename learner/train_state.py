@@ -1,0 +1,57 @@
+"""What training changes: online and target network, optimizer, learner steps."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from upcycle.config import LearnerConfig
+
+
+class TrainState:
+    """Owner of everything a gradient step touches, on one device.
+
+    Guarantee: `state_dict` and `load_state_dict` round-trip exactly; a restored state takes the very next step.
+    """
+
+    def __init__(self, network: nn.Module, config: LearnerConfig, device: torch.device) -> None:
+        self.device = device
+        self.online_network = network.to(device)
+        self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(
+            self.online_network.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
+        )
+        self.learner_steps = 0
+
+    def sync_target(self) -> None:
+        """Hard copy of the online network into the target network."""
+        self.target_network.load_state_dict(self.online_network.state_dict())
+
+    def set_learning_rate(self, value: float) -> None:
+        """Applies `value` to every parameter group."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers, for a checkpoint."""
+        return {
+            "online_network": self.online_network.state_dict(),
+            "target_network": self.target_network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "learner_steps": self.learner_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.online_network.load_state_dict(state["online_network"])
+        self.target_network.load_state_dict(state["target_network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.learner_steps = int(state["learner_steps"])
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `learner.device`. Raises ValueError if CUDA is asked for and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("learner.device is cuda, and torch sees no CUDA device; set learner.device=auto")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

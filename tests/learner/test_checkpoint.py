@@ -1,0 +1,71 @@
+"""Checkpoints: exact resume, fall back to the newest valid one, nothing half-written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from learner.checkpoint import CheckpointFolder
+from learner.train_state import TrainState
+from upcycle.config import LearnerConfig, NetworkConfig
+from upcycle.errors import CorruptDataError
+from upcycle.networks import build_network
+
+
+def state(seed: int) -> TrainState:
+    torch.manual_seed(seed)
+    network = build_network(NetworkConfig(kind="mlp", hidden=8), frame_shape=(3,), stack=1, num_actions=2)
+    return TrainState(network, LearnerConfig(), torch.device("cpu"))
+
+
+def train(train_state: TrainState, steps: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        loss = train_state.online_network(torch.randn(4, 1, 3, generator=generator)).square().mean()
+        train_state.optimizer.zero_grad()
+        loss.backward()
+        train_state.optimizer.step()
+        train_state.learner_steps += 1
+
+
+def test_a_restored_state_takes_the_very_next_step(tmp_path: Path) -> None:
+    uninterrupted = state(0)
+    train(uninterrupted, 5, seed=1)
+    CheckpointFolder(tmp_path).save({"train_state": uninterrupted.state_dict()}, learner_steps=5, counters={})
+    train(uninterrupted, 5, seed=2)
+
+    found = CheckpointFolder(tmp_path).load_newest()
+    assert found is not None
+    resumed = state(99)
+    resumed.load_state_dict(found[1]["train_state"])
+    train(resumed, 5, seed=2)
+    assert resumed.learner_steps == uninterrupted.learner_steps
+    for name, tensor in uninterrupted.online_network.state_dict().items():
+        assert torch.equal(tensor, resumed.online_network.state_dict()[name])
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save({"value": torch.tensor(1)}, learner_steps=1, counters={})
+    newest = folder.save({"value": torch.tensor(2)}, learner_steps=2, counters={})
+    newest.path.write_bytes(newest.path.read_bytes()[:-7])
+    found = folder.load_newest()
+    assert found is not None
+    assert (found[0].learner_steps, int(found[1]["value"])) == (1, 1)
+
+
+def test_all_damaged_is_an_error_and_none_is_not(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    assert folder.load_newest() is None
+    folder.save({}, learner_steps=1, counters={}).path.write_bytes(b"")
+    with pytest.raises(CorruptDataError, match="every checkpoint"):
+        folder.load_newest()
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for step in range(1, 5):
+        folder.save({}, learner_steps=step, counters={})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"step-{step:010d}.{kind}" for step in (3, 4) for kind in ("json", "pt")
+    ]
