@@ -1,0 +1,76 @@
+"""Files that are whole or absent: atomic writes, checksums, and one error for a full disk."""
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from upcycle.errors import UserError
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # disk, quota, file size limit
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes `data` to `path` so that a reader, also after a crash, sees the old file or the new one, whole.
+
+    The bytes go to a temporary file beside it, are forced to disk, and take the name with a rename; then the folder
+    is forced to disk too. On any failure the temporary file is removed and `path` is as it was.
+
+    Raises: UserError if there is no space left; OSError for anything else.
+    """
+    with disk_full_explained(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            try:
+                os.fchmod(descriptor, 0o644)
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(name, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+        sync_folder(path.parent)
+
+
+def write_all(descriptor: int, data: bytes | memoryview, *, offset: int = 0) -> None:
+    """Hands all of `data` to the kernel, from byte `offset` of the file on.
+
+    Raises: OSError; a part of the data may be written then.
+    """
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def sync_folder(path: Path) -> None:
+    """Forces the names in a folder to disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def disk_full_explained(path: Path) -> Generator[None]:
+    """Turns "no space left" on `path` (disk, quota or size limit) into a UserError; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        remedy = "free some space or choose another folder"
+        raise UserError("disk", str(path), f"is full ({error.strerror})", remedy) from error
