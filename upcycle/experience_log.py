@@ -1,0 +1,267 @@
+"""The experience log: the chunks that a table has accepted, on disk, in order; a teacher's buffer for the next run.
+
+A log is a folder: `log.json` (format, chunk specification, environment) and segments (`upcycle.log_segment`). One
+process writes; any number read, also while it writes. What `append` has returned from survives the death of the
+writer; what `sync` has returned from survives a power cut. Segments are sealed and immutable once they are full or the
+writer is closed, so that another log can share them (`upcycle.log_folder.link_log`).
+
+A folder of logs (`shard-0`, `shard-1`, ... as the replay shards of one run leave them) reads like one log.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+
+from upcycle.chunks import ChunkSpec
+from upcycle.config import EnvConfig
+from upcycle.errors import CorruptDataError
+from upcycle.files import disk_full_explained, sync_folder, write_all
+from upcycle.log_folder import describe_log, load_segments, lock_for_writing, log_parts, read_description
+from upcycle.log_segment import Segment, decode_record, encode_record, scan_segment, segment_name, write_index
+
+DEFAULT_SEGMENT_BYTES: Final = 64 << 20
+
+
+class ExperienceLogWriter:
+    """Appends chunks to a log. One owner; not safe to share between threads without a lock."""
+
+    def __init__(self, directory: Path, lock: int, segments: list[Segment], *, segment_bytes: int) -> None:
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._lock: int | None = lock
+        self.recovered_bytes = sum(segment.torn_bytes for segment in segments)
+        """Bytes of an append cut short that opening the log has removed."""
+        self._sealed = [sealed for segment in segments if (sealed := _recover(segment)) is not None]
+        self._next_sequence = self._sealed[-1].first_sequence + self._sealed[-1].num_chunks if self._sealed else 0
+        self._descriptor: int | None = None  # of the open segment, if there is one
+        self._bounds, self._counts = [0], list[int]()  # of the open segment
+
+    @classmethod
+    def open(
+        cls, directory: Path, spec: ChunkSpec, env: EnvConfig, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES
+    ) -> Self:
+        """Opens a log for writing, new or old; removes what a killed writer left unfinished.
+
+        Raises: UserError if the log is for other chunks or another environment, or has a writer already;
+          CorruptDataError naming file and offset if it is damaged anywhere but at its very end.
+        """
+        with disk_full_explained(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = lock_for_writing(directory)
+        try:
+            describe_log(directory, spec, env)
+            return cls(directory, lock, load_segments(directory), segment_bytes=segment_bytes)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks in the log."""
+        return sum(segment.num_chunks for segment in self._sealed) + len(self._counts)
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions in the log."""
+        return sum(int(segment.num_transitions.sum()) for segment in self._sealed) + sum(self._counts)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all records."""
+        return sum(segment.num_bytes for segment in self._sealed) + self._bounds[-1]
+
+    def append(self, data: bytes, num_transitions: int) -> int:
+        """Appends one encoded chunk and returns its sequence number; the kernel has all of it then.
+
+        Raises: UserError if the disk is full; the log is as it was before, and a later append may succeed.
+        """
+        assert self._lock is not None, "the log is closed"
+        if self._bounds[-1] >= self._segment_bytes:
+            self._seal()
+        record = encode_record(data, sequence=self._next_sequence, num_transitions=num_transitions)
+        with disk_full_explained(self._directory):
+            descriptor = self._open_segment()
+            try:
+                write_all(descriptor, record, offset=self._bounds[-1])
+            except BaseException:  # also an interrupt: a half record must not stay
+                os.ftruncate(descriptor, self._bounds[-1])
+                raise
+        self._bounds.append(self._bounds[-1] + len(record))
+        self._counts.append(num_transitions)
+        self._next_sequence += 1
+        return self._next_sequence - 1
+
+    def trim(self, max_transitions: int) -> int:
+        """Removes the oldest segments while the others hold `max_transitions` or more; returns transitions removed.
+
+        Whole segments go, never the newest one.
+        """
+        total, removed = self.num_transitions, 0
+        while len(self._sealed) > (0 if self._counts else 1):
+            oldest = self._sealed[0]
+            count = int(oldest.num_transitions.sum())
+            if total - removed - count < max_transitions:
+                break
+            oldest.index_path.unlink(missing_ok=True)
+            oldest.path.unlink()
+            self._sealed.pop(0)
+            removed += count
+        return removed
+
+    def sync(self) -> None:
+        """Forces everything appended so far to disk."""
+        if self._descriptor is not None:
+            with disk_full_explained(self._directory):
+                os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Seals the open segment and lets the next writer in. Safe to call twice."""
+        if self._lock is None:
+            return
+        try:
+            self._seal()
+        finally:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_segment(self) -> int:
+        if self._descriptor is None:
+            path = self._directory / segment_name(self._next_sequence)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            sync_folder(self._directory)
+        return self._descriptor
+
+    def _seal(self) -> None:
+        """Makes the open segment immutable; if that fails it stays open and whole."""
+        if self._descriptor is None or not self._counts:
+            return
+        first = self._next_sequence - len(self._counts)
+        bounds, counts = np.array(self._bounds, np.int64), np.array(self._counts, np.int64)
+        segment = Segment(self._directory / segment_name(first), first, bounds, counts)
+        os.ftruncate(self._descriptor, segment.num_bytes)  # whatever a failed append could not roll back
+        self.sync()
+        with disk_full_explained(self._directory):
+            segment = write_index(segment)
+        os.close(self._descriptor)
+        self._descriptor, self._bounds, self._counts = None, [0], []
+        self._sealed.append(segment)
+
+
+class ExperienceLogReader:
+    """Reads a log, or a folder of logs, as it was when opened. Chunks are numbered from the oldest, 0, to the newest.
+
+    Of several logs the chunks are ordered by their distance from the end of their log, so that the newest chunks of
+    all of them come last.
+    """
+
+    def __init__(self, parts: list[list[Segment]], *, spec: ChunkSpec, env: EnvConfig) -> None:
+        self.spec = spec
+        self.env = env
+        self._segments = [segment for part in parts for segment in part]
+        sizes = [segment.num_chunks for segment in self._segments]
+        segment_of = np.repeat(np.arange(len(self._segments)), sizes)
+        record_of = np.concatenate([np.arange(size) for size in sizes]) if sizes else np.zeros(0, np.int64)
+        part_sizes = [sum(segment.num_chunks for segment in part) for part in parts]
+        part_of = np.repeat(np.arange(len(parts)), part_sizes)
+        age = np.concatenate([np.arange(size)[::-1] for size in part_sizes]) if parts else np.zeros(0, np.int64)
+        order = np.lexsort((part_of, -age))
+        self._segment_of, self._record_of = segment_of[order], record_of[order]
+        counts = [segment.num_transitions for segment in self._segments]
+        self._transitions = np.concatenate([*counts, np.zeros(0, np.int64)])[order]
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Opens a log for reading. An append cut short at its very end is left out (see `torn_bytes`).
+
+        Raises: UserError if there is no log; CorruptDataError naming file and offset if it is damaged.
+        """
+        parts = log_parts(directory)
+        descriptions = [read_description(part) for part in parts]
+        for part, description in zip(parts, descriptions, strict=True):
+            if description != descriptions[0]:
+                raise CorruptDataError(f"{part}: holds other chunks or another environment than {parts[0]}")
+        spec, env = descriptions[0]
+        return cls([load_segments(part) for part in parts], spec=spec, env=env)
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks in the log."""
+        return len(self._transitions)
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions in the log."""
+        return int(self._transitions.sum())
+
+    @property
+    def torn_bytes(self) -> int:
+        """Bytes at the end that are no whole record: an append cut short, or one going on right now."""
+        return sum(segment.torn_bytes for segment in self._segments)
+
+    def read(self, index: int) -> bytes:
+        """The encoded chunk number `index`, exactly as appended. Raises CorruptDataError naming file and offset."""
+        segment, record = self._segments[int(self._segment_of[index])], int(self._record_of[index])
+        start, end = int(segment.bounds[record]), int(segment.bounds[record + 1])
+        try:
+            with segment.path.open("rb") as file:
+                file.seek(start)
+                data = file.read(end - start)
+            return decode_record(data, sequence=segment.first_sequence + record)
+        except FileNotFoundError as error:
+            raise CorruptDataError(f"{segment.path}: the segment has been removed") from error
+        except CorruptDataError as error:
+            raise CorruptDataError(f"{segment.path} at byte {start}: {error}") from error
+
+    def iterate(
+        self, *, shard_index: int = 0, num_shards: int = 1, newest_transitions: int | None = None
+    ) -> Iterator[bytes]:
+        """Every `num_shards`-th chunk, from the oldest to the newest.
+
+        Args:
+          shard_index: which of the selections, from 0.
+          num_shards: how many disjoint selections there are; together they are the log.
+          newest_transitions: leave out the oldest chunks that are not needed to hold so many, over all selections.
+        """
+        start = 0
+        if newest_transitions is not None:
+            held = np.cumsum(self._transitions[::-1])
+            needed = int(np.searchsorted(held, newest_transitions)) + 1 if newest_transitions > 0 else 0
+            start = max(self.num_chunks - needed, 0)
+        for index in range(start, self.num_chunks):
+            if index % num_shards == shard_index:
+                yield self.read(index)
+
+    def verify(self) -> None:
+        """Reads everything. Raises CorruptDataError naming file and offset of the first damage or unfinished record."""
+        for segment in self._segments:
+            scanned = scan_segment(segment.path, segment.first_sequence)
+            whole = np.array_equal(scanned.bounds, segment.bounds)
+            if scanned.torn_bytes or not whole or not np.array_equal(scanned.num_transitions, segment.num_transitions):
+                end = min(scanned.num_bytes, segment.num_bytes)
+                raise CorruptDataError(f"{segment.path} at byte {end}: damaged or unfinished record")
+        for index in range(self.num_chunks):
+            self.read(index)
+
+
+def _recover(segment: Segment) -> Segment | None:
+    """Removes a torn tail and seals what is left; an empty segment goes altogether."""
+    if segment.sealed:
+        return segment
+    if segment.num_chunks == 0:
+        segment.path.unlink()
+        return None
+    with disk_full_explained(segment.path):
+        os.truncate(segment.path, segment.num_bytes)
+        return write_index(segment)

@@ -1,0 +1,148 @@
+"""The folder of an experience log: its description, its one writer, its parts, and sharing it without copying."""
+
+import errno
+import fcntl
+import itertools
+import json
+import os
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+from pydantic import ValidationError
+
+from upcycle.chunks import ChunkSpec
+from upcycle.config import EnvConfig
+from upcycle.errors import CorruptDataError, UserError
+from upcycle.files import disk_full_explained, write_atomically
+from upcycle.log_segment import Segment, list_segments, load_segment, write_index
+
+_FORMAT: Final = "upcycle-experience-log"
+_VERSION: Final = 1
+_DESCRIPTION: Final = "log.json"
+_LOCK: Final = "writer.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkReport:
+    """What `link_log` did: bytes of records shared with the source, and bytes that had to be copied."""
+
+    linked_bytes: int
+    copied_bytes: int
+
+
+def lock_for_writing(directory: Path) -> int:
+    """Becomes the one writer of a log until the returned descriptor is closed or the process dies.
+
+    Raises: UserError if another process writes to it.
+    """
+    descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError("experience log", str(directory), "has a writer already", "stop that run first") from error
+    return descriptor
+
+
+def describe_log(directory: Path, spec: ChunkSpec, env: EnvConfig) -> None:
+    """Writes `log.json`, or checks that the one there says the same. Raises UserError if it does not."""
+    if not (directory / _DESCRIPTION).exists():
+        if list_segments(directory):
+            raise CorruptDataError(f"{directory / _DESCRIPTION}: is missing beside its segments")
+        values = {"format": _FORMAT, "version": _VERSION, "spec": spec.to_json(), "env": env.model_dump(mode="json")}
+        write_atomically(directory / _DESCRIPTION, json.dumps(values | {"crc32": _crc(values)}, indent=1).encode())
+    found = read_description(directory)
+    for name, there, here in (("chunks", found[0], spec), ("environment", found[1], env)):
+        if there != here:
+            problem = f"holds other {name}: {there} instead of {here}"
+            raise UserError(
+                "experience log", str(directory), problem, "use another folder, or the configuration of that log"
+            )
+
+
+def read_description(directory: Path) -> tuple[ChunkSpec, EnvConfig]:
+    """What the chunks of a log look like and where they come from. Raises: CorruptDataError."""
+    path = directory / _DESCRIPTION
+    try:
+        values = cast(dict[str, Any], json.loads(path.read_bytes()))
+        if values["format"] != _FORMAT or values["version"] != _VERSION:
+            found = f"{values['format']} version {values['version']}"
+            raise CorruptDataError(f"{path}: is a {found}; this build reads {_FORMAT} version {_VERSION}")
+        if values.pop("crc32") != _crc(values):
+            raise CorruptDataError(f"{path}: fails its checksum")
+        return ChunkSpec.from_json(values["spec"]), EnvConfig.model_validate(values["env"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise CorruptDataError(f"{path}: unreadable ({str(error).splitlines()[0]})") from error
+
+
+def _crc(values: dict[str, Any]) -> int:
+    """Checksum of the values, whatever the layout of the file that holds them."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def log_parts(directory: Path) -> list[Path]:
+    """The log itself, or the logs in its sub-folders. Raises UserError if there is none."""
+    if (directory / _DESCRIPTION).is_file():
+        return [directory]
+    parts = sorted(path.parent for path in directory.glob(f"*/{_DESCRIPTION}"))
+    if not parts:
+        raise UserError("experience log", str(directory), "there is no log here", "point at a run's experience/ folder")
+    return parts
+
+
+def load_segments(directory: Path) -> list[Segment]:
+    """The segments of one log, in order. Raises CorruptDataError naming file and offset, also when one is missing."""
+    listed = list_segments(directory)
+    segments = [load_segment(path, first, is_last=path == listed[-1][1]) for first, path in listed]
+    for before, after in itertools.pairwise(segments):
+        expected = before.first_sequence + before.num_chunks
+        if after.first_sequence != expected:
+            raise CorruptDataError(f"{after.path} at byte 0: record {expected} is missing before it")
+    return segments
+
+
+def link_log(source: Path, target: Path) -> LinkReport:
+    """Makes `target` a log with the chunks of `source` (a log or a folder of logs), sharing its sealed segments.
+
+    On one file system no sealed segment's bytes move (hard links); between two they are copied. The whole records of
+    a segment that is still open are copied, since its owner may go on writing.
+
+    Raises: UserError if the disk is full; CorruptDataError if `source` is damaged; FileExistsError if `target` exists.
+    """
+    linked = copied = 0
+    for part in log_parts(source):
+        place = target if part == source else target / part.name
+        place.mkdir(parents=True)
+        for segment in load_segments(part):
+            if segment.num_chunks == 0:
+                continue
+            moved = replace(segment, path=place / segment.path.name)
+            if segment.sealed and _link(segment.path, moved.path):
+                linked += segment.num_bytes
+            else:
+                with segment.path.open("rb") as file:
+                    write_atomically(moved.path, file.read(segment.num_bytes))
+                copied += segment.num_bytes
+            write_index(moved)
+        write_atomically(place / _DESCRIPTION, (part / _DESCRIPTION).read_bytes())
+    return LinkReport(linked, copied)
+
+
+def share_file(source: Path, target: Path) -> None:
+    """Gives a file that never changes a second name; copies it where the file systems differ or know no links."""
+    if not _link(source, target):
+        write_atomically(target, source.read_bytes())
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Makes a hard link. False where the file systems differ or allow none."""
+    with disk_full_explained(target):
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+                raise
+            return False
+    return True

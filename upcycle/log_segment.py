@@ -1,0 +1,223 @@
+"""Segments of the experience log: the record, the scan that trusts nothing, and the index sidecar.
+
+A segment is a file of records; the record of a chunk is
+
+    magic 4 | version 2 | reserved 2 | sequence 8 | num_transitions 4 | chunk bytes 4 | payload bytes 4
+    | crc32 of the payload 4 | crc32 of all of the above 4 | payload: one zstd frame with its content checksum
+
+Every byte lies under a checksum, and the sequence number makes a record of another place in the log a wrong one, so
+reading returns the chunk that was appended there or raises `CorruptDataError` naming the file and the offset.
+
+A *sealed* segment is never changed again. Its index sidecar says so and saves the scan; a sidecar that is missing or
+damaged is made anew from the records.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from upcycle.errors import CorruptDataError
+from upcycle.files import write_atomically
+
+_MAGIC: Final = b"UPLR"
+_VERSION: Final = 1
+_FIELDS: Final = struct.Struct("<4sHHQIIII")
+_CRC: Final = struct.Struct("<I")
+HEADER_BYTES: Final = _FIELDS.size + _CRC.size
+
+_INDEX_MAGIC: Final = b"UPLI"
+_INDEX_FIELDS: Final = struct.Struct("<4sHHQQ")  # magic, version, reserved, first sequence, number of records
+
+
+@dataclass(frozen=True, slots=True)
+class RecordHeader:
+    """The verified fields of one record; sizes in bytes, `chunk_bytes` uncompressed."""
+
+    sequence: int
+    num_transitions: int
+    chunk_bytes: int
+    payload_bytes: int
+    payload_crc: int
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of the whole record."""
+        return HEADER_BYTES + self.payload_bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Where the whole records of a segment lie.
+
+    Attributes:
+      path: the file.
+      first_sequence: sequence number of its first record; the others follow without a gap.
+      bounds: int64 [n + 1]; record i is the bytes bounds[i] .. bounds[i + 1].
+      num_transitions: int64 [n].
+      sealed: it will never change again (its sidecar is valid).
+      torn_bytes: bytes after the last whole record: an append that was cut short.
+    """
+
+    path: Path
+    first_sequence: int
+    bounds: NDArray[np.int64]
+    num_transitions: NDArray[np.int64]
+    sealed: bool = False
+    torn_bytes: int = 0
+
+    @property
+    def num_chunks(self) -> int:
+        """Whole records."""
+        return len(self.num_transitions)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole records."""
+        return int(self.bounds[-1])
+
+    @property
+    def index_path(self) -> Path:
+        """Its sidecar, there or not."""
+        return self.path.with_suffix(".index")
+
+
+def segment_name(first_sequence: int) -> str:
+    """File name of the segment that begins with this record; names sort like sequence numbers."""
+    return f"segment-{first_sequence:012d}.log"
+
+
+def list_segments(directory: Path) -> list[tuple[int, Path]]:
+    """First sequence number and path of each segment in a log, in order."""
+    paths = sorted(path for path in directory.glob("segment-*.log") if path.stem[8:].isdigit())
+    return [(int(path.stem[8:]), path) for path in paths]
+
+
+def encode_record(data: bytes, *, sequence: int, num_transitions: int) -> bytes:
+    """The record of one encoded chunk."""
+    payload = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
+    crc = zlib.crc32(payload)
+    fields = _FIELDS.pack(_MAGIC, _VERSION, 0, sequence, num_transitions, len(data), len(payload), crc)
+    return b"".join((fields, _CRC.pack(zlib.crc32(fields)), payload))
+
+
+def decode_record(record: bytes | memoryview, *, sequence: int) -> bytes:
+    """The encoded chunk in a record. Raises CorruptDataError unless it is whole, unharmed and the one of `sequence`."""
+    header = _check_record(memoryview(record), sequence)
+    if header.record_bytes != len(record):
+        raise CorruptDataError(f"record of {header.record_bytes} bytes where the index has one of {len(record)}")
+    try:
+        payload = memoryview(record)[HEADER_BYTES:]
+        data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=header.chunk_bytes)
+    except zstandard.ZstdError as error:
+        raise CorruptDataError(f"payload does not decompress ({error})") from error
+    if len(data) != header.chunk_bytes:
+        raise CorruptDataError(f"payload holds {len(data)} bytes instead of {header.chunk_bytes}")
+    return data
+
+
+def load_segment(path: Path, first_sequence: int, *, is_last: bool) -> Segment:
+    """Where the records of a segment lie: from its sidecar, else by a scan of every byte.
+
+    The newest segment of a log (`is_last`) may end in the middle of a record if it is not sealed; any other may not.
+
+    Raises: CorruptDataError naming file and offset.
+    """
+    size = path.stat().st_size
+    indexed = _read_index(path, first_sequence)
+    if indexed is not None:
+        if indexed.num_bytes != size:
+            raise CorruptDataError(f"{path} at byte {size}: it was sealed with {indexed.num_bytes} bytes")
+        return indexed
+    scanned = scan_segment(path, first_sequence)
+    if scanned.torn_bytes and not is_last:
+        raise CorruptDataError(f"{path} at byte {scanned.num_bytes}: damaged record in the middle of the log")
+    return scanned
+
+
+def scan_segment(path: Path, first_sequence: int) -> Segment:
+    """Reads every record's headers and checksums; what follows the last whole record is `torn_bytes`.
+
+    Raises: CorruptDataError if whole records follow a damaged one: that is damage, not an append cut short.
+    """
+    data = memoryview(path.read_bytes())
+    bounds, counts = [0], list[int]()
+    problem: CorruptDataError | None = None
+    while bounds[-1] < len(data) and problem is None:
+        try:
+            header = _check_record(data[bounds[-1] :], first_sequence + len(counts))
+        except CorruptDataError as error:
+            problem = error
+        else:
+            bounds.append(bounds[-1] + header.record_bytes)
+            counts.append(header.num_transitions)
+    if problem is not None and _has_later_record(data, bounds[-1] + 1, first_sequence + len(counts)):
+        raise CorruptDataError(f"{path} at byte {bounds[-1]}: {problem}; whole records follow it") from problem
+    torn_bytes = len(data) - bounds[-1]
+    return Segment(path, first_sequence, np.array(bounds, np.int64), np.array(counts, np.int64), torn_bytes=torn_bytes)
+
+
+def write_index(segment: Segment) -> Segment:
+    """Writes the sidecar, atomically, and returns the segment as sealed: it must never change from now on."""
+    fields = _INDEX_FIELDS.pack(_INDEX_MAGIC, _VERSION, 0, segment.first_sequence, segment.num_chunks)
+    body = b"".join((fields, segment.bounds.tobytes(), segment.num_transitions.tobytes()))
+    write_atomically(segment.index_path, body + _CRC.pack(zlib.crc32(body)))
+    return replace(segment, sealed=True, torn_bytes=0)
+
+
+def _read_index(path: Path, first_sequence: int) -> Segment | None:
+    """The segment as its sidecar describes it, or None if there is no valid sidecar."""
+    try:
+        data = path.with_suffix(".index").read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(data) < _INDEX_FIELDS.size + _CRC.size or _CRC.pack(zlib.crc32(data[: -_CRC.size])) != data[-_CRC.size :]:
+        return None
+    magic, version, _, first, count = _INDEX_FIELDS.unpack_from(data)
+    numbers = np.frombuffer(data[_INDEX_FIELDS.size : -_CRC.size], np.int64)
+    if (magic, version, first) != (_INDEX_MAGIC, _VERSION, first_sequence) or len(numbers) != 2 * count + 1:
+        return None
+    return Segment(path, first_sequence, numbers[: count + 1], numbers[count + 1 :], sealed=True)
+
+
+def _check_record(data: memoryview, sequence: int) -> RecordHeader:
+    """Verifies the record that starts at data[0], without decompressing it."""
+    header = _parse_header(data)
+    if header.sequence != sequence:
+        raise CorruptDataError(f"record number {header.sequence} where {sequence} belongs")
+    if header.record_bytes > len(data):
+        raise CorruptDataError(f"record of {header.record_bytes} bytes is cut off after {len(data)}")
+    if zlib.crc32(data[HEADER_BYTES : header.record_bytes]) != header.payload_crc:
+        raise CorruptDataError("payload fails its checksum")
+    return header
+
+
+def _parse_header(data: memoryview) -> RecordHeader:
+    if len(data) < HEADER_BYTES:
+        raise CorruptDataError(f"record is cut off after {len(data)} bytes")
+    magic, version, _, *rest = _FIELDS.unpack_from(data)
+    if magic != _MAGIC or _CRC.unpack_from(data, _FIELDS.size)[0] != zlib.crc32(data[: _FIELDS.size]):
+        raise CorruptDataError("record header fails its checksum")
+    if version != _VERSION:
+        raise CorruptDataError(f"record version {version}; this build reads version {_VERSION}")
+    return RecordHeader(*rest)
+
+
+def _has_later_record(data: memoryview, start: int, after_sequence: int) -> bool:
+    """Whether a whole record with a number above `after_sequence` starts at byte `start` or later."""
+    everything = bytes(data)
+    position = everything.find(_MAGIC, start)
+    while position >= 0:
+        try:
+            header = _parse_header(data[position:])
+            if header.sequence > after_sequence and _check_record(data[position:], header.sequence):
+                return True
+        except CorruptDataError:
+            pass  # the magic's four bytes inside a payload, or a record that is damaged too
+        position = everything.find(_MAGIC, position + 1)
+    return False
