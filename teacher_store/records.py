@@ -1,0 +1,152 @@
+"""What is written down about a teacher: enough to use it, to trust it and to trace it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from upcycle.config import EnvConfig, NetworkConfig
+from upcycle.errors import CorruptDataError, UserError
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""One component of a path, never `..`: records come from elsewhere and must not point out of their folder."""
+
+_AGREED: Final = ("task", "frame_size", "frame_stack", "frame_skip", "stack_fill", "sticky_actions")
+"""What makes an observation or an action mean something else; the rest of the protocol may differ."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Weights(_Part):
+    """The weight file."""
+
+    file: Name = "weights.safetensors"
+    """File name in the teacher's folder."""
+    sha256: Sha256
+    """Of the file's bytes."""
+    bytes: Annotated[int, Field(gt=0)]
+    """Its size."""
+
+
+class Score(_Part):
+    """Raw returns of whole episodes."""
+
+    mean_return: float
+    """Mean over the episodes."""
+    episodes: Annotated[int, Field(gt=0)]
+    """How many."""
+    epsilon: Annotated[float, Field(ge=0, le=1)]
+    """Exploration while they were played."""
+    interval_low: float
+    """Lower end of the mean's 95 % bootstrap interval."""
+    interval_high: float
+    """Upper end."""
+
+
+class Experience(_Part):
+    """A buffer that the teacher left."""
+
+    directory: Name
+    """Folder of the experience log, in the teacher's folder."""
+    transitions: Annotated[int, Field(ge=0)]
+    """Transitions in it."""
+    chunks: Annotated[int, Field(ge=0)]
+    """Chunks in it."""
+    files: dict[str, Sha256]
+    """SHA-256 of every file, by path relative to `directory`."""
+
+
+class Provenance(_Part):
+    """Where the weights come from."""
+
+    run_id: str | None = None
+    """The run that made them."""
+    config: str | None = None
+    """That run's configuration, as TOML."""
+    learner_steps: int | None = None
+    """Gradient steps they have seen."""
+    env_frames: int | None = None
+    """Environment frames of the run."""
+    versions: dict[str, str] = {}
+    """Versions of the software, by package."""
+    created: float | None = None
+    """When they were published, Unix seconds."""
+
+
+class TeacherRecord(_Part):
+    """One teacher. Immutable: a later score or buffer makes a new record under the same id."""
+
+    format: Literal[1] = 1
+    """Version of this record."""
+    id: Name
+    """Name and the start of the weights' SHA-256: unique, and says whether two stores hold the same teacher."""
+    name: Name
+    """What people call it."""
+    env: EnvConfig
+    """Environment and protocol it was trained for."""
+    network: NetworkConfig
+    """Its network."""
+    frame_shape: tuple[int, ...]
+    """(H, W) of a frame, or (D,) of a vector."""
+    frame_stack: Annotated[int, Field(gt=0)]
+    """Frames of one observation."""
+    num_actions: Annotated[int, Field(gt=0)]
+    """Outputs of its network."""
+    actions: tuple[str, ...] = ()
+    """Meaning of each action, in order; empty where the environment does not say."""
+    weights: Weights
+    """The weight file."""
+    score: Score | None = None
+    """Its score, if it has been evaluated."""
+    random_score: float | None = None
+    """Mean return of the uniformly random policy under the same protocol."""
+    experience: Experience | None = None
+    """Its buffer, if it left one."""
+    licence: str = "Apache-2.0"
+    """Licence of the weights (an SPDX identifier)."""
+    parents: tuple[Name, ...] = ()
+    """Ids of the teachers that it was reincarnated from."""
+    provenance: Provenance = Provenance()
+    """Where the weights come from."""
+
+    def to_bytes(self) -> bytes:
+        """The record as a readable JSON file."""
+        return json.dumps(self.model_dump(mode="json"), indent=1).encode() + b"\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Inverse of `to_bytes`. Raises CorruptDataError naming the file and the field."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "record"
+            raise CorruptDataError(f"{path}: {field}: {first['msg']}") from error
+
+    def check_agrees(self, env: EnvConfig, *, num_actions: int | None = None) -> None:
+        """Raises UserError if a student in `env` would see or do something else than this teacher means."""
+        for name in _AGREED:
+            mine, theirs = getattr(self.env, name), getattr(env, name)
+            if mine != theirs:
+                problem = f"teacher {self.id} was trained with {mine!r}" + (
+                    " (wrong frame size)" if name == "frame_size" else ""
+                )
+                raise UserError(f"env.{name}", theirs, problem, f"set env.{name}={mine} or choose another teacher")
+        if num_actions is not None and num_actions != self.num_actions:
+            problem = f"teacher {self.id} has {self.num_actions} actions, the environment {num_actions}"
+            raise UserError("teacher.id", self.id, problem, "choose a teacher of this environment")
+
+
+def teacher_id(name: str, weights_sha256: str) -> str:
+    """The id of a teacher: its name and the first eight digits of its weights' SHA-256."""
+    return f"{name}-{weights_sha256[:8]}"
+
+
+def digest_of_files(files: dict[str, str]) -> str:
+    """One SHA-256 over a set of files and their SHA-256."""
+    return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()
