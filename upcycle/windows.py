@@ -86,7 +86,9 @@ def valid_starts(spec: ChunkSpec, columns: dict[str, Array], num_rows: Array, n_
     return valid & (columns["priority"][:, starts] > 0)
 
 
-def gather_windows(spec: ChunkSpec, frame: Array, columns: dict[str, Array], slots: Array, offsets: Array, view: View) -> Windows:
+def gather_windows(
+    spec: ChunkSpec, frame: Array, columns: dict[str, Array], slots: Array, offsets: Array, view: View
+) -> Windows:
     """Copies the windows of transitions (slot, offset) out of padded chunks.
 
     Args:

@@ -1,0 +1,39 @@
+"""How a batch is drawn from several shards as if they were one table. Pure.
+
+Shard k, of mass T_k, is given the share q_k = T_k / sum T of each batch, and draws item i with p_i / T_k, so one draw
+takes i with P(i) = q_k p_i / T_k. Masses change while requests are under way; P(i) is made of the share that was used
+and the probability that the shard reports, so it stays the probability with which the item was really drawn.
+"""
+
+import numpy as np
+
+from upcycle.chunks import Array
+
+
+def shares(masses: Array) -> Array:
+    """Part of each batch that each shard is expected to give, float64 [K], summing to 1; some mass must be above 0."""
+    return masses / masses.sum()
+
+
+def split_batch(batch_size: int, parts: Array, rng: np.random.Generator) -> Array:
+    """Deals out `batch_size` draws to shards with these shares.
+
+    Guarantee: the counts sum to `batch_size`, shard k is expected batch_size x q_k times exactly, and each count
+    differs from that by less than 1 (systematic sampling); a share of 0 gets nothing.
+    Returns: int64 [K].
+    """
+    bounds = np.concatenate(([0.0], np.cumsum(parts) * batch_size))
+    bounds[int(np.flatnonzero(parts)[-1]) + 1 :] = batch_size  # whatever rounding made of the last bounds
+    return np.diff(np.minimum(np.floor(bounds + rng.random()), batch_size)).astype(np.int64)
+
+
+def importance_weights(probabilities: Array, num_items: int, exponent: float) -> Array:
+    """(N P(i))^-beta divided by the largest of the batch, float32 [B], in (0, 1].
+
+    Args:
+      probabilities: P(i) among the items of all shards, float64 [B], above 0.
+      num_items: N, items that can be drawn, of all shards.
+    Source: Schaul et al. 2016 (arXiv 1511.05952), section 3.4.
+    """
+    weights = (num_items * probabilities) ** -exponent
+    return (weights / weights.max(initial=0.0)).astype(np.float32)

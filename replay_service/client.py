@@ -1,0 +1,208 @@
+"""The calls to one replay shard: deadlines, typed errors, and retries of what is safe to repeat."""
+
+from __future__ import annotations  # gRPC's generic types exist for type checkers alone
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NoReturn, Protocol, TypeVar, cast
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from replay_service import replay_pb2, replay_pb2_grpc, wire
+from replay_service.options import CHANNEL_OPTIONS, COMMON_OPTIONS
+from replay_service.types import TableStats
+from upcycle.chunks import Array, ChunkSpec
+from upcycle.errors import CorruptDataError, UpcycleError, UserError
+from upcycle.windows import View
+
+_RETRY_PAUSES: Final = (0.02, 0.1)  # seconds; a shard that is away for longer counts as lost, others take over
+
+_Request = TypeVar("_Request")
+_Reply = TypeVar("_Reply")
+
+
+class ShardUnavailable(UpcycleError):
+    """The shard cannot be reached, or is stopping. Whether it took the call is unknown."""
+
+
+class ShardSlow(UpcycleError):
+    """The shard did not answer within the deadline. Whether it took the call is unknown."""
+
+
+class _Stub(Protocol):
+    """The generated stub, with its types."""
+
+    Insert: grpc.UnaryUnaryMultiCallable[replay_pb2.InsertRequest, replay_pb2.InsertReply]
+    Sample: grpc.UnaryUnaryMultiCallable[replay_pb2.SampleRequest, replay_pb2.SampleReply]
+    UpdatePriorities: grpc.UnaryUnaryMultiCallable[replay_pb2.UpdatePrioritiesRequest, replay_pb2.UpdatePrioritiesReply]
+    Stats: grpc.UnaryUnaryMultiCallable[replay_pb2.StatsRequest, replay_pb2.StatsReply]
+    Seed: grpc.UnaryUnaryMultiCallable[replay_pb2.SeedRequest, replay_pb2.SeedReply]
+
+
+class _HealthStub(Protocol):
+    Check: grpc.UnaryUnaryMultiCallable[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
+
+
+class ShardClient:
+    """One shard at one address. Thread-safe.
+
+    Every method raises ShardUnavailable, ShardSlow, CorruptDataError (bytes refused by either side), UserError or
+    ValueError (a request that makes no sense to the shard); only the first two are worth another attempt.
+    """
+
+    def __init__(self, address: str, spec: ChunkSpec) -> None:
+        self.address = address
+        self._spec = spec
+        self._channel = grpc.insecure_channel(address, options=[*COMMON_OPTIONS, *CHANNEL_OPTIONS])
+        self._stub = cast(_Stub, replay_pb2_grpc.ReplayStub(self._channel))
+        self._health = cast(_HealthStub, health_pb2_grpc.HealthStub(self._channel))
+
+    def insert(
+        self,
+        table: str,
+        chunks: Sequence[bytes],
+        *,
+        writer_id: str,
+        first_sequence: int,
+        max_priority: float,
+        wait_seconds: float,
+        timeout_seconds: float,
+    ) -> tuple[int, TableStats]:
+        """Returns how many of the first chunks the shard has now, and its counters."""
+        request = replay_pb2.InsertRequest(
+            table=table,
+            writer_id=writer_id,
+            first_sequence=first_sequence,
+            chunks=chunks,
+            wait_seconds=wait_seconds,
+            max_priority=max_priority,
+        )
+        reply = self._repeat(self._stub.Insert, request, timeout_seconds)
+        return reply.num_accepted, wire.stats_from_message(reply.state)
+
+    def begin_sample(
+        self, table: str, batch_size: int, *, view: View, max_priority: float, timeout_seconds: float
+    ) -> Callable[[], tuple[dict[str, Array], TableStats]]:
+        """Sends a request and returns what waits for its reply: the columns of `wire.sample_layout`, and counters.
+
+        It is not repeated: another shard can give the samples as well.
+        """
+        request = replay_pb2.SampleRequest(
+            table=table, batch_size=batch_size, view=wire.view_to_message(view), max_priority=max_priority
+        )
+        try:
+            future = self._stub.Sample.future(request, timeout=timeout_seconds)
+        except ValueError as error:  # gRPC's way to say that this channel has been closed
+            closed = ShardUnavailable(f"replay shard at {self.address}: {error}")
+
+            def fail() -> NoReturn:
+                raise closed
+
+            return fail
+
+        def finish() -> tuple[dict[str, Array], TableStats]:
+            try:
+                reply = future.result()
+            except (grpc.RpcError, grpc.FutureCancelledError) as error:
+                raise _translated(error, self.address) from error
+            columns = wire.decode_columns(reply.columns, wire.sample_layout(self._spec, view), max_rows=batch_size)
+            return columns, wire.stats_from_message(reply.state)
+
+        return finish
+
+    def update_priorities(
+        self, table: str, columns: dict[str, Array], *, max_priority: float, timeout_seconds: float
+    ) -> tuple[int, TableStats]:
+        """Sends the columns of `wire.UPDATE_LAYOUT`; returns how many keys were stale, and counters."""
+        request = replay_pb2.UpdatePrioritiesRequest(
+            table=table, columns=wire.encode_columns(columns), max_priority=max_priority
+        )
+        reply = self._repeat(self._stub.UpdatePriorities, request, timeout_seconds)
+        return reply.num_stale, wire.stats_from_message(reply.state)
+
+    def stats(
+        self,
+        table: str,
+        *,
+        n_step: int = 0,
+        known_revision: int = 0,
+        wait_seconds: float = 0.0,
+        timeout_seconds: float,
+    ) -> TableStats:
+        """Counters, at once or as soon as chunks have come in since `known_revision`."""
+        request = replay_pb2.StatsRequest(
+            table=table, n_step=n_step, known_revision=known_revision, wait_seconds=wait_seconds
+        )
+        return wire.stats_from_message(self._repeat(self._stub.Stats, request, timeout_seconds).state)
+
+    def seed(
+        self,
+        table: str,
+        log_directory: Path,
+        *,
+        shard_index: int,
+        num_shards: int,
+        newest_transitions: int | None,
+        timeout_seconds: float,
+    ) -> int:
+        """Lets the shard fill a table from a log; returns transitions stored."""
+        request = replay_pb2.SeedRequest(
+            table=table,
+            log_directory=str(log_directory),
+            shard_index=shard_index,
+            num_shards=num_shards,
+            newest_transitions=newest_transitions or 0,
+        )
+        return self._repeat(self._stub.Seed, request, timeout_seconds).num_transitions
+
+    def check_health(self, *, timeout_seconds: float) -> None:
+        """Returns if the shard serves."""
+        request = health_pb2.HealthCheckRequest(service="")
+        reply = self._repeat(self._health.Check, request, timeout_seconds)
+        if reply.status != health_pb2.HealthCheckResponse.SERVING:
+            raise ShardUnavailable(f"replay shard at {self.address} is stopping")
+
+    def close(self) -> None:
+        """Closes the connection; calls under way end with ShardUnavailable."""
+        self._channel.close()
+
+    def _repeat(
+        self, call: grpc.UnaryUnaryMultiCallable[_Request, _Reply], request: _Request, timeout_seconds: float
+    ) -> _Reply:
+        """Calls, again after short pauses while the shard cannot be reached; for calls that are safe to repeat."""
+        deadline = time.monotonic() + timeout_seconds
+        for pause in (*_RETRY_PAUSES, None):
+            try:
+                return call(request, timeout=max(deadline - time.monotonic(), 0.001))
+            except grpc.RpcError as error:
+                failure = _translated(error, self.address)
+                away = isinstance(failure, ShardUnavailable)
+                if not away or pause is None or time.monotonic() + pause >= deadline:
+                    raise failure from error
+                time.sleep(pause)
+            except ValueError as error:  # gRPC's way to say that this channel has been closed
+                raise ShardUnavailable(f"replay shard at {self.address}: {error}") from error
+        raise AssertionError("unreachable")
+
+
+def _translated(error: BaseException, address: str) -> Exception:
+    """The error that a status stands for, see replay.proto."""
+    if not isinstance(error, grpc.Call):
+        return ShardUnavailable(f"replay shard at {address}: {error!r}")
+    code, details = error.code(), error.details() or ""
+    match code:
+        case grpc.StatusCode.DATA_LOSS:
+            return CorruptDataError(f"replay shard at {address}: {details}")
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return UserError(**cast(dict[str, str], json.loads(details)))
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.RESOURCE_EXHAUSTED | grpc.StatusCode.UNIMPLEMENTED:
+            return ValueError(f"replay shard at {address}: {details}")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return ShardSlow(f"replay shard at {address}: {details}")
+        case grpc.StatusCode.UNKNOWN if details.startswith("Exception calling application"):
+            return UpcycleError(f"replay shard at {address} failed: {details}")
+        case _:  # UNAVAILABLE, and what a dying peer's connection turns into
+            return ShardUnavailable(f"replay shard at {address}: {details}")

@@ -1,0 +1,191 @@
+"""Which shards there are, which of them answer, and what their tables held when they last did."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from replay_service.client import ShardClient, ShardSlow, ShardUnavailable
+from replay_service.types import TableStats
+from upcycle.chunks import ChunkSpec
+from upcycle.errors import UpcycleError
+
+_LOOK_SECONDS: Final = 0.5
+_PROBE_SECONDS: Final = 1.0
+CALL_SECONDS: Final = 5.0
+"""Deadline of a call that a healthy shard answers in milliseconds."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One announced shard: its client, and by table its newest counters. `live` is false after a failed call."""
+
+    client: ShardClient
+    live: bool = True
+    tables: dict[str, TableStats] = field(default_factory=dict[str, TableStats])
+
+
+class Membership:
+    """Follows the announced endpoints; thread-safe.
+
+    A shard whose call failed is left out until it answers a probe, at its old address or a newly announced one. One
+    thread reads the endpoints and probes, twice a second and at once after a loss; it also refreshes the counters of
+    shards that nobody has talked to, so that a shard which was empty is noticed when it fills.
+
+    Args:
+      endpoints: shard index to address, read anew each time.
+    """
+
+    def __init__(self, endpoints: Callable[[], Mapping[int, str]], spec: ChunkSpec) -> None:
+        self._endpoints, self._spec = endpoints, spec
+        self._members: dict[int, Member] = {}
+        self._changed = threading.Condition()
+        self._watched: dict[str, int] = {}  # table -> n-step length of its views
+        self._max_priority: dict[str, float] = {}
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._follow_endpoints()
+        self._thread = threading.Thread(target=self._run, name="replay-membership", daemon=True)
+        self._thread.start()
+
+    def live(self) -> dict[int, ShardClient]:
+        """Shards that answer, as far as is known."""
+        with self._changed:
+            return {index: member.client for index, member in sorted(self._members.items()) if member.live}
+
+    def tables(self, table: str, *, n_step: int = 0) -> dict[int, tuple[ShardClient, TableStats]]:
+        """Live shards with the newest known counters of a table; a shard that has none yet is asked for them."""
+        known = dict[int, tuple[ShardClient, TableStats]]()
+        for index, client in self.live().items():
+            with self._changed:
+                member = self._members.get(index)
+                stats = member.tables.get(table) if member is not None and member.client is client else None
+            if stats is None:
+                stats = self.refresh(index, client, table, n_step=n_step)
+            if stats is not None:
+                known[index] = (client, stats)
+        return known
+
+    def refresh(
+        self,
+        index: int,
+        client: ShardClient,
+        table: str,
+        *,
+        n_step: int = 0,
+        known_revision: int = 0,
+        wait_seconds: float = 0.0,
+    ) -> TableStats | None:
+        """Asks a shard for its counters, waiting for a new revision if told to; None, and lost, if it fails."""
+        try:
+            stats = client.stats(
+                table,
+                n_step=n_step,
+                known_revision=known_revision,
+                wait_seconds=wait_seconds,
+                timeout_seconds=CALL_SECONDS,
+            )
+        except (ShardUnavailable, ShardSlow):
+            self.lost(index, client)
+            return None
+        self.observe(index, client, table, stats)
+        with self._changed:  # Only now: a table that no shard has must not be asked for ever again.
+            self._watched[table] = n_step or self._watched.get(table, 0)
+        return stats
+
+    def observe(self, index: int, client: ShardClient, table: str, stats: TableStats) -> None:
+        """Takes note of counters that came with a reply; replies that overtook each other are put right."""
+        with self._changed:
+            self._max_priority[table] = max(self._max_priority.get(table, 0.0), stats.max_priority)
+            member = self._members.get(index)
+            if member is None or member.client is not client:
+                return
+            old = member.tables.get(table)
+            if old is None or old.incarnation != stats.incarnation or _is_newer(stats, old):
+                member.tables[table] = stats
+
+    def max_priority(self, table: str) -> float:
+        """The highest priority that any shard has told of. Requests carry it on, so that all shards rank alike."""
+        with self._changed:
+            return self._max_priority.get(table, 0.0)
+
+    def lost(self, index: int, client: ShardClient) -> None:
+        """Takes note that a call to this shard failed."""
+        with self._changed:
+            member = self._members.get(index)
+            if member is not None and member.client is client:
+                member.live = False
+                member.tables.clear()
+        self._wake.set()
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Waits until a shard has come (back), for a time at the most."""
+        with self._changed:
+            self._changed.wait(timeout_seconds)
+
+    def close(self) -> None:
+        """Closes all connections and joins the thread. Safe to call twice."""
+        self._stop.set()
+        self._wake.set()
+        with self._changed:
+            members = list(self._members.values())
+            self._members.clear()
+        for member in members:
+            member.client.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait(_LOOK_SECONDS)
+            self._wake.clear()
+            if not self._stop.is_set():
+                self._follow_endpoints()
+                self._probe()
+                self._stop.wait(0.05)  # a shard that stays away is not probed in a tight loop
+
+    def _follow_endpoints(self) -> None:
+        try:
+            announced = dict(self._endpoints())
+        except (OSError, UpcycleError):  # Unreadable for a moment: what is known stays.
+            return
+        closing = list[ShardClient]()
+        with self._changed:
+            if self._stop.is_set():
+                return
+            for index in list(self._members):
+                if announced.get(index) != self._members[index].client.address:
+                    closing.append(self._members.pop(index).client)
+            for index, address in announced.items():
+                if index not in self._members:
+                    self._members[index] = Member(ShardClient(address, self._spec))
+                    self._changed.notify_all()
+        for client in closing:
+            client.close()
+
+    def _probe(self) -> None:
+        with self._changed:
+            members, watched = list(self._members.items()), dict(self._watched)
+        for index, member in members:
+            try:
+                for table, n_step in watched.items():
+                    stats = member.client.stats(table, n_step=n_step, timeout_seconds=_PROBE_SECONDS)
+                    self.observe(index, member.client, table, stats)
+                if not member.live:
+                    member.client.check_health(timeout_seconds=_PROBE_SECONDS)
+            except (UpcycleError, ValueError):  # Away, slow, or not the kind of shard that it should be.
+                self.lost(index, member.client)
+                self._wake.clear()
+                continue
+            if not member.live:
+                with self._changed:
+                    member.live = True
+                    self._changed.notify_all()
+
+
+def _is_newer(stats: TableStats, old: TableStats) -> bool:
+    return stats.revision >= old.revision and stats.num_sampled >= old.num_sampled
+
+
+def seconds_left(deadline: float) -> float:
+    """Seconds until `deadline` on the monotonic clock, 0 once it has passed."""
+    return max(deadline - time.monotonic(), 0.0)

@@ -1,0 +1,163 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TableState(_message.Message):
+    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation")
+    NUM_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_FREE_INSERTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PACED_INSERTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_INSERT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_BUFFER_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MIN_SIZE_TO_SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAWABLE_FIELD_NUMBER: _ClassVar[int]
+    MASS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    NUM_SEEDED_FIELD_NUMBER: _ClassVar[int]
+    NUM_STALE_UPDATES_FIELD_NUMBER: _ClassVar[int]
+    NUM_DUPLICATE_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_REFUSED_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    num_transitions: int
+    num_free_inserts: int
+    num_paced_inserts: int
+    num_sampled: int
+    samples_per_insert: float
+    error_buffer_steps: int
+    min_size_to_sample: int
+    capacity_steps: int
+    num_chunks: int
+    num_drawable: int
+    mass: float
+    max_priority: float
+    num_seeded: int
+    num_stale_updates: int
+    num_duplicate_chunks: int
+    num_refused_chunks: int
+    revision: int
+    incarnation: int
+    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class InsertRequest(_message.Message):
+    __slots__ = ("table", "writer_id", "first_sequence", "chunks", "wait_seconds", "max_priority")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    WRITER_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    writer_id: str
+    first_sequence: int
+    chunks: _containers.RepeatedScalarFieldContainer[bytes]
+    wait_seconds: float
+    max_priority: float
+    def __init__(self, table: _Optional[str] = ..., writer_id: _Optional[str] = ..., first_sequence: _Optional[int] = ..., chunks: _Optional[_Iterable[bytes]] = ..., wait_seconds: _Optional[float] = ..., max_priority: _Optional[float] = ...) -> None: ...
+
+class InsertReply(_message.Message):
+    __slots__ = ("num_accepted", "state")
+    NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    num_accepted: int
+    state: TableState
+    def __init__(self, num_accepted: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class View(_message.Message):
+    __slots__ = ("n_step", "stack", "gamma", "clip_rewards", "stack_fill")
+    N_STEP_FIELD_NUMBER: _ClassVar[int]
+    STACK_FIELD_NUMBER: _ClassVar[int]
+    GAMMA_FIELD_NUMBER: _ClassVar[int]
+    CLIP_REWARDS_FIELD_NUMBER: _ClassVar[int]
+    STACK_FILL_FIELD_NUMBER: _ClassVar[int]
+    n_step: int
+    stack: int
+    gamma: float
+    clip_rewards: bool
+    stack_fill: str
+    def __init__(self, n_step: _Optional[int] = ..., stack: _Optional[int] = ..., gamma: _Optional[float] = ..., clip_rewards: bool = ..., stack_fill: _Optional[str] = ...) -> None: ...
+
+class SampleRequest(_message.Message):
+    __slots__ = ("table", "batch_size", "view", "max_priority")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    batch_size: int
+    view: View
+    max_priority: float
+    def __init__(self, table: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., max_priority: _Optional[float] = ...) -> None: ...
+
+class SampleReply(_message.Message):
+    __slots__ = ("columns", "state")
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    columns: bytes
+    state: TableState
+    def __init__(self, columns: _Optional[bytes] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class UpdatePrioritiesRequest(_message.Message):
+    __slots__ = ("table", "columns", "max_priority")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    columns: bytes
+    max_priority: float
+    def __init__(self, table: _Optional[str] = ..., columns: _Optional[bytes] = ..., max_priority: _Optional[float] = ...) -> None: ...
+
+class UpdatePrioritiesReply(_message.Message):
+    __slots__ = ("num_stale", "state")
+    NUM_STALE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    num_stale: int
+    state: TableState
+    def __init__(self, num_stale: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class StatsRequest(_message.Message):
+    __slots__ = ("table", "n_step", "known_revision", "wait_seconds")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    N_STEP_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_REVISION_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    n_step: int
+    known_revision: int
+    wait_seconds: float
+    def __init__(self, table: _Optional[str] = ..., n_step: _Optional[int] = ..., known_revision: _Optional[int] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
+
+class StatsReply(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: TableState
+    def __init__(self, state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class SeedRequest(_message.Message):
+    __slots__ = ("table", "log_directory", "shard_index", "num_shards", "newest_transitions")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    LOG_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    SHARD_INDEX_FIELD_NUMBER: _ClassVar[int]
+    NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    log_directory: str
+    shard_index: int
+    num_shards: int
+    newest_transitions: int
+    def __init__(self, table: _Optional[str] = ..., log_directory: _Optional[str] = ..., shard_index: _Optional[int] = ..., num_shards: _Optional[int] = ..., newest_transitions: _Optional[int] = ...) -> None: ...
+
+class SeedReply(_message.Message):
+    __slots__ = ("num_transitions", "state")
+    NUM_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    num_transitions: int
+    state: TableState
+    def __init__(self, num_transitions: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,93 @@
+"""Which transitions are drawn: probability proportional to priority^exponent; exponent 0 is uniform.
+
+Source: Schaul et al. 2016 (arXiv 1511.05952), proportional variant; stratified draws and a maximum priority that never
+falls, as Dopamine has them.
+"""
+
+import numpy as np
+
+from replay_service.sum_tree import SumTree
+from upcycle.chunks import Array
+
+
+class PrioritySampler:
+    """Priorities of `num_items` items, of which only the valid ones are ever drawn.
+
+    Attributes:
+      max_priority: the highest priority ever seen, at least 1; stands in for priorities that nobody has rated yet.
+      num_valid: items that can be drawn.
+    """
+
+    def __init__(self, num_items: int, exponent: float, *, rng: np.random.Generator) -> None:
+        self._exponent, self._rng = exponent, rng
+        self._priorities = np.zeros(num_items, np.float64)
+        self._valid = np.zeros(num_items, bool)
+        self._tree = SumTree(num_items)
+        self.max_priority = 1.0
+        self.num_valid = 0
+
+    @property
+    def valid(self) -> Array:
+        """Which items can be drawn, bool [num_items]; a view for reading."""
+        view = self._valid.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def mass(self) -> float:
+        """Sum of priority^exponent over the valid items."""
+        return self._tree.total
+
+    def put(self, start: int, priorities: Array, valid: Array) -> None:
+        """Replaces the items from `start` on.
+
+        Args:
+          priorities: float [M], >= 0; infinity stands for `max_priority`.
+          valid: bool [M].
+        """
+        finite = priorities[np.isfinite(priorities)].astype(np.float64)
+        self.raise_max_priority(float(finite.max(initial=0.0)))
+        items = slice(start, start + len(priorities))
+        self._priorities[items] = np.where(np.isfinite(priorities), priorities, self.max_priority)
+        self.num_valid += int(np.count_nonzero(valid)) - int(np.count_nonzero(self._valid[items]))
+        self._valid[items] = valid
+        self._tree.set_range(start, self._weights(self._priorities[items], valid))
+
+    def update(self, items: Array, priorities: Array) -> None:
+        """Gives items, int64 [B], new priorities, float64 [B], finite and above 0; the last one of an item stays."""
+        self.raise_max_priority(float(priorities.max(initial=0.0)))
+        self._priorities[items] = priorities
+        if self._exponent > 0:
+            self._tree.set(items, self._weights(priorities, self._valid[items]))
+
+    def mask(self, valid: Array) -> None:
+        """Says anew which items can be drawn, bool [num_items]; priorities stay."""
+        self._valid[:] = valid
+        self.num_valid = int(np.count_nonzero(valid))
+        self._tree.set_range(0, self._weights(self._priorities, self._valid))
+
+    def raise_max_priority(self, priority: float) -> None:
+        """Takes note of a priority seen here or elsewhere."""
+        self.max_priority = max(self.max_priority, priority)
+
+    def draw(self, batch_size: int) -> tuple[Array, Array]:
+        """Draws with replacement, one item from each of `batch_size` equal parts of the mass (stratified).
+
+        Guarantee: an item of probability p is expected batch_size x p times.
+        Returns: items int64 [B] and their probabilities float64 [B]. Nothing can be drawn from a mass of 0.
+        """
+        assert self.mass > 0
+        assert batch_size > 0
+        positions = (np.arange(batch_size) + self._rng.random(batch_size)) * (self.mass / batch_size)
+        items = self._tree.find(positions)
+        return items, self._tree.weights[items] / self.mass
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError if weights, priorities and validity contradict each other."""
+        self._tree.check_invariants()
+        assert self.num_valid == int(np.count_nonzero(self._valid))
+        assert np.array_equal(self._tree.weights, self._weights(self._priorities, self._valid))
+        assert bool((self._priorities <= self.max_priority).all())
+
+    def _weights(self, priorities: Array, valid: Array) -> Array:
+        return np.where(valid, priorities**self._exponent, 0.0)

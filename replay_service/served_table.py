@@ -1,0 +1,263 @@
+"""A table that several threads use: one lock, one condition, the experience log, and waits that end."""
+
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from replay_service.table import Table
+from replay_service.types import TableSample, TableStats
+from upcycle.chunks import Array, Chunk, decode_chunk
+from upcycle.errors import CorruptDataError, UpcycleError, UserError
+from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.metrics import Metrics
+from upcycle.windows import View
+
+LOGGED_TABLE: Final = "online"
+"""The table that actors fill, whose chunks go into the experience log."""
+
+_SEED_CHUNKS: Final = 16  # stored under one hold of the lock, so that seeding never keeps others waiting for long
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChunk:
+    """A chunk as it came, verified, and decoded (a view of the same bytes)."""
+
+    data: bytes
+    chunk: Chunk
+    num_transitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogPart:
+    """Which part of a log: every `num_shards`-th chunk of its newest transitions (None: of all)."""
+
+    shard_index: int = 0
+    num_shards: int = 1
+    newest_transitions: int | None = None
+
+
+class ShardStopping(UpcycleError):
+    """The shard is stopping and has given up a call half-way; it may be repeated at the next one."""
+
+
+class SizeGauge:
+    """The metric `replay_size`, over all tables of the shard. Thread-safe."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics, self._lock = metrics, threading.Lock()
+        self._sizes: dict[str, int] = {}
+
+    def set(self, table: str, num_transitions: int) -> None:
+        """Takes note of one table's size."""
+        with self._lock:
+            self._sizes[table] = num_transitions
+            self._metrics.set("replay_size", sum(self._sizes.values()))
+
+
+class SharedLog:
+    """An experience log that several tables append to; the lock is held for one append."""
+
+    def __init__(self, writer: ExperienceLogWriter) -> None:
+        self._writer, self._lock = writer, threading.Lock()
+
+    def append(self, encoded: EncodedChunk) -> int:
+        """Appends a chunk; the kernel has it on return. Returns the bytes written. Raises UserError if disk is full."""
+        with self._lock:
+            before = self._writer.num_bytes
+            self._writer.append(encoded.data, encoded.num_transitions)
+            return self._writer.num_bytes - before
+
+    def sync(self) -> None:
+        """Forces everything appended so far to disk."""
+        with self._lock:
+            self._writer.sync()
+
+
+class ServedTable:
+    """Thread-safe face of a `Table`.
+
+    Two locks, taken in this order: `_inserting` makes check, log and store of an insert one step against other
+    inserts; `_changed` guards the table itself and is held for memory work only, never for the disk.
+
+    Args:
+      log: accepted chunks are appended to it before they are acknowledged; None keeps no log.
+      max_waiters: calls that may wait at a time; any more are answered at once, so that waiting inserts never use up
+        the threads that the samples they wait for need.
+    """
+
+    def __init__(
+        self, table: Table, *, log: SharedLog | None, metrics: Metrics, size: SizeGauge, max_waiters: int
+    ) -> None:
+        self._table, self._log, self._metrics, self._size = table, log, metrics, size
+        self._inserting = threading.Lock()
+        self._seeding = threading.Lock()
+        self._changed = threading.Condition()
+        self._waiters = threading.BoundedSemaphore(max_waiters)
+        self._seeded: dict[tuple[Path, LogPart], int] = {}
+        self._num_refused = 0
+        self._stopping = False
+
+    def verify(self, payloads: Sequence[bytes]) -> list[EncodedChunk]:
+        """Decodes chunks. Raises CorruptDataError, and counts it, if any of them is not what this table stores."""
+        spec, encoded = self._table.spec, list[EncodedChunk]()
+        for data in payloads:
+            try:
+                chunk = decode_chunk(data, spec)
+            except CorruptDataError:
+                with self._changed:
+                    self._num_refused += 1
+                self._metrics.increment("replay_refused_chunks_total")
+                raise
+            encoded.append(EncodedChunk(data, chunk, chunk.num_transitions(spec)))
+        return encoded
+
+    def insert(
+        self, chunks: Sequence[EncodedChunk], *, writer_id: str, first_sequence: int, wait_seconds: float
+    ) -> tuple[int, TableStats]:
+        """Stores chunks in order until the limiter refuses one; what it returns for is in the log.
+
+        Returns: how many of the first chunks are stored now (by this call or an earlier one), and counters.
+        Raises: UserError if the disk is full; the chunks before the failing one are stored.
+        """
+        deadline = time.monotonic() + wait_seconds
+        num_stored = 0
+        while num_stored < len(chunks):
+            with self._inserting:
+                stored = self._insert_while_room(chunks[num_stored:], writer_id, first_sequence + num_stored)
+            num_stored += stored
+            if num_stored < len(chunks) and not self._wait_for_room(chunks[num_stored].num_transitions, deadline):
+                break
+        return num_stored, self.stats()
+
+    def sample(self, batch_size: int, view: View) -> tuple[TableSample, TableStats]:
+        """Draws transitions; none if nothing can be drawn. Raises ValueError for an impossible view."""
+        with self._changed:
+            sample = self._table.sample(batch_size, view)
+            self._changed.notify_all()  # samples make room for inserts
+            stats = self._stats()
+        self._metrics.increment("replay_samples_total", len(sample.slot))
+        if stats.flow.samples_per_insert is not None:
+            self._metrics.set("replay_samples_per_insert", stats.samples_per_insert)
+        return sample, stats
+
+    def update_priorities(
+        self, slots: Array, offsets: Array, generations: Array, priorities: Array
+    ) -> tuple[int, TableStats]:
+        """Returns how many keys were stale, and counters. Raises ValueError for impossible keys or priorities."""
+        with self._changed:
+            num_stale = self._table.update_priorities(slots, offsets, generations, priorities)
+            stats = self._stats()
+        self._metrics.increment("replay_stale_updates_total", num_stale)
+        return num_stale, stats
+
+    def seed(self, reader: ExperienceLogReader, part: LogPart) -> int:
+        """Stores a part of a log and returns its transitions.
+
+        Raises: UserError if the log holds other chunks than this table; CorruptDataError if it is damaged;
+          ShardStopping.
+        """
+        spec, num_transitions = self._table.spec, 0
+        if reader.spec != spec:
+            raise UserError(
+                "teacher's log",
+                reader.spec.to_json(),
+                f"are not the chunks that this run uses, {spec.to_json()}",
+                "give both the same frame size, actions, replay.chunk_steps, env.frame_stack and learner.n_step",
+            )
+        payloads = reader.iterate(
+            shard_index=part.shard_index, num_shards=part.num_shards, newest_transitions=part.newest_transitions
+        )
+        while batch := [decode_chunk(data, spec) for data in islice(payloads, _SEED_CHUNKS)]:
+            with self._changed:
+                if self._stopping:
+                    raise ShardStopping("the shard is stopping; the table is seeded in part")
+                num_transitions += sum(self._table.seed(chunk) for chunk in batch)
+                self._changed.notify_all()
+        self._size.set(self._table.config.name, self.stats().num_transitions)
+        return num_transitions
+
+    def seed_once(self, directory: Path, part: LogPart) -> int:
+        """Like `seed`, of the log in `directory`; the same part a second time stores nothing more."""
+        with self._seeding:
+            if (directory, part) not in self._seeded:
+                self._seeded[directory, part] = self.seed(ExperienceLogReader.open(directory), part)
+            return self._seeded[directory, part]
+
+    def stats(self, *, n_step: int = 0) -> TableStats:
+        """Counters; with an n_step, the mass and the drawable transitions are those of that horizon."""
+        with self._changed:
+            if n_step:
+                self._table.set_n_step(n_step)
+            return self._stats()
+
+    def wait_for_change(self, known_revision: int, timeout_seconds: float) -> None:
+        """Waits until chunks have come in since `known_revision`, for a time at the most."""
+        with self._waiting() as may_wait, self._changed:
+            if may_wait:
+                self._changed.wait_for(
+                    lambda: self._stopping or self._table.stats().revision != known_revision, timeout_seconds
+                )
+
+    def raise_max_priority(self, priority: float) -> None:
+        """Takes note of a priority that another shard has seen."""
+        with self._changed:
+            self._table.raise_max_priority(priority)
+
+    def stop(self) -> None:
+        """Ends all waits, now and later."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def _insert_while_room(self, chunks: Sequence[EncodedChunk], writer_id: str, first_sequence: int) -> int:
+        """Held: _inserting."""
+        for index, encoded in enumerate(chunks):
+            sequence = first_sequence + index
+            with self._changed:
+                duplicate = self._table.is_duplicate(writer_id, sequence)
+                if not duplicate and not self._table.may_insert(encoded.num_transitions):
+                    return index
+            if self._log is not None and not duplicate:
+                self._metrics.increment("replay_log_bytes_total", self._log.append(encoded))
+            with self._changed:
+                self._table.insert(encoded.chunk, writer_id=writer_id, sequence=sequence)
+                self._changed.notify_all()
+                size = self._table.stats().num_transitions
+            if duplicate:
+                self._metrics.increment("replay_duplicate_inserts_total")
+                continue
+            if self._table.config.name == LOGGED_TABLE:
+                self._metrics.increment("replay_inserts_total", encoded.num_transitions)
+            self._size.set(self._table.config.name, size)
+        return len(chunks)
+
+    def _wait_for_room(self, num_transitions: int, deadline: float) -> bool:
+        """Waits until the limiter lets so many in; returns whether it does."""
+        start = time.monotonic()
+        with self._waiting() as may_wait, self._changed:
+            room = self._changed.wait_for(
+                lambda: self._stopping or self._table.may_insert(num_transitions),
+                max(deadline - start, 0.0) if may_wait else 0.0,
+            )
+            room = room and not self._stopping
+        self._metrics.increment("replay_insert_wait_seconds_total", time.monotonic() - start)
+        return room
+
+    @contextmanager
+    def _waiting(self) -> Generator[bool]:
+        """Whether this call may wait; there is a limit on how many do."""
+        may_wait = self._waiters.acquire(blocking=False)
+        try:
+            yield may_wait
+        finally:
+            if may_wait:
+                self._waiters.release()
+
+    def _stats(self) -> TableStats:
+        """Held: _changed."""
+        return replace(self._table.stats(), num_refused_chunks=self._num_refused)

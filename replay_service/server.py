@@ -1,0 +1,205 @@
+"""A replay shard: the gRPC server around its tables."""
+
+import json
+import secrets
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, cast
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from replay_service import replay_pb2, replay_pb2_grpc, wire
+from replay_service.options import COMMON_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
+from replay_service.served_table import LOGGED_TABLE, LogPart, ServedTable, ShardStopping, SharedLog, SizeGauge
+from replay_service.table import Table
+from replay_service.types import TableConfig
+from upcycle.chunks import ChunkSpec
+from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.metrics import Metrics
+
+_NUM_THREADS: Final = 16
+_MAX_WAIT_SECONDS: Final = 5.0  # the longest a call is held back, whatever it asks for
+_MAX_UPDATES: Final = 1 << 20
+
+
+class ReplayShard:
+    """One shard of the replay service, served over gRPC.
+
+    What an insert into the table `online` has acknowledged is in `log` and survives the death of this process. The
+    account of the limiter and the generations of slots begin anew with each shard object.
+
+    Args:
+      log: of this shard alone. The shard syncs it when it stops; whoever opened it closes it, after that.
+      host, port: where to listen; port 0 takes a free one.
+    Raises: UserError for a table configuration that cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        spec: ChunkSpec,
+        tables: Sequence[TableConfig],
+        log: ExperienceLogWriter | None,
+        metrics: Metrics,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self.index, self.spec = index, spec
+        self._host, self._port = host, port
+        self._log = SharedLog(log) if log is not None else None
+        size = SizeGauge(metrics)
+        self._tables = {
+            config.name: ServedTable(
+                # A restarted shard must not take keys of the one before for its own: generations are random ranges.
+                Table(config, spec, rng=np.random.default_rng(), first_generation=1 + (secrets.randbits(30) << 32)),
+                log=self._log if config.name == LOGGED_TABLE else None,
+                metrics=metrics,
+                size=size,
+                max_waiters=_NUM_THREADS // 4,
+            )
+            for config in tables
+        }
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix=f"replay-{index}")
+        self._server = grpc.server(self._threads, options=[*COMMON_OPTIONS, *SERVER_OPTIONS])
+        self._health = health.HealthServicer()
+        self._stopped = threading.Event()
+        replay_pb2_grpc.add_ReplayServicer_to_server(_Servicer(spec, self._tables), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    def start(self) -> str:
+        """Begins to serve and returns the address, `host:port`. Raises UserError if the port is taken."""
+        wanted = f"{self._host}:{self._port}"
+        try:
+            port = self._server.add_insecure_port(wanted)
+        except RuntimeError as error:
+            raise UserError(
+                "replay shard's address", wanted, "cannot be listened on (port taken?)", "choose another, or port 0"
+            ) from error
+        self._server.start()
+        self._health.set(health.OVERALL_HEALTH, health_pb2.HealthCheckResponse.SERVING)
+        return f"{self._host}:{port}"
+
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """Refuses new calls, ends waits, lets calls under way finish, then syncs the log. Safe to call twice."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        self._health.enter_graceful_shutdown()
+        for table in self._tables.values():
+            table.stop()
+        self._server.stop(grace_seconds).wait(grace_seconds + 1.0)
+        self._threads.shutdown(wait=True)
+        if self._log is not None:
+            self._log.sync()
+
+    def seed(
+        self,
+        table: str,
+        reader: ExperienceLogReader,
+        shard_index: int = 0,
+        num_shards: int = 1,
+        newest_transitions: int | None = None,
+    ) -> int:
+        """Fills a table from every `num_shards`-th chunk of a log; returns transitions stored. May be called any time.
+
+        Raises: UserError if there is no such table or the log holds other chunks; CorruptDataError if it is damaged.
+        """
+        return _find(self._tables, table).seed(reader, LogPart(shard_index, num_shards, newest_transitions))
+
+
+class _Servicer(replay_pb2_grpc.ReplayServicer):
+    """Messages to calls of `ServedTable` and back; every refusal becomes a typed status."""
+
+    def __init__(self, spec: ChunkSpec, tables: dict[str, ServedTable]) -> None:
+        self._spec, self._tables = spec, tables
+
+    def Insert(self, request: replay_pb2.InsertRequest, context: grpc.ServicerContext) -> replay_pb2.InsertReply:
+        with _typed_refusals(context):
+            table = _find(self._tables, request.table)
+            chunks = table.verify(list(request.chunks))
+            table.raise_max_priority(request.max_priority)
+            num_accepted, stats = table.insert(
+                chunks,
+                writer_id=request.writer_id,
+                first_sequence=request.first_sequence,
+                wait_seconds=_bounded_wait(request.wait_seconds, context),
+            )
+            return replay_pb2.InsertReply(num_accepted=num_accepted, state=wire.stats_to_message(stats))
+
+    def Sample(self, request: replay_pb2.SampleRequest, context: grpc.ServicerContext) -> replay_pb2.SampleReply:
+        with _typed_refusals(context):
+            table = _find(self._tables, request.table)
+            view = wire.view_from_message(request.view, self._spec)
+            if not 0 < request.batch_size * wire.sample_row_bytes(self._spec, view) < MAX_MESSAGE_BYTES:
+                raise ValueError(f"batch_size {request.batch_size}: must be above 0 and fit one message")
+            table.raise_max_priority(request.max_priority)
+            sample, stats = table.sample(request.batch_size, view)
+            columns = wire.encode_columns(wire.sample_columns(sample))
+            return replay_pb2.SampleReply(columns=columns, state=wire.stats_to_message(stats))
+
+    def UpdatePriorities(
+        self, request: replay_pb2.UpdatePrioritiesRequest, context: grpc.ServicerContext
+    ) -> replay_pb2.UpdatePrioritiesReply:
+        with _typed_refusals(context):
+            table = _find(self._tables, request.table)
+            columns = wire.decode_columns(request.columns, wire.UPDATE_LAYOUT, max_rows=_MAX_UPDATES)
+            table.raise_max_priority(request.max_priority)
+            num_stale, stats = table.update_priorities(
+                columns["slot"], columns["offset"], columns["generation"], columns["priority"]
+            )
+            return replay_pb2.UpdatePrioritiesReply(num_stale=num_stale, state=wire.stats_to_message(stats))
+
+    def Stats(self, request: replay_pb2.StatsRequest, context: grpc.ServicerContext) -> replay_pb2.StatsReply:
+        with _typed_refusals(context):
+            table = _find(self._tables, request.table)
+            if not 0 <= request.n_step <= self._spec.lookahead:
+                raise ValueError(
+                    f"n_step {request.n_step}: these chunks carry {self._spec.lookahead} rows of lookahead"
+                )
+            if request.wait_seconds > 0:
+                table.wait_for_change(request.known_revision, _bounded_wait(request.wait_seconds, context))
+            return replay_pb2.StatsReply(state=wire.stats_to_message(table.stats(n_step=request.n_step)))
+
+    def Seed(self, request: replay_pb2.SeedRequest, context: grpc.ServicerContext) -> replay_pb2.SeedReply:
+        with _typed_refusals(context):
+            table = _find(self._tables, request.table)
+            part = LogPart(request.shard_index, request.num_shards, request.newest_transitions or None)
+            if not 0 <= part.shard_index < part.num_shards:
+                raise ValueError(f"shard_index {part.shard_index} of {part.num_shards} shards")
+            num_transitions = table.seed_once(Path(request.log_directory), part)
+            return replay_pb2.SeedReply(num_transitions=num_transitions, state=wire.stats_to_message(table.stats()))
+
+
+def _find(tables: dict[str, ServedTable], name: str) -> ServedTable:
+    if name not in tables:
+        raise UserError("table", name, "there is no such table", f"this shard has {', '.join(sorted(tables))}")
+    return tables[name]
+
+
+def _bounded_wait(wait_seconds: float, context: grpc.ServicerContext) -> float:
+    """Less than the caller's own deadline, so that the answer still reaches it."""
+    remaining = cast(float | None, context.time_remaining())  # None without a deadline, whatever the stubs say
+    return max(0.0, min(wait_seconds, _MAX_WAIT_SECONDS, 0.8 * remaining if remaining is not None else wait_seconds))
+
+
+@contextmanager
+def _typed_refusals(context: grpc.ServicerContext) -> Generator[None]:
+    """Errors of the request become the statuses that replay.proto promises; others stay defects (UNKNOWN)."""
+    try:
+        yield
+    except CorruptDataError as error:
+        context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+    except ShardStopping as error:
+        context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+    except UserError as error:
+        details = {"field": error.field, "value": error.value, "problem": error.problem, "remedy": error.remedy}
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, json.dumps(details, default=str))
+    except ValueError as error:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

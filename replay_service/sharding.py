@@ -1,0 +1,257 @@
+"""Several shards behind one client: any shard takes any chunk, and a batch is drawn as if from one table."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from replay_service.client import ShardClient, ShardSlow, ShardUnavailable
+from replay_service.drawing import BatchDrawer
+from replay_service.inserting import ChunkInserter
+from replay_service.membership import CALL_SECONDS, Membership, seconds_left
+from replay_service.types import ReplayTimeout, SampledBatch, TableStats, TransitionKeys, total_stats
+from upcycle.chunks import Array, ChunkSpec
+from upcycle.errors import UserError
+from upcycle.metrics import Metrics
+from upcycle.windows import View
+
+__all__ = ["ReplayTimeout", "SampledBatch", "ShardedReplay", "TableStats", "TransitionKeys"]
+
+_WAIT_SECONDS: Final = 0.2  # the longest a shard is asked to hold a call back; then the others get their turn
+_PAUSE_SECONDS: Final = 0.02
+
+
+class ShardedReplay:
+    """The replay service as actors and learners see it. Thread-safe; close it.
+
+    A shard that cannot be reached is left out of sampling and inserting, and comes back when it answers again, wherever
+    it then listens. A call may overrun its timeout by the five seconds that an unresponsive shard takes to be noticed.
+
+    Args:
+      endpoints: shard index to address, read anew while the object lives: shards restart on new ports.
+      spec: what chunks look like; every shard must agree.
+      metrics: where waits and drops on this side are counted.
+    """
+
+    def __init__(
+        self,
+        endpoints: Callable[[], Mapping[int, str]],
+        spec: ChunkSpec,
+        *,
+        rng: np.random.Generator,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._endpoints, self._spec, self._metrics = endpoints, spec, metrics
+        self._lock = threading.Lock()  # guards the two below
+        self._in_flight: dict[str, int] = {}
+        self._turn = 0
+        self._members = Membership(endpoints, spec)
+        self._inserter = ChunkInserter(self._members, first_turn=int(rng.integers(1 << 16)))
+        self._drawer = BatchDrawer(self._members, spec, rng=rng)
+
+    def insert(
+        self,
+        table: str,
+        chunks: Sequence[bytes],
+        *,
+        writer_id: str,
+        first_sequence: int,
+        timeout_seconds: float,
+    ) -> None:
+        """Stores encoded chunks, numbered from `first_sequence` on; on return each of them is acknowledged.
+
+        A repeated number is acknowledged without being stored again. That holds per shard: a chunk may be stored twice
+        only if its shard died between storing and acknowledging it.
+
+        Raises:
+          ReplayTimeout: the limiter or missing shards kept some chunk out; call again with the same arguments.
+          CorruptDataError: a chunk failed verification; repeating is pointless.
+          UserError: no such table, a chunk too large for a message, or the disk of a shard is full.
+        """
+        self._inserter.insert(
+            table, chunks, writer_id=writer_id, first_sequence=first_sequence, timeout_seconds=timeout_seconds
+        )
+
+    def sample(
+        self, table: str, batch_size: int, *, view: View, importance_sampling_exponent: float, timeout_seconds: float
+    ) -> SampledBatch:
+        """Draws transitions from all shards with the probabilities that one table of all their chunks would have.
+
+        Raises:
+          ReplayTimeout: the limiter holds sampling back, too little is stored, or no shard answers; call again.
+          ValueError: chunks of this run cannot be seen that way.
+          UserError: no such table, or a limiter that could never let such a batch pass.
+        """
+        view.check(self._spec)
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            shards = self._members.tables(table, n_step=view.n_step)
+            if self._reserve(table, batch_size, shards):
+                try:
+                    batch = self._drawer.draw(
+                        table,
+                        batch_size,
+                        shards=shards,
+                        view=view,
+                        importance_sampling_exponent=importance_sampling_exponent,
+                    )
+                finally:
+                    self._release(table, batch_size)
+                if batch is not None:
+                    return batch
+            if time.monotonic() >= deadline:
+                raise ReplayTimeout(_why_not(table, shards))
+            self._wait_for_inserts(table, shards, min(_WAIT_SECONDS, seconds_left(deadline)))
+
+    def update_priorities(self, table: str, keys: TransitionKeys, priorities: Array) -> None:
+        """Gives transitions new priorities, float [B]; best effort.
+
+        What has been overwritten meanwhile, or lay in a shard that is lost, is dropped and counted.
+        Raises: ValueError if a priority is not finite and above 0.
+        """
+        priorities = np.asarray(priorities, np.float64)
+        if not bool(((priorities > 0) & np.isfinite(priorities)).all()):
+            raise ValueError("priorities must be finite and above 0")
+        live, num_dropped = self._members.live(), 0
+        for index in np.unique(keys.shard).tolist():
+            mine = keys.shard == index
+            columns = {
+                "slot": keys.slot[mine],
+                "offset": keys.offset[mine],
+                "generation": keys.generation[mine],
+                "priority": priorities[mine],
+            }
+            client = live.get(index)
+            if client is None:
+                num_dropped += int(np.count_nonzero(mine))
+                continue
+            try:
+                _, stats = client.update_priorities(
+                    table, columns, max_priority=self._members.max_priority(table), timeout_seconds=CALL_SECONDS
+                )
+            except (ShardUnavailable, ShardSlow):
+                self._members.lost(index, client)
+                num_dropped += int(np.count_nonzero(mine))
+                continue
+            self._members.observe(index, client, table, stats)
+        if self._metrics is not None and num_dropped:
+            self._metrics.increment("replay_stale_updates_total", num_dropped)
+
+    def stats(self, table: str) -> TableStats:
+        """Fresh counters of a table, added up and by shard. Raises ReplayTimeout if no shard answers."""
+        fresh = dict[int, TableStats]()
+        for index, client in self._members.live().items():
+            stats = self._members.refresh(index, client, table)
+            if stats is not None:
+                fresh[index] = stats
+        if not fresh:
+            raise ReplayTimeout(_why_not(table, {}))
+        return total_stats(fresh)
+
+    def seed(
+        self,
+        table: str,
+        log_directory: Path,
+        newest_transitions: int | None = None,
+        *,
+        timeout_seconds: float = 600.0,
+    ) -> int:
+        """Fills a table from an experience log that every shard can read, each shard taking its part.
+
+        Safe to repeat: a shard that has seeded its part already does nothing.
+        Returns: transitions stored.
+        Raises: UserError or CorruptDataError about the log; ReplayTimeout if a shard did not answer.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        indices = sorted(self._endpoints())
+        if not indices:
+            raise ReplayTimeout(_why_not(table, {}))
+
+        def seed_one(part: int) -> int:
+            while True:
+                client = self._members.live().get(indices[part])
+                try:
+                    if client is not None:
+                        return client.seed(
+                            table,
+                            log_directory.absolute(),
+                            shard_index=part,
+                            num_shards=len(indices),
+                            newest_transitions=newest_transitions,
+                            timeout_seconds=max(seconds_left(deadline), 1.0),
+                        )
+                except (ShardUnavailable, ShardSlow):
+                    assert client is not None
+                    self._members.lost(indices[part], client)
+                if time.monotonic() >= deadline:
+                    raise ReplayTimeout(f"table {table!r}: shard {indices[part]} was not seeded in {timeout_seconds} s")
+                self._members.wait(_WAIT_SECONDS)
+
+        with ThreadPoolExecutor(len(indices), thread_name_prefix="replay-seed") as threads:
+            return sum(threads.map(seed_one, range(len(indices))))
+
+    def close(self) -> None:
+        """Closes all connections. Safe to call twice."""
+        self._members.close()
+
+    def _reserve(self, table: str, batch_size: int, shards: Mapping[int, tuple[ShardClient, TableStats]]) -> bool:
+        """Whether the limiter lets a batch pass; counts it as in flight if so."""
+        if not shards:
+            return False
+        flow = total_stats({index: stats for index, (_, stats) in shards.items()}).flow
+        if flow.samples_per_insert is not None and batch_size > flow.error_buffer_steps * flow.samples_per_insert:
+            raise UserError(
+                "replay.error_buffer_steps",
+                flow.error_buffer_steps,
+                f"x {flow.samples_per_insert} samples per insert is below one batch, {batch_size}; it would never pass",
+                "raise it, or lower learner.batch_size",
+            )
+        with self._lock:
+            in_flight = self._in_flight.get(table, 0)
+            if not flow.may_sample(in_flight + batch_size):
+                return False
+            self._in_flight[table] = in_flight + batch_size
+        return True
+
+    def _release(self, table: str, batch_size: int) -> None:
+        with self._lock:
+            self._in_flight[table] -= batch_size
+
+    def _wait_for_inserts(
+        self, table: str, shards: Mapping[int, tuple[ShardClient, TableStats]], wait_seconds: float
+    ) -> None:
+        """Waits until chunks come in somewhere: at one shard by turns, then looks at all."""
+        start = time.monotonic()
+        if not shards:
+            self._members.wait(wait_seconds)
+        else:
+            with self._lock:
+                self._turn += 1
+                turn = self._turn % len(shards)
+            changed = False
+            for position, (index, (client, stats)) in enumerate(shards.items()):
+                patience = wait_seconds / 4 if position == turn else 0.0
+                fresh = self._members.refresh(
+                    index, client, table, known_revision=stats.revision, wait_seconds=patience
+                )
+                changed = changed or fresh is None or fresh.revision != stats.revision
+            if not changed:  # also when the shard had too many waiting to let this call wait
+                self._members.wait(min(_PAUSE_SECONDS, wait_seconds))
+        if self._metrics is not None:
+            self._metrics.increment("replay_sample_wait_seconds_total", time.monotonic() - start)
+
+
+def _why_not(table: str, shards: Mapping[int, tuple[ShardClient, TableStats]]) -> str:
+    """Why nothing can be sampled, in one line."""
+    if not shards:
+        return f"table {table!r}: no replay shard answers"
+    flow = total_stats({index: stats for index, (_, stats) in shards.items()}).flow
+    if flow.num_transitions < flow.min_size_to_sample:
+        return f"table {table!r}: {flow.num_transitions} of {flow.min_size_to_sample} transitions to begin with"
+    return (
+        f"table {table!r}: {flow.num_transitions} transitions, sampling waits for inserts (surplus {flow.surplus:.0f})"
+    )

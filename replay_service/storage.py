@@ -1,0 +1,74 @@
+"""The arena: preallocated slots, each of which holds one chunk, padded to the full number of rows.
+
+All columns lie in one buffer, so that memory shared with another process can take its place: whoever knows the
+specification and the number of slots can map the same columns over the same bytes.
+"""
+
+import mmap
+from typing import Final
+
+import numpy as np
+
+from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec
+
+_ALIGNMENT: Final = 64
+
+
+class Arena:
+    """Chunks of one table by slot.
+
+    Attributes:
+      frame: [S, rows, *frame_shape].
+      columns: the arrays named in `COLUMNS`, each [S, rows]; what lies past a chunk's rows is arbitrary.
+      num_rows: int64 [S], rows that each slot holds; 0 is an empty slot.
+      generation: int64 [S], which write filled the slot; never the same twice, 0 is none.
+
+    Args:
+      buffer: writable memory of `Arena.num_bytes(spec, num_slots)` zeroed bytes; None takes anonymous memory, of which
+        the kernel gives each page when it is first written.
+    """
+
+    def __init__(self, spec: ChunkSpec, num_slots: int, *, buffer: mmap.mmap | memoryview | None = None) -> None:
+        memory = memoryview(buffer if buffer is not None else mmap.mmap(-1, self.num_bytes(spec, num_slots)))
+        arrays = dict[str, Array]()
+        for name, dtype, shape, offset in _layout(spec, num_slots):
+            arrays[name] = np.ndarray(shape, dtype, memory, offset)
+        self.spec, self.num_slots = spec, num_slots
+        self.frame = arrays.pop("frame")
+        self.num_rows, self.generation = arrays.pop("num_rows"), arrays.pop("generation")
+        self.columns = arrays
+
+    @staticmethod
+    def num_bytes(spec: ChunkSpec, num_slots: int) -> int:
+        """Bytes of an arena's buffer."""
+        _, dtype, shape, offset = _layout(spec, num_slots)[-1]
+        return offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+    def write(self, slot: int, chunk: Chunk, *, generation: int) -> None:
+        """Replaces what `slot` holds."""
+        rows = chunk.num_rows
+        # The generation changes first and last: a reader without our lock sees 0 while the slot is being written.
+        self.generation[slot] = 0
+        self.frame[slot, :rows] = chunk.frame
+        for name, column in self.columns.items():
+            column[slot, :rows] = chunk.columns[name]
+        self.num_rows[slot] = rows
+        self.generation[slot] = generation
+
+
+def _layout(spec: ChunkSpec, num_slots: int) -> list[tuple[str, np.dtype[np.generic], tuple[int, ...], int]]:
+    """Name, dtype, shape and offset of every array of the buffer, in order."""
+    rows = (num_slots, spec.rows)
+    arrays = [
+        ("num_rows", "int64", (num_slots,)),
+        ("generation", "int64", (num_slots,)),
+        *((name, dtype, rows) for name, dtype in COLUMNS.items()),
+        ("frame", spec.frame_dtype, (*rows, *spec.frame_shape)),
+    ]
+    layout, offset = list[tuple[str, np.dtype[np.generic], tuple[int, ...], int]](), 0
+    for name, type_name, shape in arrays:
+        dtype: np.dtype[np.generic] = np.dtype(type_name)
+        layout.append((name, dtype, shape, offset))
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        offset += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return layout

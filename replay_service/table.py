@@ -1,0 +1,192 @@
+"""A table: chunks in slots, their transitions drawn by priority. Pure: no lock, no clock, no global randomness."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from replay_service.rate_limiter import Flow
+from replay_service.sampler import PrioritySampler
+from replay_service.storage import Arena
+from replay_service.types import TableConfig, TableSample, TableStats
+from replay_service.writers import RecentInserts
+from upcycle.chunks import Array, Chunk, ChunkSpec
+from upcycle.errors import UserError
+from upcycle.windows import View, gather_windows, valid_starts
+
+
+class Table:
+    """Slots are filled in order and overwritten from the oldest on; item `slot x steps + offset` is a transition.
+
+    Which items can be drawn depends on the n-step length of the view. The table keeps that of the last request; a
+    request with another one costs a pass over all stored rows (milliseconds), so callers of one table should agree.
+
+    Args:
+      rng: draws are a function of it and of the calls.
+      first_generation: generations count up from here. Give every incarnation of a table another range, so that keys of
+        the one before are recognised as stale.
+    Raises: UserError for a configuration under which inserts or samples would wait for ever.
+    """
+
+    def __init__(
+        self, config: TableConfig, spec: ChunkSpec, *, rng: np.random.Generator, first_generation: int = 1
+    ) -> None:
+        _check(config, spec)
+        self.config, self.spec = config, spec
+        num_slots = -(-config.capacity_steps // spec.steps)
+        self._arena = Arena(spec, num_slots)
+        exponent = config.priority_exponent if config.sampler == "proportional" else 0.0
+        self._sampler = PrioritySampler(num_slots * spec.steps, exponent, rng=rng)
+        self._num_transitions = np.zeros(num_slots, np.int64)  # by slot
+        self._flow = Flow(config.samples_per_insert, config.error_buffer_steps, config.min_size_to_sample)
+        self._recent = RecentInserts()
+        self._first_generation = self._next_generation = first_generation
+        self._next_slot, self._n_step = 0, 1
+        self._num_seeded = self._num_stale = self._num_duplicates = self._revision = 0
+
+    def may_insert(self, num_transitions: int) -> bool:
+        """Whether the limiter lets so many transitions in now."""
+        return self._flow.may_insert(num_transitions)
+
+    def is_duplicate(self, writer_id: str, sequence: int) -> bool:
+        """Whether this insert has been accepted before."""
+        return (writer_id, sequence) in self._recent
+
+    def insert(self, chunk: Chunk, *, writer_id: str, sequence: int) -> bool:
+        """Stores a chunk; a duplicate changes nothing but its counter. The caller has asked `may_insert`.
+
+        Returns: whether the chunk is new.
+        """
+        if self.is_duplicate(writer_id, sequence):
+            self._num_duplicates += 1
+            return False
+        self._store(chunk, self._flow.after_insert)
+        self._recent.add(writer_id, sequence)
+        return True
+
+    def seed(self, chunk: Chunk) -> int:
+        """Stores a chunk from a log, which the limiter does not count as inserted; returns its transitions."""
+        num_transitions = self._store(chunk, self._flow.after_seed)
+        self._num_seeded += num_transitions
+        return num_transitions
+
+    def sample(self, batch_size: int, view: View) -> TableSample:
+        """Draws transitions with replacement and copies their windows.
+
+        Returns: `batch_size` transitions, or none if nothing can be drawn with this view.
+        Raises: ValueError if chunks of this table cannot be seen this way.
+        """
+        view.check(self.spec)
+        self.set_n_step(view.n_step)
+        if self._sampler.mass > 0 and batch_size > 0:
+            items, probability = self._sampler.draw(batch_size)
+        else:
+            items, probability = np.zeros(0, np.int64), np.zeros(0, np.float64)
+        slot, offset = np.divmod(items, self.spec.steps)
+        self._flow = self._flow.after_sample(len(items))
+        return TableSample(
+            windows=gather_windows(self.spec, self._arena.frame, self._arena.columns, slot, offset, view),
+            slot=slot,
+            offset=offset,
+            generation=self._arena.generation[slot],
+            probability=probability,
+            policy_version=self._arena.columns["policy_version"][slot, offset + self.spec.history],
+        )
+
+    def update_priorities(self, slots: Array, offsets: Array, generations: Array, priorities: Array) -> int:
+        """Gives transitions new priorities, float64 [B]; of one that is named twice the last stays.
+
+        Returns: how many were dropped because their slot holds another chunk by now.
+        Raises: ValueError if a key lies outside the table or a priority is not finite and above 0.
+        """
+        if not bool(((priorities > 0) & np.isfinite(priorities)).all()):
+            raise ValueError("priorities must be finite and above 0")
+        inside = (slots >= 0) & (slots < self._arena.num_slots) & (offsets >= 0) & (offsets < self.spec.steps)
+        if not bool(inside.all()):
+            raise ValueError("keys lie outside the table")
+        current = self._arena.generation[slots] == generations
+        self._sampler.update((slots * self.spec.steps + offsets)[current], priorities[current])
+        num_stale = len(slots) - int(np.count_nonzero(current))
+        self._num_stale += num_stale
+        return num_stale
+
+    def set_n_step(self, n_step: int) -> None:
+        """Lets exactly those transitions be drawn that are valid with this horizon."""
+        if n_step != self._n_step:
+            self._n_step = n_step
+            self._sampler.mask(self._valid(slice(None)).reshape(-1))
+
+    def raise_max_priority(self, priority: float) -> None:
+        """Takes note of a priority that another shard has seen, so that new chunks rank alike everywhere."""
+        self._sampler.raise_max_priority(priority)
+
+    def stats(self) -> TableStats:
+        """Counters as of now."""
+        return TableStats(
+            flow=self._flow,
+            capacity_steps=self._arena.num_slots * self.spec.steps,
+            num_chunks=int(np.count_nonzero(self._arena.num_rows)),
+            num_drawable=self._sampler.num_valid,
+            mass=self._sampler.mass,
+            max_priority=self._sampler.max_priority,
+            num_seeded=self._num_seeded,
+            num_stale_updates=self._num_stale,
+            num_duplicate_chunks=self._num_duplicates,
+            revision=self._revision,
+            incarnation=self._first_generation,
+        )
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError if parts of the table contradict each other. For tests; takes a pass over all rows."""
+        self._sampler.check_invariants()
+        filled = self._arena.num_rows > 0
+        assert self._flow.num_transitions == int(self._num_transitions.sum()), "size is not the sum over the slots"
+        assert not self._num_transitions[~filled].any(), "an empty slot holds transitions"
+        generations = self._arena.generation[filled]
+        assert len(np.unique(generations)) == len(generations), "two slots of one generation"
+        assert bool((generations < self._next_generation).all()), "a generation from the future"
+        in_order = np.roll(self._arena.generation, -self._next_slot)
+        assert bool((np.diff(in_order[in_order > 0]) > 0).all()), "slots are not in order of age"
+        assert np.array_equal(self._sampler.valid, self._valid(slice(None)).reshape(-1)), "wrong items can be drawn"
+
+    def _store(self, chunk: Chunk, count: Callable[[int], Flow]) -> int:
+        """Overwrites the oldest slot; `count` is the flow's method that counts the transitions coming in."""
+        slot, spec = self._next_slot, self.spec
+        num_transitions = chunk.num_transitions(spec)
+        evicted = int(self._num_transitions[slot])
+        self._flow = count(num_transitions).after_eviction(evicted)
+        self._arena.write(slot, chunk, generation=self._next_generation)
+        self._num_transitions[slot] = num_transitions
+        usable = self._arena.columns["priority"][slot, spec.history : spec.history + spec.steps]
+        self._sampler.put(slot * spec.steps, usable, self._valid(slice(slot, slot + 1))[0])
+        self._next_generation += 1
+        self._next_slot = (slot + 1) % self._arena.num_slots
+        if self._next_slot == 0:  # Full: as large as it will ever be, however short its chunks are.
+            self._flow = replace(self._flow, min_size_to_sample=0)
+        self._revision += 1
+        return num_transitions
+
+    def _valid(self, slots: slice) -> Array:
+        columns = {name: self._arena.columns[name][slots] for name in ("terminated", "truncated", "priority")}
+        return valid_starts(self.spec, columns, self._arena.num_rows[slots], self._n_step)
+
+
+def _check(config: TableConfig, spec: ChunkSpec) -> None:
+    if config.capacity_steps < 1:
+        raise UserError(
+            "replay.capacity_steps", config.capacity_steps, "a table holds one transition at least", "raise it"
+        )
+    if config.min_size_to_sample > config.capacity_steps:
+        raise UserError(
+            "replay.min_size_to_sample",
+            config.min_size_to_sample,
+            f"is above the capacity of {config.capacity_steps} steps, so sampling would never begin",
+            "lower it or raise replay.capacity_steps",
+        )
+    if config.samples_per_insert is not None and config.error_buffer_steps < spec.steps:
+        raise UserError(
+            "replay.error_buffer_steps",
+            config.error_buffer_steps,
+            f"is, as the share of one shard, below one chunk of {spec.steps} steps, which would never be let in",
+            "raise it, or lower replay.num_shards or replay.chunk_steps",
+        )
