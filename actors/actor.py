@@ -1,0 +1,211 @@
+"""The acting loop: rows in, actions and chunks out.
+
+    EnvPool lanes --> policy --> epsilon-greedy --> EnvPool lanes
+                        |  rows, actions, Q values
+                        +--> chunk writer --> sender --> replay table `online`
+
+Weights arrive at a step boundary, now and then. Whatever is not a step happens about once a second.
+"""
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+from actors.chunk_writer import ChunkWriter
+from actors.envs import EnvPoolLanes, env_spec
+from actors.episodes import EpisodeTracker
+from actors.policy import QPolicy, epsilon_greedy
+from actors.sender import ChunkSender, Inserts
+from actors.weights import PolicyWeights, WeightSubscriber
+from upcycle.chunks import Chunk, ChunkSpec, encode_chunk
+from upcycle.config import ActorsConfig, RunConfig
+from upcycle.metrics import Metrics
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal, seed_for
+from upcycle.schedules import linear
+from upcycle.windows import View
+
+_log = structlog.get_logger(__name__)
+
+_HOUSEKEEPING_SECONDS: Final = 1.0
+_CLOSE_SECONDS: Final = 5.0
+_RECENT_EPISODES: Final = 100
+
+
+class Actor:
+    """Plays `config.actors.lanes` lanes with the newest policy until `stop` is set.
+
+    It waits until the learner has published weights and left the offline phase, which needs no actors.
+
+    Args:
+      config: of the run.
+      spec: of the run's chunks.
+      folder: where its heartbeat goes.
+      index: which of the run's actors.
+      replay: where its chunks go.
+      subscriber: where its weights come from.
+      metrics: of this process.
+      stop: ends `run`.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        spec: ChunkSpec,
+        folder: RunFolder,
+        index: int,
+        replay: Inserts,
+        subscriber: WeightSubscriber,
+        metrics: Metrics,
+        stop: StopSignal,
+    ) -> None:
+        self._config, self._folder, self._index = config, folder, index
+        self._spec, self._replay = spec, replay
+        self._subscriber, self._metrics, self._stop = subscriber, metrics, stop
+        lanes = config.actors.lanes
+        self._env_spec = env_spec(config.env)
+        self._policy = QPolicy(config.network, self._env_spec, threads=config.actors.threads)
+        self._episodes = EpisodeTracker(lanes)
+        rating = View(
+            n_step=config.learner.n_step,
+            stack=self._env_spec.stack,
+            gamma=config.learner.gamma,
+            clip_rewards=config.env.clip_rewards,
+            stack_fill=config.env.stack_fill,
+        )
+        self._writer = ChunkWriter(spec, lanes, rating=rating)
+        self._weights: PolicyWeights | None = None
+        self._frames = self._frames_at_weights = self._reported_frames = 0
+        self._epsilon = config.actors.epsilon_start
+        self._num_episodes = 0
+        self._returns: deque[float] = deque(maxlen=_RECENT_EPISODES)
+        self._next_housekeeping = 0.0
+
+    def run(self) -> None:
+        """Acts until stopped; then hands over what it has played. Raises what replay could not recover from."""
+        self._await_weights()
+        if self._weights is None:
+            return
+        config, seed = self._config.actors, self._fresh_seed(self._weights)
+        rng = np.random.default_rng(seed)
+        sender = ChunkSender(self._replay, table="online", capacity=config.lanes)
+        try:
+            with EnvPoolLanes(
+                self._config.env,
+                lanes=config.lanes,
+                recv_batch=config.recv_batch or max(config.lanes // 2, 1),
+                seed=seed,
+                threads=config.threads,
+                training=True,
+            ) as lanes:
+                while not self._stop.is_set():
+                    self._send(sender, self._step(lanes, rng))
+                    self._follow_weights()
+                    self._housekeep()
+            self._send(sender, self._writer.flush())
+        finally:
+            if not sender.close(_CLOSE_SECONDS):
+                _log.warning("chunks_given_up", writer_id=sender.writer_id)
+
+    def status(self) -> dict[str, Any]:
+        """What the driver shows and the heartbeat file keeps; `mean_return` is of exploring episodes, or None."""
+        return {
+            "state": "waiting" if self._weights is None else "acting",
+            "frames": self._frames,
+            "epsilon": self._epsilon,
+            "policy_version": -1 if self._weights is None else self._weights.version,
+            "episodes": self._num_episodes,
+            "mean_return": float(np.mean(self._returns)) if self._returns else None,
+        }
+
+    def _await_weights(self) -> None:
+        """Returns with the first weights that are to be acted with, or when stopped."""
+        while not self._stop.is_set():
+            weights = self._subscriber.poll(time.monotonic())
+            if weights is not None and weights.metadata.get("phase") != "offline":
+                self._take_over(weights)
+                return
+            self._housekeep()
+            self._stop.wait(min(self._config.actors.weight_poll_seconds, _HOUSEKEEPING_SECONDS))
+
+    def _fresh_seed(self, weights: PolicyWeights) -> int:
+        """Another one after a restart: the same games over again would teach nothing new."""
+        seed = seed_for(self._config.seed, "actor", self._index)
+        return seed_for(seed, f"from frame {weights.metadata.get('env_frames', 0)}", self._index)
+
+    def _step(self, lanes: EnvPoolLanes, rng: np.random.Generator) -> list[Chunk]:
+        """Serves one batch of lanes; returns the chunks that it completes."""
+        assert self._weights is not None
+        started = time.monotonic()
+        rows = lanes.recv()
+        q_values = self._policy.q_values(rows.observation)
+        self._epsilon = epsilon_for(
+            self._config.actors, self._weights.metadata, own_frames=self._frames - self._frames_at_weights
+        )
+        action = epsilon_greedy(q_values, self._epsilon, rng)
+        lanes.send(action, rows.lane)  # the environments go on while the rows are being stored
+        self._frames += int(np.count_nonzero(~rows.first)) * self._env_spec.frame_skip
+        for episode in self._episodes.update(rows):
+            self._num_episodes += 1
+            self._returns.append(episode.raw_return)
+            self._metrics.increment("actor_episodes_total")
+            self._metrics.set("actor_episode_return", episode.raw_return)
+        chunks = self._writer.push(rows, action, q_values=q_values, policy_version=self._weights.version)
+        self._metrics.observe("actor_step_seconds", time.monotonic() - started)
+        return chunks
+
+    def _send(self, sender: ChunkSender, chunks: Sequence[Chunk]) -> None:
+        """Hands chunks to the sender; waits while replay holds inserts back, but not once stopped."""
+        started = time.monotonic()
+        for chunk in chunks:
+            data = encode_chunk(chunk, self._spec)
+            while not sender.put(data, _HOUSEKEEPING_SECONDS):
+                if self._stop.is_set():
+                    _log.warning("chunks_given_up", writer_id=sender.writer_id)
+                    return
+                self._follow_weights()
+                self._housekeep()
+        if chunks:
+            self._metrics.increment("actor_insert_wait_seconds_total", time.monotonic() - started)
+
+    def _follow_weights(self) -> None:
+        weights = self._subscriber.poll(time.monotonic())
+        if weights is not None:
+            self._take_over(weights)
+
+    def _take_over(self, weights: PolicyWeights) -> None:
+        self._policy.load(weights.tensors)
+        lag = 0 if self._weights is None else max(weights.version - self._weights.version, 0)
+        self._metrics.set("actor_weight_lag_versions", lag)
+        self._metrics.set("actor_policy_version", weights.version)
+        self._weights, self._frames_at_weights = weights, self._frames
+
+    def _housekeep(self) -> None:
+        """Metrics and heartbeat, about once a second."""
+        now = time.monotonic()
+        if now < self._next_housekeeping:
+            return
+        self._next_housekeeping = now + _HOUSEKEEPING_SECONDS
+        self._metrics.increment("actor_frames_total", self._frames - self._reported_frames)
+        self._reported_frames = self._frames
+        self._metrics.set("actor_epsilon", self._epsilon)
+        self._folder.write_status("actor", self._index, self.status())
+
+
+def epsilon_for(config: ActorsConfig, metadata: Mapping[str, str], *, own_frames: int) -> float:
+    """Exploration at the run's frame count, as well as one actor can know it.
+
+    Args:
+      config: the schedule.
+      metadata: of the weights that act: `env_frames` of all actors when they were published, and `epsilon_done`, "1"
+        after an offline phase.
+      own_frames: what this actor has played since it took them over; the other actors are taken to be as fast.
+    """
+    if metadata.get("epsilon_done") == "1":
+        return config.epsilon_end
+    frames = int(metadata.get("env_frames", "0")) + own_frames * config.num_actors
+    return linear(frames, start=config.epsilon_start, end=config.epsilon_end, duration=config.epsilon_decay_frames)

@@ -1,0 +1,287 @@
+"""Environment lanes: EnvPool's asynchronous interface, with the rows of `upcycle.chunks`. The only envpool import.
+
+EnvPool resets on the next step: the row that ends an episode carries the true final observation, the action sent in it
+is ignored, and the lane's next row opens the next episode with reward 0.
+"""
+
+import difflib
+import importlib
+import sys
+import types
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final, Self, cast
+
+import numpy as np
+
+from upcycle.chunks import Array, ChunkSpec
+from upcycle.config import EnvConfig
+from upcycle.errors import UserError
+
+_VERIFIED_VERSIONS: Final = frozenset({"1.2.5"})
+"""EnvPool versions whose families are known to work when imported one by one."""
+_LEAN_FAMILIES: Final = ("atari", "toy_text", "classic_control")
+_LEAN_ENTRY: Final = types.ModuleType("envpool.entry")
+_SEED_BOUND: Final = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSpec:
+    """What a policy must know about an environment.
+
+    Attributes:
+      frame_shape: (H, W) of an image, (D,) of a vector; tables of numbers are flattened to vectors.
+      frame_dtype: "uint8" for images, "float32" for vectors.
+      num_actions: size of the discrete action set.
+      stack: frames of one observation; 1 for vectors.
+      frame_skip: environment frames per agent step; 1 for tasks that are no emulators.
+    """
+
+    frame_shape: tuple[int, ...]
+    frame_dtype: str
+    num_actions: int
+    stack: int
+    frame_skip: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaneRows:
+    """One row of each of M lanes. Every array has M entries.
+
+    Attributes:
+      lane: int32, distinct lane ids; the answer to `send` must name the same ones.
+      observation: [M, stack, *frame_shape], oldest frame first, after the protocol's stack fill.
+      reward: float32, raw; came back for the action sent in the lane's previous row, as did the flags that follow.
+      terminated: bool; the previous step ended the episode (with `episodic_life`, also by losing a life).
+      truncated: bool; a time limit cut the episode off after the previous step.
+      first: bool; this row opens an episode (reward 0, no flag: nothing came before it).
+      game_over: bool; as `terminated | truncated`, but a lost life does not count.
+      lives: int32, lives left; 0 in tasks that have none.
+
+    A row with `ended` holds the true final observation of its episode: the action sent in it is ignored.
+    """
+
+    lane: Array
+    observation: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+    first: Array
+    game_over: Array
+    lives: Array
+
+    @property
+    def ended(self) -> Array:
+        """Bool [M], `terminated | truncated`: no transition starts in these rows."""
+        return self.terminated | self.truncated
+
+    @property
+    def frame(self) -> Array:
+        """[M, *frame_shape], the newest frame of each observation."""
+        return self.observation[:, -1]
+
+
+class EnvPoolLanes:
+    """Lanes of one environment, stepped asynchronously: `recv` some rows, `send` one action for each of them, repeat.
+
+    Args:
+      env: environment and protocol.
+      lanes: how many environments.
+      recv_batch: rows per `recv`, at most `lanes`; equal to `lanes` makes the order of rows the same in every run.
+      seed: of all lanes; each lane gets one of its own, unrelated to those of other seeds.
+      threads: EnvPool's threads.
+      training: False plays whole games, whatever `env.episodic_life` says.
+    Raises: UserError if the task is unknown or its actions or observations are of a kind that cannot be learnt from.
+    """
+
+    def __init__(self, env: EnvConfig, *, lanes: int, recv_batch: int, seed: int, threads: int, training: bool) -> None:
+        assert 1 <= recv_batch <= lanes, f"recv_batch {recv_batch} of {lanes} lanes"
+        self.spec = env_spec(env)
+        self.lanes = lanes
+        self._zeros = env.stack_fill == "zeros"
+        self._has_lives = _is_atari(env.task)
+        seeds = np.random.SeedSequence(seed).generate_state(lanes) % _SEED_BOUND
+        with warnings.catch_warnings():  # gymnasium on the precision of infinite bounds
+            warnings.simplefilter("ignore", UserWarning)
+            self._pool: Any = _envpool(env.task).make(
+                env.task,
+                env_type="gymnasium",
+                num_envs=lanes,
+                batch_size=recv_batch,
+                num_threads=threads,
+                seed=[int(lane_seed) for lane_seed in seeds],
+                **_protocol(env, training=training),
+            )
+            _ = self._pool.observation_space  # built once, on first use
+        self._awaited = np.ones(lanes, bool)  # a row of this lane is on its way
+        self._ended = np.ones(lanes, bool)  # its next row opens an episode
+        self._age = np.zeros(lanes, np.int64)  # steps since its episode began
+        self._no_lives = np.zeros(lanes, np.int32)
+        self._pool.async_reset()
+
+    def recv(self) -> LaneRows:
+        """The next rows of `recv_batch` lanes that have finished their step; waits for them.
+
+        Raises: UserError if the installed EnvPool mixes its lanes up.
+        """
+        received = cast(tuple[Array, Array, Array, Array, dict[str, Array]], self._pool.recv())
+        observation, reward, terminated, truncated, info = received
+        lane = info["env_id"]
+        check_lane_ids(lane, self._awaited)
+        self._awaited[lane] = False
+        game_over, lives = terminated | truncated, self._no_lives[lane]
+        if self._has_lives:
+            lives, died = info["lives"], info["terminated"] != 0
+            # A game that ends on the very last step of its time limit has ended: nothing is left to bootstrap from.
+            terminated, truncated, game_over = terminated | died, truncated & ~died, truncated | died
+        first = self._ended[lane]
+        self._ended[lane] = terminated | truncated
+        age = self._age[lane] + 1
+        age[first] = 0
+        self._age[lane] = age
+        if self.spec.frame_dtype == "uint8":
+            self._fill_stacks(observation, age)
+        else:
+            observation = observation.reshape(len(lane), 1, -1).astype(np.float32, copy=False)
+        reward = reward.astype(np.float32, copy=False)
+        reward[first] = 0
+        return LaneRows(lane, observation, reward, terminated, truncated, first, game_over, lives)
+
+    def send(self, actions: Array, lane: Array) -> None:
+        """Steps the lanes of the rows received last: int [M] actions for the lane ids [M]."""
+        self._awaited[lane] = True
+        self._pool.send(actions.astype(np.int32, copy=False), lane)
+
+    def close(self) -> None:
+        """Ends the environments; a second call does nothing."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _fill_stacks(self, observation: Array, age: Array) -> None:
+        """Overwrites frames from before the episode, in place.
+
+        EnvPool repeats the first frame when a game starts and leaves the former life's frames after a lost life.
+        """
+        for row in np.flatnonzero(age < self.spec.stack - 1):
+            opening = self.spec.stack - 1 - int(age[row])
+            observation[row, :opening] = 0 if self._zeros else observation[row, opening]
+
+
+def check_lane_ids(lane: Array, awaited: Array) -> None:
+    """Refuses rows that no lane owes.
+
+    EnvPool wheels that were built against another NumPy hand out env_id 0 for every row, silently (envpool#312).
+
+    Args:
+      lane: int [M], the ids received.
+      awaited: bool [lanes], which lanes owe a row.
+    Raises: UserError if an id is there twice or its lane owes none.
+    """
+    ids = cast(list[int], lane.tolist())
+    if len(set(ids)) != len(ids) or not bool(awaited[lane].all()):
+        raise UserError(
+            "envpool",
+            version("envpool"),
+            f"hands out the lanes {ids} although others are due: the wheel does not fit NumPy {np.__version__}",
+            "install the versions of requirements/lock.txt",
+        )
+
+
+def env_spec(env: EnvConfig) -> EnvSpec:
+    """What `env` looks like, without starting it.
+
+    Raises: UserError if the task is unknown (naming the nearest), its actions are not discrete, or its observations
+    are neither grey frames nor vectors.
+    """
+    spec: Any = _envpool(env.task).make_spec(env.task)
+    action, state = spec.action_array_spec, cast(Mapping[str, Any], spec.state_array_spec)
+    discrete = (
+        "action" in action and list(action["action"].shape) == [-1] and np.dtype(action["action"].dtype).kind == "i"
+    )
+    if not discrete or spec.config.max_num_players != 1:
+        raise UserError(
+            "env.task", env.task, "is no task of one player with discrete actions", "choose one, for example Pong-v5"
+        )
+    num_actions = int(action["action"].maximum) + 1
+    if _is_atari(env.task):
+        size = env.frame_size
+        return EnvSpec((size, size), "uint8", num_actions, stack=env.frame_stack, frame_skip=env.frame_skip)
+    shape = [int(n) for n in state["obs"].shape] if "obs" in state else [-1]
+    if min(shape) < 1 or np.dtype(state["obs"].dtype) == np.uint8:
+        raise UserError(
+            "env.task", env.task, "has observations that are neither grey frames nor vectors", "choose another task"
+        )
+    return EnvSpec((int(np.prod(shape)),), "float32", num_actions, stack=1, frame_skip=1)
+
+
+def chunk_spec(env: EnvConfig, chunk_steps: int, n_step: int) -> ChunkSpec:
+    """The chunks of a run in `env`: they serve every stack up to the protocol's and every horizon up to `n_step`.
+
+    Raises: UserError as `env_spec` does.
+    """
+    spec = env_spec(env)
+    return ChunkSpec(
+        frame_shape=spec.frame_shape,
+        frame_dtype=spec.frame_dtype,
+        num_actions=spec.num_actions,
+        steps=chunk_steps,
+        history=spec.stack - 1,
+        lookahead=n_step,
+    )
+
+
+def _protocol(env: EnvConfig, *, training: bool) -> dict[str, Any]:
+    """EnvPool's arguments for the protocol of `env`."""
+    if not _is_atari(env.task):
+        own_limit = int(_envpool(env.task).make_spec(env.task).config.max_episode_steps)
+        return {"max_episode_steps": min(own_limit, env.max_episode_steps)}
+    return {
+        "img_height": env.frame_size,
+        "img_width": env.frame_size,
+        "stack_num": env.frame_stack,
+        "frame_skip": env.frame_skip,
+        "noop_max": env.noop_max,
+        "use_fire_reset": env.fire_reset,
+        "episodic_life": env.episodic_life and training,
+        "reward_clip": False,
+        "repeat_action_probability": env.sticky_actions,
+        "max_episode_steps": env.max_episode_steps,
+    }
+
+
+def _is_atari(task: str) -> bool:
+    return hasattr(_envpool(task).make_spec(task).config, "repeat_action_probability")
+
+
+def _envpool(task: str) -> Any:
+    """The module `envpool`, with `task` registered.
+
+    A plain `import envpool` loads every family of environments, which costs seconds and 100 MB in each actor. Where
+    the version is known, only the small families are loaded, and the rest when a task is in none of them.
+
+    Raises: UserError if no family has the task.
+    """
+    if "envpool" not in sys.modules and version("envpool") in _VERIFIED_VERSIONS:
+        sys.modules["envpool.entry"] = _LEAN_ENTRY  # envpool imports its families through this module
+    envpool: Any = importlib.import_module("envpool")
+    if sys.modules["envpool.entry"] is _LEAN_ENTRY:
+        for family in _LEAN_FAMILIES:
+            importlib.import_module(f"envpool.{family}.registration")
+        if task not in envpool.list_all_envs():
+            del sys.modules["envpool.entry"]
+            importlib.import_module("envpool.entry")
+    known = cast(list[str], envpool.list_all_envs())
+    if task not in known:
+        near = difflib.get_close_matches(task, known, n=3, cutoff=0.5)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "EnvPool's documentation lists all tasks"
+        raise UserError("env.task", task, "is no EnvPool task", remedy)
+    return envpool

@@ -1,0 +1,50 @@
+"""The behaviour policy: batched Q values on a CPU, and epsilon-greedy choice."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from actors.envs import EnvSpec
+from upcycle.chunks import Array
+from upcycle.config import NetworkConfig
+from upcycle.networks import build_network
+from upcycle.torch_io import load_into
+
+
+class QPolicy:
+    """A Q network for acting: no gradients, whole weights at a time.
+
+    Args:
+      config: the network.
+      spec: the environment it acts in.
+      threads: torch's, for the whole process; None leaves them as they are.
+    """
+
+    def __init__(self, config: NetworkConfig, spec: EnvSpec, *, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._network = build_network(
+            config, frame_shape=spec.frame_shape, stack=spec.stack, num_actions=spec.num_actions
+        ).eval()
+
+    def load(self, tensors: Mapping[str, Array]) -> None:
+        """Takes over weights. Raises: CorruptDataError if they do not fit; the ones before stay then."""
+        load_into(self._network, tensors)
+
+    def q_values(self, observation: Array) -> Array:
+        """float32 [M, A] for uint8 [M, stack, H, W] or float32 [M, 1, D]."""
+        with torch.inference_mode():
+            return self._network(torch.from_numpy(observation)).numpy()
+
+
+def epsilon_greedy(q_values: Array, epsilons: float | Array, rng: np.random.Generator) -> Array:
+    """int64 [M]: with probability epsilon a uniform action, else the first one of the largest Q value.
+
+    Args:
+      q_values: [M, A].
+      epsilons: one for all, or [M].
+    """
+    num_rows, num_actions = len(q_values), int(q_values.shape[1])
+    explore: Array = np.less(rng.random(num_rows), epsilons)
+    return np.where(explore, rng.integers(num_actions, size=num_rows), q_values.argmax(axis=1))

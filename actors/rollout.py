@@ -1,0 +1,137 @@
+"""Playing with a fixed Q function: whole episodes for a score, or chunks for a buffer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from actors.chunk_writer import ChunkWriter
+from actors.envs import EnvPoolLanes, env_spec
+from actors.episodes import EpisodeTracker
+from actors.policy import epsilon_greedy
+from upcycle.chunks import Array, Chunk, ChunkSpec
+from upcycle.config import EnvConfig
+
+QFunction = Callable[[Array], Array]
+"""Observations [M, stack, *frame_shape] to Q values [M, A]."""
+
+
+class Stop(Protocol):
+    """Whatever can ask a loop to end; `upcycle.runtime.StopSignal` is one."""
+
+    def is_set(self) -> bool:
+        """True once the loop shall end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EpisodeResults:
+    """Scores of whole episodes, in the order in which they started.
+
+    Attributes:
+      returns: raw, float64 [episodes].
+      lengths: agent steps, int64 [episodes].
+      complete: False if the playing was stopped; the episodes are then those that had ended, a biased selection.
+    """
+
+    returns: Array
+    lengths: Array
+    complete: bool
+
+    @property
+    def mean_return(self) -> float:
+        """Mean raw return; NaN without episodes."""
+        return float(self.returns.mean()) if len(self.returns) else float("nan")
+
+
+def play_episodes(
+    env: EnvConfig,
+    q_function: QFunction,
+    *,
+    episodes: int,
+    epsilon: float,
+    lanes: int,
+    seed: int,
+    stop: Stop | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EpisodeResults:
+    """Plays whole games (a lost life ends nothing) and returns the first `episodes` of them to start.
+
+    Which episodes count is settled when they start, so short ones are not favoured. The same arguments play the same
+    episodes, provided that `q_function` is deterministic.
+
+    Args:
+      epsilon: exploration.
+      lanes: environments side by side, no more than there are episodes to play.
+      stop: looked at before each step.
+      on_progress: called as on_progress(episodes ended, environment frames) whenever counted episodes end.
+    Raises: UserError as `EnvPoolLanes` does.
+    """
+    lanes = min(lanes, episodes)
+    rng, tracker = np.random.default_rng(seed), EpisodeTracker(lanes)
+    returns, lengths = np.full(episodes, np.nan), np.zeros(episodes, np.int64)
+    playing = np.full(lanes, episodes)  # which episode each lane plays; `episodes` and above do not count
+    num_started = num_ended = num_steps = 0
+    with EnvPoolLanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=1, training=False) as pool:
+        while num_ended < episodes and not (stop and stop.is_set()):
+            rows = pool.recv()
+            num_steps += int(np.count_nonzero(~rows.first))
+            before = num_ended
+            for episode in tracker.update(rows):
+                if (index := playing[episode.lane]) < episodes:
+                    returns[index], lengths[index] = episode.raw_return, episode.length
+                    playing[episode.lane], num_ended = episodes, num_ended + 1
+            for lane in rows.lane[rows.first]:
+                playing[lane] = num_started
+                num_started += 1
+            if on_progress and num_ended > before:
+                on_progress(num_ended, num_steps * pool.spec.frame_skip)
+            action = np.zeros(lanes, np.int64)
+            counted = np.flatnonzero(playing[rows.lane] < episodes)
+            if len(counted):
+                action[counted] = epsilon_greedy(q_function(rows.observation[counted]), epsilon, rng)
+            pool.send(action, rows.lane)
+    ended = ~np.isnan(returns)
+    return EpisodeResults(returns[ended], lengths[ended], complete=bool(ended.all()))
+
+
+def collect_chunks(
+    env: EnvConfig,
+    q_function: QFunction,
+    spec: ChunkSpec,
+    *,
+    frames: int,
+    epsilons: Sequence[float],
+    lanes: int,
+    seed: int,
+    stop: Stop | None = None,
+) -> Iterator[Chunk]:
+    """Plays under the training protocol until at least `frames` environment frames are in the chunks it yields.
+
+    Args:
+      epsilons: exploration, dealt out over the lanes in turn.
+      stop: looked at before each step; what has been played by then is still yielded.
+    Raises: UserError as `EnvPoolLanes` does.
+    """
+    rng, writer = np.random.default_rng(seed), ChunkWriter(spec, lanes)
+    lane_epsilons = np.resize(np.asarray(epsilons, np.float64), lanes)
+    num_steps = 0
+    with EnvPoolLanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=1, training=True) as pool:
+        while num_steps * pool.spec.frame_skip < frames and not (stop and stop.is_set()):
+            rows = pool.recv()
+            num_steps += int(np.count_nonzero(~rows.first))
+            action = epsilon_greedy(q_function(rows.observation), lane_epsilons[rows.lane], rng)
+            yield from writer.push(rows, action)
+            pool.send(action, rows.lane)
+    yield from writer.flush()
+
+
+def random_score(env: EnvConfig, episodes: int, seed: int, *, lanes: int = 8) -> float:
+    """Mean raw return of `episodes` whole games with uniform random actions."""
+    num_actions = env_spec(env).num_actions
+
+    def indifferent(observation: Array) -> Array:
+        return np.zeros((len(observation), num_actions), np.float32)
+
+    return play_episodes(env, indifferent, episodes=episodes, epsilon=1.0, lanes=lanes, seed=seed).mean_return

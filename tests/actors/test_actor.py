@@ -1,0 +1,159 @@
+"""A whole actor on its real edges: EnvPool, a replay shard over gRPC, weights from files."""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.actor import Actor, epsilon_for
+from actors.envs import chunk_spec
+from actors.weights import WeightSubscriber
+from replay_service.server import ReplayShard
+from replay_service.sharding import ShardedReplay
+from replay_service.types import TableConfig
+from upcycle.config import ActorsConfig, EnvConfig, LearnerConfig, NetworkConfig, RunConfig
+from upcycle.metrics import Metrics
+from upcycle.networks import build_network
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal
+from upcycle.snapshots import SnapshotFolder
+from upcycle.torch_io import to_numpy
+from upcycle.windows import View
+
+CONFIG = RunConfig(
+    name="test",
+    phases=("rl",),
+    env=EnvConfig(task="CartPole-v1"),
+    network=NetworkConfig(kind="mlp", hidden=8),
+    actors=ActorsConfig(num_actors=1, lanes=4, weight_poll_seconds=0.05, epsilon_decay_frames=2000),
+    learner=LearnerConfig(n_step=2),
+)
+SPEC = chunk_spec(CONFIG.env, chunk_steps=8, n_step=2)
+
+
+class Stage:
+    """An actor in a thread, and everything around it."""
+
+    def __init__(self, path: Path, *, samples_per_insert: float | None = None) -> None:
+        self.folder, self.stop = RunFolder.create(path / "run", CONFIG), StopSignal()
+        self.metrics, self.snapshots = Metrics("actor", "test"), SnapshotFolder(self.folder.snapshots)
+        self.network = build_network(CONFIG.network, frame_shape=(4,), stack=1, num_actions=2)
+        table = TableConfig("online", 4000, samples_per_insert=samples_per_insert, error_buffer_steps=64)
+        self.shard = ReplayShard(index=0, spec=SPEC, tables=[table], log=None, metrics=Metrics("replay", "test"))
+        address = self.shard.start()
+        self.replay = ShardedReplay(lambda: {0: address}, SPEC, rng=np.random.default_rng(0))
+        subscriber = WeightSubscriber(self.snapshots, None, CONFIG.actors.weight_poll_seconds, self.metrics)
+        self.actor = Actor(CONFIG, SPEC, self.folder, 0, self.replay, subscriber, self.metrics, self.stop)
+        self.errors: list[BaseException] = []
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.actor.run()
+        except BaseException as error:
+            self.errors.append(error)
+
+    def publish(self, version: int, **metadata: str) -> None:
+        self.snapshots.publish(
+            version, to_numpy(self.network.state_dict()), {"phase": "rl", "env_frames": "0"} | metadata
+        )
+
+    def wait_for(self, name: str, value: float) -> None:
+        """Until a metric of the actor has reached a value; the test's time limit is the deadline."""
+        while self.metrics.value(name) < value:
+            assert self.thread.is_alive(), self.errors
+            self.stop.wait(0.02)
+
+    def finish(self) -> None:
+        self.stop.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+@contextmanager
+def staged(path: Path, *, samples_per_insert: float | None = None) -> Generator[Stage]:
+    torch.manual_seed(0)
+    stage = Stage(path, samples_per_insert=samples_per_insert)
+    stage.thread.start()
+    try:
+        yield stage
+        stage.finish()
+        assert stage.errors == []
+    finally:
+        stage.finish()
+        stage.replay.close()
+        stage.shard.stop(grace_seconds=0.5)
+
+
+def test_everything_played_is_in_replay(tmp_path: Path) -> None:
+    with staged(tmp_path) as stage:
+        stage.publish(1)
+        stage.wait_for("actor_policy_version", 1)
+        stage.wait_for("actor_frames_total", 600)
+        stage.publish(2)
+        stage.wait_for("actor_policy_version", 2)
+        stage.finish()
+        status = stage.actor.status()
+        stats = stage.replay.stats("online")
+        assert stats.num_inserted == status["frames"] >= 600
+        assert stats.num_duplicate_chunks == 0
+        assert status["policy_version"] == 2
+        assert status["state"] == "acting"
+        assert status["episodes"] > 10
+        assert 8 < status["mean_return"] < 500
+        assert stage.metrics.value("actor_episodes_total") == status["episodes"]
+        assert stage.metrics.value("actor_weight_lag_versions") == 1
+        batch = stage.replay.sample(
+            "online", 256, view=View(n_step=2, stack=1), importance_sampling_exponent=0.5, timeout_seconds=10
+        )
+        assert set(np.unique(batch.policy_version)) <= {1, 2}
+        assert set(np.unique(batch.windows.action)) == {0, 1}
+        assert 0 < np.count_nonzero(batch.windows.discount == 0) < 100
+
+
+def test_it_waits_for_weights_and_for_the_end_of_the_offline_phase(tmp_path: Path) -> None:
+    with staged(tmp_path) as stage:
+        stage.stop.wait(0.3)
+        stage.publish(1, phase="offline")
+        stage.stop.wait(0.3)
+        assert stage.actor.status()["state"] == "waiting"
+        assert stage.folder.statuses()["actor-0"]["policy_version"] == -1
+        stage.publish(2, phase="online", epsilon_done="1")
+        stage.wait_for("actor_policy_version", 2)
+        stage.wait_for("actor_frames_total", 1)
+        assert stage.actor.status()["epsilon"] == CONFIG.actors.epsilon_end
+
+
+def test_it_can_be_stopped_before_the_first_weights(tmp_path: Path) -> None:
+    with staged(tmp_path) as stage:
+        stage.finish()
+        assert stage.actor.status()["frames"] == 0
+
+
+def test_it_waits_when_replay_takes_no_more_and_stops_all_the_same(tmp_path: Path) -> None:
+    with staged(tmp_path, samples_per_insert=1.0) as stage:
+        stage.publish(1)
+        stage.wait_for("actor_policy_version", 1)
+        seen = -1
+        while (frames := stage.actor.status()["frames"]) != seen or frames == 0:  # until it has come to rest
+            seen = frames
+            stage.stop.wait(0.4)
+        # The limiter's buffer, and what may wait in and between the queues of the actor.
+        assert seen <= 64 + SPEC.steps * CONFIG.actors.lanes * 4
+        assert stage.folder.statuses()["actor-0"]["frames"] <= seen
+        stage.publish(2)
+        stage.wait_for("actor_policy_version", 2)  # it is alive, and follows the learner
+
+
+def test_epsilon_follows_the_frames_of_all_actors() -> None:
+    config = ActorsConfig(num_actors=4, epsilon_start=1.0, epsilon_end=0.1, epsilon_decay_frames=1000)
+    assert epsilon_for(config, {}, own_frames=0) == 1.0
+    assert epsilon_for(config, {"env_frames": "500"}, own_frames=0) == pytest.approx(0.55)
+    assert epsilon_for(config, {"env_frames": "500"}, own_frames=25) == pytest.approx(0.46)
+    assert epsilon_for(config, {"env_frames": "990"}, own_frames=100) == pytest.approx(0.1)
+    assert epsilon_for(config, {"env_frames": "0", "epsilon_done": "1"}, own_frames=0) == 0.1
+    assert epsilon_for(config, {"env_frames": "0", "epsilon_done": "0"}, own_frames=0) == 1.0
