@@ -1,24 +1,28 @@
 """Batches from replay, fetched ahead; priorities back to replay. All replay traffic of the learner is here.
 
-    fetch thread:  replay.sample -> bounded queue -> learner.next()
-    write thread:  learner.write_back(keys, priorities) -> bounded queue -> replay.update_priorities
+    fetch thread:  replay.sample (several batches a request) -> bounded queue -> learner.next()
+    write thread:  learner.write_back(keys, priorities) -> bounded queue -> replay.update_priorities (several a request)
 
-The fetch thread waits when the queue is full, the learner when it is empty; write-backs that find a full queue are
-dropped and counted (they are hints, and late ones would be dropped by the shard anyway).
+A request costs its two sides about a millisecond whatever its size, which is why batches share one. The fetch thread
+waits when the queue is full, the learner when it is empty; write-backs that find a full queue are dropped and counted
+(they are hints, and late ones would be dropped by the shard anyway).
 """
 
 import queue
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
 from upcycle.chunks import Array
-from upcycle.windows import View
+from upcycle.windows import View, Windows
 
 _WAIT_SECONDS = 0.5  # the longest either thread goes without looking at the stop flag
 
@@ -43,6 +47,29 @@ class Batch:
     importance_weights: Tensor
     keys: TransitionKeys
     policy_version: Array
+
+
+def split(sampled: SampledBatch, num_batches: int, rng: np.random.Generator) -> Iterator[SampledBatch]:
+    """Deals one draw out to batches of equal size, as if each had been drawn by itself.
+
+    Transitions are shuffled first: a stratified draw is ordered, and a part of it would be a part of the table. Each
+    batch's importance weights are divided by its own largest one.
+    """
+    windows, keys = sampled.windows, sampled.keys
+    for part in np.array_split(rng.permutation(len(sampled.probabilities)), num_batches):
+        weights = sampled.importance_weights[part]
+        yield SampledBatch(
+            windows=Windows(
+                frames=windows.frames[part],
+                action=windows.action[part],
+                n_step_return=windows.n_step_return[part],
+                discount=windows.discount[part],
+            ),
+            keys=TransitionKeys(keys.shard[part], keys.slot[part], keys.offset[part], keys.generation[part]),
+            probabilities=sampled.probabilities[part],
+            importance_weights=weights / weights.max(),
+            policy_version=sampled.policy_version[part],
+        )
 
 
 def to_batch(sampled: SampledBatch, view: View, device: torch.device) -> Batch:
@@ -95,10 +122,13 @@ class BatchSource:
         view: View,
         importance_sampling_exponent: float,
         prefetch_batches: int,
+        batches_per_request: int,
         device: torch.device,
+        rng: np.random.Generator,
     ) -> None:
-        self._replay, self._table, self._view, self._device = replay, table, view, device
+        self._replay, self._table, self._view, self._device, self._rng = replay, table, view, device, rng
         self._batch_size, self._exponent = batch_size, importance_sampling_exponent
+        self._per_request = batches_per_request
         self._batches: queue.Queue[Batch] = queue.Queue(maxsize=prefetch_batches)
         self._updates: queue.Queue[tuple[TransitionKeys, Array]] = queue.Queue(maxsize=2 * prefetch_batches)
         self._stop = threading.Event()
@@ -114,7 +144,9 @@ class BatchSource:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -140,14 +172,15 @@ class BatchSource:
             try:
                 sampled = self._replay.sample(
                     self._table,
-                    self._batch_size,
+                    self._batch_size * self._per_request,
                     view=self._view,
                     importance_sampling_exponent=self._exponent,
                     timeout_seconds=_WAIT_SECONDS,
                 )
             except ReplayTimeout:
                 continue
-            self._put(to_batch(sampled, self._view, self._device))
+            for batch in split(sampled, self._per_request, self._rng):
+                self._put(to_batch(batch, self._view, self._device))
 
     def _put(self, batch: Batch) -> None:
         while not self._stop.is_set():
@@ -158,17 +191,32 @@ class BatchSource:
 
     def _write(self) -> None:
         while not self._stop.is_set():
-            try:
-                keys, priorities = self._updates.get(timeout=_WAIT_SECONDS)
-            except queue.Empty:
-                continue
-            self._replay.update_priorities(self._table, keys, priorities)
+            if updates := self._take_updates():
+                keys, priorities = zip(*updates, strict=True)
+                self._replay.update_priorities(self._table, _join(keys), np.concatenate(priorities))
+
+    def _take_updates(self) -> list[tuple[TransitionKeys, Array]]:
+        """The next few write-backs, in order; fewer if they do not come in time."""
+        updates: list[tuple[TransitionKeys, Array]] = []
+        with suppress(queue.Empty):
+            while len(updates) < self._per_request:
+                updates.append(self._updates.get(timeout=_WAIT_SECONDS))
+        return updates
 
     def _guard(self, work: "_Work") -> None:
         try:
             work()
         except Exception as error:  # noqa: BLE001 -- handed to the learner, which raises it from next()
             self._failure = error
+
+
+def _join(keys: Sequence[TransitionKeys]) -> TransitionKeys:
+    return TransitionKeys(
+        shard=np.concatenate([part.shard for part in keys]),
+        slot=np.concatenate([part.slot for part in keys]),
+        offset=np.concatenate([part.offset for part in keys]),
+        generation=np.concatenate([part.generation for part in keys]),
+    )
 
 
 class _Work(Protocol):

@@ -13,6 +13,7 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 import structlog
 import torch
 from tensorboardX import SummaryWriter
@@ -25,7 +26,7 @@ from learner.phases import PhaseMachine, Progress
 from learner.publisher import Publisher
 from learner.train_state import TrainState, choose_device
 from learner.train_step import train_step
-from replay_service.sharding import ShardedReplay
+from replay_service.sharding import ReplayTimeout, ShardedReplay
 from teacher_store.teacher import Teacher
 from upcycle.chunks import ChunkSpec
 from upcycle.config import PHASES, PhaseName, RunConfig
@@ -132,7 +133,9 @@ class Learner:
             view=view,
             importance_sampling_exponent=self._config.replay.importance_sampling_exponent,
             prefetch_batches=config.prefetch_batches,
+            batches_per_request=config.batches_per_request,
             device=self._state.device,
+            rng=np.random.default_rng(seed_for(self._config.seed, f"batches/{phase}", self._state.learner_steps)),
         ) as source:
             while not self._stop.is_set() and not self._phases.is_over(self._config, self._progress()):
                 waited = time.monotonic()
@@ -213,10 +216,17 @@ class Learner:
         if now < self._next_housekeeping:
             return
         self._next_housekeeping = now + _HOUSEKEEPING_SECONDS
-        self._frames.observe({shard: stats.num_inserted for shard, stats in self._replay.stats("online").shards.items()})
+        self._count_frames()
         self._apply_scores()
         if now >= self._next_checkpoint:
             self._save()
+
+    def _count_frames(self) -> None:
+        try:
+            shards = self._replay.stats("online").shards
+        except ReplayTimeout:  # no shard answers: the supervisor restarts them, the count catches up
+            return
+        self._frames.observe({shard: stats.num_inserted for shard, stats in shards.items()})
 
     def _apply_scores(self) -> None:
         scores = self._folder.scores()
@@ -274,7 +284,7 @@ class Learner:
                 "policy_version": self._distillation.policy_version,
                 "weaned": self._distillation.weaned,
             },
-            "frames": self._frames.total,
+            "frames": {"total": self._frames.total, "counters": self._frames.counters},
             "seen_scores": self._seen_scores,
             "best_return": self._best_return,
             "torch_rng": torch.get_rng_state(),
@@ -297,7 +307,7 @@ class Learner:
         self._phases = PhaseMachine.from_state(state["phases"], self._config.phases)
         self._phase_records = state["phase_records"]
         self._distillation = Distillation(**state["distillation"])
-        self._frames.total = state["frames"]
+        self._frames.total, self._frames.counters = state["frames"]["total"], state["frames"]["counters"]
         self._seen_scores, self._best_return = state["seen_scores"], state["best_return"]
         torch.set_rng_state(state["torch_rng"])
         _log.info("resumed", checkpoint=ref.path.name, **ref.counters)

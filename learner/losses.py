@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def td_target(n_step_return: Tensor, discount: Tensor, next_q_values: Tensor, selector_q_values: Tensor | None = None) -> Tensor:
+def td_target(
+    n_step_return: Tensor, discount: Tensor, next_q_values: Tensor, selector_q_values: Tensor | None = None
+) -> Tensor:
     """y = R_n + discount * Q_target(s_{t+n}, a*), a* the greedy action of the selector.
 
     Args:

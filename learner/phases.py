@@ -70,5 +70,7 @@ class PhaseMachine:
     def from_state(cls, state: dict[str, Any], phases: Sequence[PhaseName]) -> "PhaseMachine":
         """Goes on where `state_dict` left off. Raises ValueError if the run's phases have changed since."""
         if state["phases"] != list(phases):
-            raise ValueError(f"the checkpoint belongs to phases {state['phases']}, the configuration says {list(phases)}")
+            raise ValueError(
+                f"the checkpoint belongs to phases {state['phases']}, the configuration says {list(phases)}"
+            )
         return cls(**(state | {"phases": tuple(phases)}))

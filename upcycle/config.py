@@ -84,6 +84,9 @@ class ReplayConfig(Section):
     """Newest transitions of the teacher's log that the table `teacher` takes; memory is reserved for what is there."""
     chunk_steps: Annotated[int, Field(ge=8, le=1024)] = 64
     """Usable steps of a chunk."""
+    max_n_step: Annotated[int, Field(ge=1, le=32)] = 5
+    """Rows that a chunk carries for n-step returns: the largest `learner.n_step` this experience can ever serve, in
+    this run or as a teacher's buffer."""
     sampler: Literal["uniform", "proportional"] = "uniform"
     """How the table `online` is sampled; `teacher` is always sampled uniformly."""
     priority_exponent: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -147,8 +150,10 @@ class LearnerConfig(Section):
     """Learner steps between two policy versions."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Seconds between checkpoints; one is always written at a phase switch and at the end."""
-    prefetch_batches: PositiveInt = 4
+    prefetch_batches: PositiveInt = 8
     """Batches fetched ahead; the queue is bounded by this."""
+    batches_per_request: PositiveInt = 4
+    """Batches drawn, and priorities written back, by one request to the shards."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     threads: Annotated[int, Field(ge=0)] = 1
@@ -264,15 +269,20 @@ class RunConfig(Section):
         if self.teacher is None and set(self.phases) & {"offline", "online"}:
             raise ValueError("the phases offline and online need a [teacher]; set phases=rl to train from scratch")
         replay, learner = self.replay, self.learner
+        if learner.n_step > replay.max_n_step:
+            raise ValueError(
+                f"learner.n_step is above replay.max_n_step ({replay.max_n_step}): chunks would not reach that far; raise the latter"
+            )
         if replay.min_size_to_sample > replay.capacity_steps:
             raise ValueError(
                 "replay.min_size_to_sample is above replay.capacity_steps: sampling would never begin (deadlock); "
                 "lower the one or raise the other"
             )
-        if replay.error_buffer_steps * replay.samples_per_insert < learner.batch_size * (learner.prefetch_batches + 2):
+        in_flight = learner.batch_size * (learner.prefetch_batches + learner.batches_per_request)
+        if replay.error_buffer_steps * replay.samples_per_insert < in_flight:
             raise ValueError(
-                "replay.error_buffer_steps x replay.samples_per_insert is below the samples in flight "
-                f"(learner.batch_size x (learner.prefetch_batches + 2) = {learner.batch_size * (learner.prefetch_batches + 2)}): "
-                "inserting and sampling would wait for each other (deadlock); raise replay.error_buffer_steps"
+                "replay.error_buffer_steps x replay.samples_per_insert is below the samples in flight (learner.batch_size "
+                f"x (learner.prefetch_batches + learner.batches_per_request) = {in_flight}): inserting and sampling "
+                "would wait for each other (deadlock); raise replay.error_buffer_steps"
             )
         return self

@@ -23,7 +23,14 @@ def test_the_product_rule_stays_within_0_and_1(score: float, expected: float) ->
 
 @pytest.mark.parametrize(
     ("teacher", "student", "expected"),
-    [(19.7, -21.0, 1.01), (19.7, -10.0, 0.74), (19.7, 0.0, 0.49), (-10.0, -15.0, 0.47), (-10.0, -5.0, 0.0), (0.0, -10.35, 0.5)],
+    [
+        (19.7, -21.0, 1.01),
+        (19.7, -10.0, 0.74),
+        (19.7, 0.0, 0.49),
+        (-10.0, -15.0, 0.47),
+        (-10.0, -5.0, 0.0),
+        (0.0, -10.35, 0.5),
+    ],
 )
 def test_negative_returns_keep_their_sign(teacher: float, student: float, expected: float) -> None:
     """1 - G / G_T, as other implementations have it, inverts its sign or divides by zero in these rows (Pong)."""

@@ -1,0 +1,144 @@
+"""Batches: dealing out a draw, prefetching, writing back, ending."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from learner.batch_source import BatchSource, split
+from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
+from upcycle.chunks import Array
+from upcycle.windows import View, Windows
+
+VIEW = View(n_step=2, stack=3)
+
+
+def draw(batch_size: int, first: int = 0) -> SampledBatch:
+    number = np.arange(first, first + batch_size)
+    frames = np.zeros((batch_size, 5, 2, 2), np.uint8) + np.arange(5, dtype=np.uint8)[None, :, None, None]
+    return SampledBatch(
+        windows=Windows(frames, number, number.astype(np.float32), np.ones(batch_size, np.float32)),
+        keys=TransitionKeys(number % 2, number, number, number),
+        probabilities=np.full(batch_size, 0.1),
+        importance_weights=np.linspace(0.1, 1.0, batch_size, dtype=np.float32),
+        policy_version=number,
+    )
+
+
+class ScriptedReplay:
+    """Gives numbered transitions, or nothing while `empty`; keeps what is written back."""
+
+    def __init__(self) -> None:
+        self.empty, self.fails = False, False
+        self.drawn = 0
+        self.written: list[tuple[TransitionKeys, Array]] = []
+        self.wrote = threading.Event()
+
+    def sample(
+        self, table: str, batch_size: int, *, view: View, importance_sampling_exponent: float, timeout_seconds: float
+    ) -> SampledBatch:
+        assert (table, view, importance_sampling_exponent) == ("online", VIEW, 0.5)
+        if self.fails:
+            raise RuntimeError("the table is gone")
+        if self.empty:
+            threading.Event().wait(0.01)
+            raise ReplayTimeout("nothing")
+        self.drawn += batch_size
+        return draw(batch_size, self.drawn - batch_size)
+
+    def update_priorities(self, table: str, keys: TransitionKeys, priorities: Array) -> None:
+        self.written.append((keys, priorities))
+        self.wrote.set()
+
+
+def source(replay: ScriptedReplay, *, prefetch: int = 2, per_request: int = 2) -> BatchSource:
+    return BatchSource(
+        replay,
+        "online",
+        batch_size=4,
+        view=VIEW,
+        importance_sampling_exponent=0.5,
+        prefetch_batches=prefetch,
+        batches_per_request=per_request,
+        device=torch.device("cpu"),
+        rng=np.random.default_rng(0),
+    )
+
+
+def test_a_draw_is_dealt_out_completely_and_weights_are_normalised_per_batch() -> None:
+    whole = draw(12)
+    parts = list(split(whole, 3, np.random.default_rng(1)))
+    assert [len(part.probabilities) for part in parts] == [4, 4, 4]
+    assert sorted(np.concatenate([part.windows.action for part in parts])) == list(range(12))
+    for part in parts:
+        assert part.importance_weights.max() == 1.0
+        expected = whole.importance_weights[part.windows.action]
+        np.testing.assert_allclose(part.importance_weights, expected / expected.max())
+        np.testing.assert_array_equal(part.keys.slot, part.windows.action)
+    assert not np.array_equal(parts[0].windows.action, np.arange(4)), "a stratified draw must not be dealt in order"
+
+
+def test_both_states_are_views_of_one_window() -> None:
+    with source(ScriptedReplay()) as batches:
+        batch = batches.next(10)
+    assert batch is not None
+    assert batch.observation[0, :, 0, 0].tolist() == [0, 1, 2]
+    assert batch.next_observation[0, :, 0, 0].tolist() == [2, 3, 4]
+    assert batch.observation.untyped_storage().data_ptr() == batch.next_observation.untyped_storage().data_ptr()
+
+
+def test_prefetching_is_bounded() -> None:
+    replay = ScriptedReplay()
+    with source(replay, prefetch=2, per_request=2) as batches:
+        assert batches.next(10) is not None
+        for _ in range(200):
+            if replay.drawn >= 16:
+                break
+            threading.Event().wait(0.01)
+        threading.Event().wait(0.1)
+        assert replay.drawn <= 4 * (1 + 2 + 2 * 2)  # taken, queued, and at most two requests' worth in hand
+
+
+def test_nothing_in_time_is_none_and_then_goes_on() -> None:
+    replay = ScriptedReplay()
+    replay.empty = True
+    with source(replay) as batches:
+        assert batches.next(0.05) is None
+        replay.empty = False
+        assert batches.next(10) is not None
+
+
+def test_write_backs_share_a_request_and_keep_their_order() -> None:
+    replay = ScriptedReplay()
+    with source(replay, per_request=2) as batches:
+        for first in (0, 4):
+            batches.write_back(draw(4, first).keys, np.arange(first, first + 4) + 1.0)
+        assert replay.wrote.wait(10)
+    keys, priorities = replay.written[0]
+    assert keys.slot.tolist() == list(range(len(priorities)))
+    assert priorities.tolist() == [slot + 1.0 for slot in keys.slot.tolist()]
+
+
+def test_the_fetch_threads_error_reaches_the_learner() -> None:
+    replay = ScriptedReplay()
+    replay.fails = True
+    with source(replay) as batches, pytest.raises(RuntimeError, match="table is gone"):
+        for _ in range(100):
+            batches.next(0.1)
+
+
+def test_a_full_write_queue_drops_and_counts() -> None:
+    replay = ScriptedReplay()
+    batches = source(replay, prefetch=2)  # not started: nothing drains the queue
+    for _ in range(6):
+        batches.write_back(draw(4).keys, np.ones(4))
+    assert batches.dropped_updates == 2
+
+
+def test_leaving_joins_both_threads() -> None:
+    before = threading.active_count()
+    with source(ScriptedReplay()) as batches:
+        batches.next(10)
+        assert threading.active_count() == before + 2
+    assert threading.active_count() == before
