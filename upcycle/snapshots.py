@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -18,6 +18,7 @@ from upcycle.files import write_atomically
 
 Tensors = dict[str, NDArray[Any]]
 
+_BEST: Final = "best.safetensors"
 _LATEST: Final = "latest.json"
 _NAME: Final = re.compile(r"policy-(\d{10})\.safetensors")
 
@@ -131,13 +132,22 @@ class SnapshotFolder:
         """Reads one version, verified. Raises CorruptDataError, also when it has been pruned meanwhile."""
         return read_snapshot(self.path / ref.path, sha256=ref.sha256)
 
-    def prune(self, keep: int, pinned: Collection[int] = ()) -> list[int]:
-        """Removes all but the `keep` newest versions and the `pinned` ones; returns the versions removed.
+    def keep_best(self, snapshot: Snapshot) -> None:
+        """Keeps a copy that no pruning removes, in place of the one before; the evaluator calls it."""
+        write_snapshot(self.path / _BEST, snapshot.tensors, snapshot.metadata)
+
+    def best(self) -> Path | None:
+        """The file of the version with the best evaluation so far, or None before the first."""
+        path = self.path / _BEST
+        return path if path.exists() else None
+
+    def prune(self, keep: int) -> list[int]:
+        """Removes all but the `keep` newest versions; returns the versions removed.
 
         The latest version always stays.
         """
         versions, latest = self.versions(), self.latest()
-        kept = {*versions[max(len(versions) - keep, 0) :], *pinned, *([latest.version] if latest else [])}
+        kept = {*versions[max(len(versions) - keep, 0) :], *([latest.version] if latest else [])}
         removed = [version for version in versions if version not in kept]
         for version in removed:
             (self.path / self.name_of(version)).unlink(missing_ok=True)

@@ -78,15 +78,29 @@ def test_a_damaged_note_is_an_error_and_never_leads_out_of_the_folder(tmp_path: 
         SnapshotFolder(tmp_path).latest()
 
 
-def test_prune_keeps_the_newest_the_pinned_and_the_latest(tmp_path: Path) -> None:
+def test_prune_keeps_the_newest_and_the_latest(tmp_path: Path) -> None:
     folder = SnapshotFolder(tmp_path)
     for version in range(1, 8):
         folder.publish(version, {"weight": np.full(2, version)}, {})
-    assert folder.prune(2, pinned=[1, 3]) == [2, 4, 5]
-    assert folder.versions() == [1, 3, 6, 7]
-    assert folder.prune(0) == [1, 3, 6]
+    assert folder.prune(2) == [1, 2, 3, 4, 5]
+    assert folder.versions() == [6, 7]
+    assert folder.prune(0) == [6]
     latest = folder.latest()
     assert latest is not None
     assert folder.load(latest).tensors["weight"][0] == 7
     with pytest.raises(CorruptDataError, match="no such weight file"):
         folder.load(SnapshotRef(1, folder.name_of(1), ""))
+
+
+def test_the_best_version_outlives_pruning(tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path)
+    assert folder.best() is None
+    for version in range(1, 6):
+        ref = folder.publish(version, {"w": np.full(2, version, np.float32)}, {"policy_version": str(version)})
+        if version == 2:
+            folder.keep_best(folder.load(ref))
+    folder.prune(keep=1)
+    best = folder.best()
+    assert best is not None
+    assert read_snapshot(best).metadata["policy_version"] == "2"
+    assert folder.versions() == [5]

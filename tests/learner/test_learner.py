@@ -1,0 +1,200 @@
+"""A whole learner on its real edges: replay shards over gRPC, a teacher from a store, files."""
+
+import json
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.chunk_writer import ChunkWriter
+from actors.envs import EnvPoolLanes, chunk_spec
+from learner.learner import Learner
+from replay_service.server import ReplayShard
+from replay_service.sharding import ShardedReplay
+from replay_service.types import TableConfig
+from teacher_store.store import TeacherStore
+from teacher_store.teacher import Teacher, load_teacher
+from upcycle.chunks import decode_chunk, encode_chunk
+from upcycle.config import NetworkConfig, RunConfig
+from upcycle.metrics import Metrics
+from upcycle.networks import build_network
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal
+from upcycle.snapshots import SnapshotFolder, write_snapshot
+from upcycle.torch_io import to_numpy
+
+BASE = {
+    "name": "test",
+    "env": {"task": "CartPole-v1", "clip_rewards": False},
+    "network": {"kind": "mlp", "hidden": 32},
+    "teacher": {"id": "teacher"},
+    "replay": {"chunk_steps": 16, "min_size_to_sample": 100, "sampler": "proportional", "error_buffer_steps": 100_000},
+    "learner": {"learning_rate": 3e-3, "publish_period": 50, "checkpoint_seconds": 1000.0, "batch_size": 32},
+    "offline": {"learner_steps": 300},
+}
+CHUNKS = chunk_spec(RunConfig.model_validate(BASE).env, 16, 5)
+
+
+@pytest.fixture(scope="module")
+def experience() -> list[bytes]:
+    """Two thousand random steps of CartPole, as chunks."""
+    rng, writer, chunks = np.random.default_rng(0), ChunkWriter(CHUNKS, 4), list[bytes]()
+    env = RunConfig.model_validate(BASE).env
+    with EnvPoolLanes(env, lanes=4, recv_batch=4, seed=0, threads=1, training=True) as lanes:
+        for _ in range(500):
+            rows = lanes.recv()
+            action = rng.integers(0, 2, 4)
+            chunks += [encode_chunk(chunk, CHUNKS) for chunk in writer.push(rows, action)]
+            lanes.send(action, rows.lane)
+    return chunks
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Teacher:
+    """A network of another shape, with random weights that prefer the side to which the pole leans."""
+    torch.manual_seed(7)
+    network = build_network(NetworkConfig(kind="mlp", hidden=64), frame_shape=(4,), stack=1, num_actions=2)
+    write_snapshot(tmp_path / "weights", to_numpy(network.state_dict()), {})
+    store = TeacherStore(tmp_path / "store", bundled=None)
+    record = store.publish(
+        name="teacher",
+        env=RunConfig.model_validate(BASE).env,
+        network=NetworkConfig(kind="mlp", hidden=64),
+        frame_shape=(4,),
+        frame_stack=1,
+        num_actions=2,
+        weights=tmp_path / "weights",
+    )
+    return load_teacher(record, store)
+
+
+@contextmanager
+def replay(table: str, chunks: list[bytes]) -> Generator[ShardedReplay]:
+    """Two shards whose `table` holds `chunks`."""
+    tables = [TableConfig("online", 4000, sampler="proportional"), TableConfig("teacher", 4000)]
+    shards = [
+        ReplayShard(index=k, spec=CHUNKS, tables=tables, log=None, metrics=Metrics("replay", "test", k))
+        for k in range(2)
+    ]
+    addresses = {shard.index: shard.start() for shard in shards}
+    client = ShardedReplay(lambda: addresses, CHUNKS, rng=np.random.default_rng(0))
+    try:
+        client.insert(table, chunks, writer_id="test", first_sequence=0, timeout_seconds=20)
+        yield client
+    finally:
+        client.close()
+        for shard in shards:
+            shard.stop(0.5)
+
+
+def learner(
+    folder: RunFolder, client: ShardedReplay, teacher: Teacher | None, stop: StopSignal | None = None
+) -> tuple[Learner, Metrics]:
+    metrics = Metrics("learner", "test")
+    return Learner(folder.config, CHUNKS, folder, client, teacher, metrics, stop or StopSignal()), metrics
+
+
+def run_folder(path: Path, **changes: object) -> RunFolder:
+    return RunFolder.create(path / "run", RunConfig.model_validate(BASE | changes))
+
+
+def student_q_values(folder: RunFolder, observation: torch.Tensor) -> torch.Tensor:
+    snapshots = SnapshotFolder(folder.snapshots)
+    ref = snapshots.latest()
+    assert ref is not None
+    network = build_network(folder.config.network, frame_shape=(4,), stack=1, num_actions=2)
+    tensors = snapshots.load(ref).tensors
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
+    return network(observation).detach()
+
+
+def test_the_offline_phase_makes_a_student_that_acts_like_its_teacher(
+    tmp_path: Path, teacher: Teacher, experience: list[bytes]
+) -> None:
+    folder = run_folder(tmp_path, phases=["offline"])
+    with replay("teacher", experience) as client:
+        worker, metrics = learner(folder, client, teacher)
+        worker.run()
+        assert client.stats("teacher").num_sampled >= 300 * 32
+        assert client.stats("teacher").num_stale_updates == 0
+    assert worker.status()["phase"] == "done"
+    assert metrics.value("learner_steps_total") == 300
+    assert metrics.value("learner_phase") == 3
+    assert [(phase["phase"], phase["learner_steps"]) for phase in folder.phases()] == [("offline", 300)]
+    frames = np.concatenate([decode_chunk(chunk, CHUNKS).frame for chunk in experience])
+    seen = torch.from_numpy(frames[:, None])
+    theirs, ours = teacher.q_values(seen), student_q_values(folder, seen)
+    assert 0.2 < (theirs.argmax(1) == 0).float().mean() < 0.8, "this teacher is too easy to imitate"
+    assert (theirs.argmax(1) == ours.argmax(1)).float().mean() > 0.9
+    latest = SnapshotFolder(folder.snapshots).latest()
+    assert latest is not None
+    metadata = SnapshotFolder(folder.snapshots).load(latest).metadata
+    assert (metadata["epsilon_done"], metadata["learner_steps"], metadata["phase"]) == ("1", "300", "done")
+    assert json.loads(metadata["network"])["kind"] == "mlp"
+
+
+def test_a_stopped_learner_goes_on_from_its_checkpoint(
+    tmp_path: Path, teacher: Teacher, experience: list[bytes]
+) -> None:
+    folder, stop = run_folder(tmp_path, phases=["offline"], offline={"learner_steps": 2000}), StopSignal()
+    with replay("teacher", experience) as client:
+        worker, _ = learner(folder, client, teacher, stop)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        while worker.status()["learner_steps"] < 100:
+            stop.wait(0.01)
+        stop.set()
+        thread.join(30)
+        made = worker.status()["learner_steps"]
+        assert 100 <= made < 2000
+        assert not folder.phases()
+        resumed, metrics = learner(folder, client, teacher)
+        resumed.run()
+    assert metrics.value("learner_steps_total") == 2000 - made
+    assert folder.phases()[0]["learner_steps"] == 2000
+
+
+def test_scores_of_the_online_phase_move_the_multiplier_and_wean(
+    tmp_path: Path, teacher: Teacher, experience: list[bytes]
+) -> None:
+    config = {"phases": ["online", "rl"], "online": {"env_frames": 10**9}, "rl": {"env_frames": 10**9}}
+    learning = BASE["learner"] | {"final_learning_rate": 3e-4}  # type: ignore[operator]
+    folder, stop = run_folder(tmp_path, **config, learner=learning), StopSignal()
+    score = {
+        "env_frames": 0,
+        "learner_steps": 0,
+        "mean_return": 9.0,
+        "episodes": 1,
+        "returns": [],
+        "kind": "evaluation",
+    }
+
+    def wait_for(key: str, value: object) -> None:
+        while worker.status()[key] != value:
+            assert thread.is_alive()
+            stop.wait(0.02)
+
+    with replay("online", experience) as client:
+        worker, metrics = learner(folder, client, teacher, stop)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        wait_for("distillation_multiplier", 1.0)
+        folder.append_score(score | {"phase": "offline", "policy_version": 1, "normalised": 2.0})
+        folder.append_score(score | {"phase": "online", "policy_version": 5, "normalised": 0.6})
+        wait_for("distillation_multiplier", pytest.approx(0.4))
+        assert worker.status()["phase"] == "online", "a score of the offline phase must not wean"
+        folder.append_score(score | {"phase": "online", "policy_version": 6, "normalised": 1.01})
+        wait_for("phase", "rl")
+        steps = metrics.value("learner_steps_total")
+        while metrics.value("learner_steps_total") < steps + 200:
+            stop.wait(0.02)
+        stop.set()
+        thread.join(30)
+    assert worker.status()["env_frames"] > 0
+    assert metrics.value("learner_distillation_multiplier") == 0.0
+    assert metrics.value("learner_learning_rate") == pytest.approx(3e-4)
+    assert folder.phases()[0]["phase"] == "online"
