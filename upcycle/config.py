@@ -58,6 +58,9 @@ class NetworkConfig(Section):
     """Multiplies the number of channels of every convolution."""
     hidden: PositiveInt = 512
     """Units of the hidden dense layer(s)."""
+    padding: Literal["valid", "same"] = "valid"
+    """Of the nature network's convolutions: valid as PyTorch agents have it (CleanRL, Stable-Baselines3), same as
+    Dopamine's. Frames of 42x42 want same: valid leaves one pixel of them, and learning takes three times as long."""
 
 
 class TeacherConfig(Section):

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from upcycle.config import NetworkConfig
 
 
-def build_network(
-    config: NetworkConfig, *, frame_shape: tuple[int, ...], stack: int, num_actions: int
-) -> "QNetwork":
+def build_network(config: NetworkConfig, *, frame_shape: tuple[int, ...], stack: int, num_actions: int) -> "QNetwork":
     """A Q network with freshly drawn weights (Xavier uniform, zero biases) from torch's global generator.
 
     Args:
@@ -29,7 +27,7 @@ def build_network(
     if config.kind == "mlp":
         torso: nn.Module = _mlp(stack * frame_shape[0], config.hidden)
     elif config.kind == "nature":
-        torso = _nature(stack, config.width)
+        torso = _nature(stack, frame_shape, config)
     else:
         torso = _impala(stack, config.width)
     network = QNetwork(torso, config, frame_shape=frame_shape, stack=stack, num_actions=num_actions)
@@ -68,14 +66,27 @@ def _mlp(inputs: int, hidden: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU())
 
 
-def _nature(stack: int, width: float) -> nn.Module:
-    first, second = _channels(32, width), _channels(64, width)
-    return nn.Sequential(
-        nn.Conv2d(stack, first, 8, 4), nn.ReLU(),
-        nn.Conv2d(first, second, 4, 2), nn.ReLU(),
-        nn.Conv2d(second, second, 3, 1), nn.ReLU(),
-        nn.Flatten(),
-    )  # fmt: skip
+def _nature(stack: int, frame_shape: tuple[int, ...], config: NetworkConfig) -> nn.Module:
+    layers: list[nn.Module] = []
+    channels, size = stack, frame_shape
+    for base, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+        if config.padding == "same":
+            (top, bottom), (left, right) = (same_padding(length, kernel, stride) for length in size)
+            layers.append(nn.ZeroPad2d((left, right, top, bottom)))
+            size = tuple(-(-length // stride) for length in size)
+        outputs = _channels(base, config.width)
+        layers += [nn.Conv2d(channels, outputs, kernel, stride), nn.ReLU()]
+        channels = outputs
+    return nn.Sequential(*layers, nn.Flatten())
+
+
+def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after an axis for which TensorFlow and Flax say SAME: ceil(length / stride) outputs.
+
+    An odd number of zeros puts the extra one after, which is why no symmetric padding can stand in for it.
+    """
+    total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
+    return total // 2, total - total // 2
 
 
 def _impala(stack: int, width: float) -> nn.Module:

@@ -6,13 +6,15 @@ import torch
 
 from upcycle.config import NetworkConfig
 from upcycle.errors import CorruptDataError
-from upcycle.networks import QNetwork, build_network
+from upcycle.networks import QNetwork, build_network, same_padding
 from upcycle.torch_io import load_into, to_numpy
 
 
-def network(kind: str, *, size: int = 84, actions: int = 6, width: float = 1.0, hidden: int = 512) -> QNetwork:
+def network(
+    kind: str, *, size: int = 84, actions: int = 6, width: float = 1.0, hidden: int = 512, padding: str = "valid"
+) -> QNetwork:
     torch.manual_seed(0)
-    config = NetworkConfig.model_validate({"kind": kind, "width": width, "hidden": hidden})
+    config = NetworkConfig.model_validate({"kind": kind, "width": width, "hidden": hidden, "padding": padding})
     shape = (size,) if kind == "mlp" else (size, size)
     return build_network(config, frame_shape=shape, stack=1 if kind == "mlp" else 4, num_actions=actions)
 
@@ -31,6 +33,20 @@ def network(kind: str, *, size: int = 84, actions: int = 6, width: float = 1.0, 
 def test_parameter_counts_are_the_published_ones(kind: str, hidden: int, actions: int, expected: int) -> None:
     module = network(kind, hidden=hidden, actions=actions)
     assert sum(parameter.numel() for parameter in module.parameters()) == expected
+
+
+@pytest.mark.parametrize(("actions", "expected"), [(4, 4_045_476), (6, 4_046_502), (18, 4_052_658)])
+def test_same_padding_gives_dopamines_network(actions: int, expected: int) -> None:
+    module = network("nature", actions=actions, padding="same")
+    assert sum(parameter.numel() for parameter in module.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("length", "kernel", "stride", "expected"),
+    [(84, 8, 4, (2, 2)), (21, 4, 2, (1, 2)), (11, 3, 1, (1, 1)), (42, 8, 4, (3, 3)), (8, 2, 4, (0, 0))],
+)
+def test_same_padding_is_that_of_tensorflow(length: int, kernel: int, stride: int, expected: tuple[int, int]) -> None:
+    assert same_padding(length, kernel, stride) == expected
 
 
 @pytest.mark.parametrize(("kind", "size"), [("nature", 84), ("nature", 42), ("impala", 84), ("impala", 42)])
