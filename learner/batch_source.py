@@ -10,6 +10,7 @@ waits when the queue is full, the learner when it is empty; write-backs that fin
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -153,12 +154,14 @@ class BatchSource:
 
     def next(self, timeout_seconds: float) -> Batch | None:
         """The next batch, or None if there was none in time (the limiter holds sampling back, or shards are away)."""
-        try:
-            return self._batches.get(timeout=timeout_seconds)
-        except queue.Empty:
-            if self._failure is not None:
-                raise self._failure from None
-            return None
+        deadline = time.monotonic() + timeout_seconds
+        while self._failure is None:
+            try:
+                return self._batches.get(timeout=max(0.0, min(_WAIT_SECONDS, deadline - time.monotonic())))
+            except queue.Empty:
+                if time.monotonic() >= deadline:
+                    return None
+        raise self._failure
 
     def write_back(self, keys: TransitionKeys, priorities: Array) -> None:
         """Sends new priorities, float [B]; never waits."""
@@ -206,7 +209,7 @@ class BatchSource:
     def _guard(self, work: "_Work") -> None:
         try:
             work()
-        except Exception as error:  # noqa: BLE001 -- handed to the learner, which raises it from next()
+        except Exception as error:
             self._failure = error
 
 

@@ -26,7 +26,7 @@ def check_teacher(*, teacher_score: float, random_score: float, tolerance: float
 
 
 def multiplier(student_score: float, *, clip: bool = True) -> float:
-    """m = 1 - z, never below 0. `clip` also keeps it from rising above 1; the paper's code does not."""
+    """M = 1 - z, never below 0. `clip` also keeps it from rising above 1; the paper's code does not."""
     value = max(1.0 - student_score, 0.0)
     return min(value, 1.0) if clip else value
 
@@ -56,5 +56,5 @@ class Distillation:
 
 
 def learning_rate(distillation_multiplier: float, *, initial: float, final: float) -> float:
-    """m * initial + (1 - m) * final, as the paper's code ties the rate to the multiplier."""
+    """M * initial + (1 - m) * final, as the paper's code ties the rate to the multiplier."""
     return distillation_multiplier * initial + (1.0 - distillation_multiplier) * final

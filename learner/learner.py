@@ -11,7 +11,7 @@ not a gradient step (frames, scores, checkpoints, status) about once a second.
 
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import structlog
@@ -244,7 +244,7 @@ class Learner:
         self._seen_scores = len(scores)
 
     def _report(self, multiplier: float, rate: float) -> None:
-        td_loss, distillation_loss = (self._loss_sums / _REPORT_PERIOD).tolist()
+        td_loss, distillation_loss = cast("list[float]", (self._loss_sums / _REPORT_PERIOD).tolist())
         self._loss_sums.zero_()
         values = {
             "learner_td_loss": td_loss,

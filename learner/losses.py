@@ -13,7 +13,7 @@ from torch.nn import functional
 def td_target(
     n_step_return: Tensor, discount: Tensor, next_q_values: Tensor, selector_q_values: Tensor | None = None
 ) -> Tensor:
-    """y = R_n + discount * Q_target(s_{t+n}, a*), a* the greedy action of the selector.
+    """Y = R_n + discount * Q_target(s_{t+n}, a*), a* the greedy action of the selector.
 
     Args:
       n_step_return, discount: float32 [B]; discount is gamma^n, or 0 where the episode terminated.
@@ -50,7 +50,8 @@ def distillation_loss(q_values: Tensor, teacher_q_values: Tensor, temperature: f
       q_values, teacher_q_values: float32 [B, A]; the teacher's are detached.
       temperature: tau > 0.
     Returns: float32 [B].
-    Source: Agarwal et al. 2022 (arXiv 2206.01626), section 4; the paper prints the cross-entropy, whose gradient is the same.
+    Source: Agarwal et al. 2022 (arXiv 2206.01626), section 4, which prints the cross-entropy; its gradient is
+    the same.
     """
     student = functional.log_softmax(q_values / temperature, dim=1)
     teacher = functional.log_softmax(teacher_q_values / temperature, dim=1)

@@ -73,4 +73,9 @@ class PhaseMachine:
             raise ValueError(
                 f"the checkpoint belongs to phases {state['phases']}, the configuration says {list(phases)}"
             )
-        return cls(**(state | {"phases": tuple(phases)}))
+        return cls(
+            phases=tuple(phases),
+            index=int(state["index"]),
+            start_learner_steps=int(state["start_learner_steps"]),
+            start_env_frames=int(state["start_env_frames"]),
+        )

@@ -4,9 +4,9 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
 
 from upcycle.config import LearnerConfig
+from upcycle.networks import QNetwork
 
 
 class TrainState:
@@ -15,8 +15,9 @@ class TrainState:
     Guarantee: `state_dict` and `load_state_dict` round-trip exactly; a restored state takes the very next step.
     """
 
-    def __init__(self, network: nn.Module, config: LearnerConfig, device: torch.device) -> None:
+    def __init__(self, network: QNetwork, config: LearnerConfig, device: torch.device) -> None:
         self.device = device
+        network.bfloat16_torso = config.precision == "bfloat16"
         self.online_network = network.to(device)
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(

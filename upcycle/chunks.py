@@ -83,7 +83,7 @@ class ChunkSpec:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ChunkSpec":
         """Inverse of `to_json`. Raises TypeError or KeyError when a field is missing or unknown."""
-        return cls(**(values | {"frame_shape": tuple(values["frame_shape"])}))
+        return cls(**dict[str, Any](values, frame_shape=tuple(values["frame_shape"])))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,9 @@ def load_config(preset: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises: UserError naming the file, the field or the value that is wrong, and the nearest right name.
     """
     if not preset.is_file():
-        raise UserError("preset", str(preset), "there is no such file", f"known presets: {', '.join(_known_presets()) or 'none'}")
+        raise UserError(
+            "preset", str(preset), "there is no such file", f"known presets: {', '.join(_known_presets()) or 'none'}"
+        )
     try:
         values = tomllib.loads(preset.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -51,7 +53,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     names = path.strip().split(".")
     if not equals or not all(names):
-        raise UserError("--set", override, "is not of the form section.field=value", "write for example --set learner.batch_size=64")
+        raise UserError(
+            "--set", override, "is not of the form section.field=value", "write for example --set learner.batch_size=64"
+        )
     section = values
     for name in names[:-1]:
         inner = section.setdefault(name, {})
@@ -80,7 +84,12 @@ def _explain(error: ValidationError) -> UserError:
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, _all_fields(RunConfig), n=1, cutoff=0.5)
         known = ", ".join(_fields_beside(path))
-        return UserError(field, first["input"], "there is no such field", f"did you mean {near[0]}?" if near else f"known here: {known}")
+        return UserError(
+            field,
+            first["input"],
+            "there is no such field",
+            f"did you mean {near[0]}?" if near else f"known here: {known}",
+        )
     if first["type"] == "value_error":
         return UserError(field, "as given", first["msg"].removeprefix("Value error, "), "change one of these fields")
     return UserError(field, first["input"], first["msg"][:1].lower() + first["msg"][1:], "give a value of that kind")

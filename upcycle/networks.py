@@ -3,10 +3,9 @@
 Source: Mnih et al. 2015 (nature); Espeholt et al. 2018, fig. 3 right, without its LSTM (impala, 15 convolutions).
 """
 
-from typing_extensions import override
-
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from upcycle.config import NetworkConfig
 
@@ -43,6 +42,9 @@ class QNetwork(nn.Module):
     """Action values of a batch of observations.
 
     forward: uint8 [B, stack, H, W] (scaled to [0, 1] inside) or float32 [B, stack, D]; returns float32 [B, A].
+
+    Attributes:
+      bfloat16_torso: compute the torso in bfloat16, off at first; parameters and dense layers stay float32.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class QNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.torso = torso
+        self.bfloat16_torso = False
         with torch.no_grad():
             features = self.torso(torch.zeros(1, stack, *frame_shape)).shape[1]
         self.hidden = nn.Linear(features, config.hidden)
@@ -59,7 +62,9 @@ class QNetwork(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         if observation.dtype == torch.uint8:
             observation = observation.float().mul_(1 / 255)
-        return self.head(torch.relu(self.hidden(self.torso(observation))))
+        with torch.autocast(observation.device.type, torch.bfloat16, enabled=self.bfloat16_torso):
+            features = self.torso(observation)
+        return self.head(torch.relu(self.hidden(features.float())))
 
 
 def _mlp(inputs: int, hidden: int) -> nn.Module:

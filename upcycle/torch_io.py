@@ -27,7 +27,9 @@ def load_into(module: nn.Module, tensors: Mapping[str, Array]) -> None:
         raise CorruptDataError(f"weights do not fit the network: names differ in {sorted(set(state) ^ set(tensors))}")
     for name, tensor in state.items():
         if tuple(tensor.shape) != tensors[name].shape:
-            raise CorruptDataError(f"weights do not fit the network: {name} is {tensors[name].shape}, not {tuple(tensor.shape)}")
+            raise CorruptDataError(
+                f"weights do not fit the network: {name} is {tensors[name].shape}, not {tuple(tensor.shape)}"
+            )
         if not np.isfinite(tensors[name]).all():
             raise CorruptDataError(f"weights are damaged: {name} holds values that are not finite")
     module.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in tensors.items()})

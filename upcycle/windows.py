@@ -122,7 +122,7 @@ def gather_windows(
 
 
 def _fill_stacks(frames: Array, first: Array, view: View) -> None:
-    """Replaces, in place, frames from before the episode's start; `first` is bool [B, stack] of the observation's rows."""
+    """Replaces, in place, frames from before the episode's start; `first` is of the observation's rows, [B, stack]."""
     reaches_back = first[:, 1:].any(axis=1)
     for b in np.flatnonzero(reaches_back):
         opening = view.stack - 1 - int(np.argmax(first[b, ::-1]))  # the newest episode start within the stack

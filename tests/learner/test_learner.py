@@ -5,6 +5,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from upcycle.runtime import StopSignal
 from upcycle.snapshots import SnapshotFolder, write_snapshot
 from upcycle.torch_io import to_numpy
 
-BASE = {
+BASE: dict[str, Any] = {
     "name": "test",
     "env": {"task": "CartPole-v1", "clip_rewards": False},
     "network": {"kind": "mlp", "hidden": 32},
@@ -162,7 +163,7 @@ def test_scores_of_the_online_phase_move_the_multiplier_and_wean(
     tmp_path: Path, teacher: Teacher, experience: list[bytes]
 ) -> None:
     config = {"phases": ["online", "rl"], "online": {"env_frames": 10**9}, "rl": {"env_frames": 10**9}}
-    learning = BASE["learner"] | {"final_learning_rate": 3e-4}  # type: ignore[operator]
+    learning: dict[str, Any] = BASE["learner"] | {"final_learning_rate": 3e-4}
     folder, stop = run_folder(tmp_path, **config, learner=learning), StopSignal()
     score = {
         "env_frames": 0,

@@ -92,6 +92,16 @@ def test_nature_forward_equals_a_numpy_oracle() -> None:
     np.testing.assert_allclose(module(torch.from_numpy(frames)).detach().numpy(), expected, rtol=1e-9)
 
 
+def test_a_bfloat16_torso_changes_values_little_and_keeps_them_float32() -> None:
+    module = network("nature", size=42, padding="same")
+    frames = torch.randint(0, 256, (8, 4, 42, 42), dtype=torch.uint8)
+    exact = module(frames)
+    module.bfloat16_torso = True
+    rounded = module(frames)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.02 * exact.abs().max()
+
+
 def test_weights_round_trip_through_numpy() -> None:
     source, target = network("nature", size=42), network("nature", size=42, width=1.0)
     torch.nn.init.normal_(target.head.weight)

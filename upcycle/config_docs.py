@@ -1,0 +1,48 @@
+"""The configuration reference, written from the models: `python -m upcycle.config_docs > docs/configuration.md`."""
+
+import json
+import sys
+
+from pydantic import BaseModel
+
+from upcycle.config import RunConfig
+
+_HEAD = """\
+# Configuration
+
+A run is described by a preset (TOML) and overrides: `upcycle run PRESET --set section.field=value`, repeatable, the
+last one wins. An unknown field, a value out of range or a combination that would deadlock is refused before anything
+starts, with the nearest right name. The run's folder keeps the whole configuration, defaults included.
+
+This page is written from the models (`make docs`); a test fails when it is out of date.
+"""
+
+
+def reference() -> str:
+    """The page, as Markdown."""
+    lines = [_HEAD, "## Run", *_rows(RunConfig)]
+    for name, field in RunConfig.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is not None:
+            lines += ["", f"## [{name}]", "", (section.__doc__ or "").strip(), *_rows(section)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(model: type[BaseModel]) -> list[str]:
+    lines = ["", "| field | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if _section_of(field.annotation) is None:
+            default = json.dumps(field.get_default()).replace("null", "none")
+            lines.append(f"| `{name}` | `{default}` | {' '.join((field.description or '').split())} |")
+    return lines
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    for option in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

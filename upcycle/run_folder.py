@@ -1,0 +1,254 @@
+"""A run is a folder: everything that is true about it is a file in here.
+
+    config.toml     the whole configuration               manifest.json   identity, versions, teacher, state
+    checkpoints/    what the learner needs to go on       snapshots/      published policy versions
+    experience/     shard-<k>/: the experience log        scores.jsonl    one evaluation per line
+    events/         TensorBoard                           logs/           JSON lines, one file per process
+    endpoints/      where processes listen now            status/         their newest heartbeat
+    phases.json     the phases that have ended
+    summary.json    report.html                           metrics_targets.json   for Prometheus (file_sd)
+
+Redis only repeats parts of it (`upcycle.tracker`).
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+from upcycle.config import RunConfig
+from upcycle.config_io import dump_config, load_config
+from upcycle.errors import CorruptDataError, UserError
+from upcycle.files import write_atomically
+
+FORMAT: Final = 1
+
+Record = dict[str, Any]
+"""A flat JSON object."""
+
+
+class RunFolder:
+    """Paths and small files of one run. Opening is cheap, nothing is cached: other processes write here as well.
+
+    Manifest keys: `format`, `run_id` (unique for ever), `name`, `created` (Unix seconds), `preset`, `versions`,
+    `state` ("created", "running", "finished", "stopped" or "failed"), `driver` ({pid, host}), `teacher` ({id, name,
+    score} or null), `random_score`, `chunk_spec` (`ChunkSpec.to_json`), `wall_seconds` (of all stretches so far).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, **manifest: Any) -> "RunFolder":
+        """Makes a new run; `manifest` adds keys to its manifest.
+
+        The folder appears complete or not at all. Raises: UserError if `path` exists, or cannot be written.
+        """
+        if path.exists():
+            raise UserError(
+                "run",
+                str(path),
+                "exists already",
+                "choose another --name, go on with `upcycle resume`, or pass --overwrite",
+            )
+        identity = {
+            "format": FORMAT,
+            "run_id": f"{config.name}-{uuid.uuid4().hex[:8]}",
+            "name": config.name,
+            "created": time.time(),
+            "state": "created",
+        }
+        temporary: Path | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+            temporary.chmod(0o755)
+            folder = cls(temporary)
+            for inner in (folder.checkpoints, folder.snapshots, folder.experience, folder.events, folder.logs):
+                inner.mkdir()
+            write_atomically(temporary / "config.toml", dump_config(config).encode())
+            folder._write_json("manifest.json", identity | manifest)
+            temporary.rename(path)
+        except OSError as error:
+            raise UserError(
+                "run", str(path), f"cannot be made ({error.strerror})", "choose a folder that you may write to"
+            ) from error
+        finally:
+            if temporary is not None and temporary.exists():
+                shutil.rmtree(temporary)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing run. Raises: UserError if there is none at `path` or a newer build made it."""
+        folder = cls(path)
+        if not (path / "manifest.json").is_file():
+            others = sorted(p.parent.name for p in path.parent.glob("*/manifest.json")) if path.parent.is_dir() else []
+            raise UserError("run", str(path), "there is no such run", f"known runs: {', '.join(others) or 'none'}")
+        if folder.manifest.get("format") != FORMAT:
+            raise UserError(
+                "run", str(path), "was made by another version", "use the version named in its manifest.json"
+            )
+        return folder
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration, read from the file."""
+        return load_config(self.path / "config.toml")
+
+    def replace_config(self, config: RunConfig) -> None:
+        """Changes the configuration (resuming with other settings)."""
+        write_atomically(self.path / "config.toml", dump_config(config).encode())
+
+    @property
+    def manifest(self) -> Record:
+        """The manifest, read from the file. Raises: CorruptDataError."""
+        return _read_object(self.path / "manifest.json")
+
+    def update_manifest(self, **values: Any) -> None:
+        """Sets keys of the manifest; only the driver calls it."""
+        self._write_json("manifest.json", self.manifest | values)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of published weights."""
+        return self.path / "snapshots"
+
+    @property
+    def experience(self) -> Path:
+        """Folder of the experience log, `shard-<k>` inside."""
+        return self.path / "experience"
+
+    @property
+    def events(self) -> Path:
+        """Folder of TensorBoard event files."""
+        return self.path / "events"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of log files."""
+        return self.path / "logs"
+
+    @property
+    def summary(self) -> Path:
+        """The summary file."""
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The report file."""
+        return self.path / "report.html"
+
+    def announce_endpoint(self, role: str, index: int, address: str) -> None:
+        """Says where a process listens; its generation is one above that of its predecessor."""
+        path = self.path / "endpoints" / f"{role}-{index}.json"
+        generation = int(_read_object(path)["generation"]) + 1 if path.exists() else 0
+        _replace(path, {"address": address, "generation": generation, "pid": os.getpid(), "time": time.time()})
+
+    def endpoints(self, role: str) -> dict[int, str]:
+        """Addresses by index, as announced by now. Never keep them: a restarted process listens elsewhere."""
+        files = (self.path / "endpoints").glob(f"{role}-*.json")
+        return {int(file.stem.rpartition("-")[2]): str(_read_object(file)["address"]) for file in sorted(files)}
+
+    def forget_processes(self) -> None:
+        """Removes endpoints, heartbeats and a stop request of an earlier stretch of this run."""
+        for name in ("endpoints", "status"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.path / "stop").unlink(missing_ok=True)
+
+    def append_score(self, record: Mapping[str, Any]) -> None:
+        """Adds one line to scores.jsonl; on disk when it returns.
+
+        Keys: phase, env_frames, learner_steps, policy_version, mean_return, normalised (or null), episodes, returns,
+        kind ("evaluation" or "final").
+        """
+        path = self.path / "scores.jsonl"
+        line = json.dumps(dict(record), allow_nan=False).encode() + b"\n"
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line  # the writer before was killed in the middle of its line
+            os.write(descriptor, line)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def scores(self) -> list[Record]:
+        """All scores in the order of writing; a torn line is left out."""
+        path = self.path / "scores.jsonl"
+        records: list[Record] = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+            try:
+                records.append(cast(Record, json.loads(line)))
+            except json.JSONDecodeError:
+                continue
+        return records
+
+    def write_phases(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """The phases that have ended, in order; only the learner calls it.
+
+        Keys of a record: phase, learner_steps, env_frames, seconds, wait_seconds (all of that phase alone),
+        distillation_multiplier (at its end).
+        """
+        write_atomically(self.path / "phases.json", json.dumps([dict(record) for record in records], indent=1).encode())
+
+    def phases(self) -> list[Record]:
+        """What `write_phases` wrote last; empty before the first phase has ended."""
+        path = self.path / "phases.json"
+        return cast(list[Record], json.loads(path.read_bytes())) if path.exists() else []
+
+    def write_metrics_targets(self, targets: Sequence[Mapping[str, Any]]) -> None:
+        """Replaces the list of metric endpoints, in the form of Prometheus's file_sd."""
+        write_atomically(self.path / "metrics_targets.json", json.dumps([dict(target) for target in targets]).encode())
+
+    def write_status(self, role: str, index: int, status: Mapping[str, Any]) -> None:
+        """The heartbeat of a process; adds `pid` and `time` (Unix seconds)."""
+        _replace(self.path / "status" / f"{role}-{index}.json", {"pid": os.getpid(), "time": time.time(), **status})
+
+    def statuses(self) -> dict[str, Record]:
+        """Newest heartbeats by process, "<role>-<index>"."""
+        return {file.stem: _read_object(file) for file in sorted((self.path / "status").glob("*.json"))}
+
+    def request_stop(self) -> None:
+        """Asks the driver, wherever it runs, to end the run with a checkpoint."""
+        (self.path / "stop").touch()
+
+    def stop_requested(self) -> bool:
+        """Whether somebody has asked."""
+        return (self.path / "stop").exists()
+
+    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        write_atomically(self.path / name, json.dumps(dict(values), indent=2, default=str).encode() + b"\n")
+
+
+def _replace(path: Path, values: Mapping[str, Any]) -> None:
+    """Readers see the old file or the new one. Not synced to disk: after a crash of the machine it means nothing."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(dict(values)), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read_object(path: Path) -> Record:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptDataError(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise CorruptDataError(f"{path}: no JSON object")
+    return cast(Record, values)

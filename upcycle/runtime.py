@@ -1,0 +1,86 @@
+"""What every process of a run needs before its work begins: logs, a stop signal, a seed, a steady heap."""
+
+import ctypes
+import hashlib
+import sys
+import threading
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import structlog
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+
+_open_log: TextIO | None = None
+
+
+class StopSignal(threading.Event):
+    """Asks the loops of one process to end: `set()` once, then `is_set()` and `wait(timeout)` tell everyone."""
+
+
+def configure_logging(role: str, run: str, index: int = 0, *, file: Path | None) -> None:
+    """Makes `structlog.get_logger()` write JSON lines that name the process.
+
+    Each line is written at once. A second call replaces the first and closes its file.
+
+    Args:
+      file: where to append, its folder is made; None writes to standard error.
+    """
+    global _open_log
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    stream = sys.stderr if file is None else file.open("a", encoding="utf-8", buffering=1)
+
+    def name_process(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {"role": role, "run": run, "index": index, **event}
+
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            name_process,
+            structlog.processors.JSONRenderer(default=str),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    if _open_log is not None:
+        _open_log.close()
+    _open_log = None if file is None else stream
+
+
+def close_logging() -> None:
+    """Closes the log file, if there is one, and goes back to structlog's defaults."""
+    global _open_log
+    structlog.reset_defaults()
+    if _open_log is not None:
+        _open_log.close()
+    _open_log = None
+
+
+def seed_for(seed: int, role: str, index: int) -> int:
+    """The seed of one process, in [0, 2**31): the same for the same arguments, unrelated between processes."""
+    digest = hashlib.sha256(f"{seed}/{role}/{index}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") & 0x7FFFFFFF
+
+
+def keep_heap() -> bool:
+    """Tells glibc to keep freed memory instead of handing it back after every message.
+
+    Processes that move large messages call it first: otherwise each received megabyte costs about 500 page faults.
+    One arena is part of it: with several, the threshold makes each thread hold a heap of its own.
+
+    Returns: False where the C library has no such switch; nothing is changed then.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    settings = ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1))
+    return all([mallopt(option, value) == 1 for option, value in settings])
