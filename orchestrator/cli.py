@@ -1,0 +1,203 @@
+"""The command line. It parses first and imports after: a typing error costs no second, and no torch.
+
+Exit codes: 0 done, 1 failed (a defect, or processes that kept dying), 2 something that the user can put right: one line
+that names the field, its value and the remedy.
+"""
+
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.extras import SubcommandApp
+
+from orchestrator.cli_options import RUNS, Overrides, check_positive, find_preset, open_run
+from orchestrator.cli_teacher import teacher_app
+from upcycle.errors import CorruptDataError, UpcycleError, UserError
+
+_TRACEBACK: Final = "UPCYCLE_TRACEBACK"
+
+app = SubcommandApp()
+
+
+@app.command
+def run(
+    preset: Positional[str],
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    set_: Overrides = (),
+    runs: Path = RUNS,
+    json: bool = False,
+) -> int:
+    """Start a run and see it through: offline, online, rl, evaluation, report.
+
+    Args:
+        preset: a TOML file, or the name of a preset that ships with Upcycle
+        name: name of the run; by default the preset's
+        overwrite: remove an earlier run of that name, if it is not running
+        set_: change one field, for example --set learner.batch_size=64; may be given several times
+        runs: folder of the runs; UPCYCLE_RUNS sets another default
+        json: print one JSON value at the end instead of progress
+    """
+    from upcycle.config_io import load_config
+
+    found = find_preset(preset)
+    config = load_config(found, [*set_, *([f"name={name}"] if name is not None else [])])
+    from orchestrator import launch, progress, results
+
+    view = progress.make_view(config.name, json=json)
+    summary = launch.run(config, preset=found.stem, path=runs / config.name, overwrite=overwrite, view=view)
+    return results.show_summary(summary, runs / config.name, as_json=json)
+
+
+@app.command
+def resume(run: Positional[str], *, set_: Overrides = (), runs: Path = RUNS, json: bool = False) -> int:
+    """Go on with a run from its newest checkpoint; replay is filled from the run's own experience log.
+
+    Args:
+        run: name of the run
+        set_: change one field, for example --set rl.env_frames=8000000; may be given several times
+        runs: folder of the runs
+        json: print one JSON value at the end instead of progress
+    """
+    open_run(runs, run)
+    from orchestrator import launch, progress, results
+
+    summary = launch.resume(runs / run, set_, view=progress.make_view(run, json=json))
+    return results.show_summary(summary, runs / run, as_json=json)
+
+
+@app.command
+def stop(run: Positional[str], *, timeout: float = 180.0, runs: Path = RUNS, json: bool = False) -> int:
+    """End a run cleanly, with a checkpoint, wherever its driver runs.
+
+    Args:
+        run: name of the run
+        timeout: seconds to wait until it has ended
+        runs: folder of the runs
+        json: print one JSON value
+    """
+    from orchestrator import status
+
+    return status.stop(open_run(runs, run), timeout_seconds=timeout, as_json=json)
+
+
+@app.command(name="status")
+def show_status(run: Positional[str | None] = None, *, runs: Path = RUNS, json: bool = False) -> int:
+    """Show all runs, or one of them with its processes.
+
+    Args:
+        run: name of the run
+        runs: folder of the runs
+        json: print one JSON value
+    """
+    from orchestrator import status
+
+    return status.show_all(runs, as_json=json) if run is None else status.show(open_run(runs, run), as_json=json)
+
+
+@app.command
+def evaluate(
+    who: Positional[str], *, episodes: int = 30, epsilon: float = 0.001, runs: Path = RUNS, json: bool = False
+) -> int:
+    """Play whole games with the newest policy of a run, or with a teacher.
+
+    Args:
+        who: name of a run, or name or id of a teacher
+        episodes: whole games to play
+        epsilon: exploration while playing
+        runs: folder of the runs
+        json: print one JSON value
+    """
+    check_positive("--episodes", episodes)
+    if (runs / who / "manifest.json").is_file():
+        folder = open_run(runs, who)
+        from orchestrator import results
+
+        return results.evaluate_run(folder, episodes=episodes, epsilon=epsilon, as_json=json)
+    from orchestrator import teacher_commands
+
+    teacher_commands.evaluate(who, episodes=episodes, epsilon=epsilon, as_json=json)
+    return 0
+
+
+@app.command
+def report(run: Positional[str], *, control: Path | None = None, runs: Path = RUNS, json: bool = False) -> int:
+    """Write the report of a run again, or of one that has not finished yet.
+
+    Args:
+        run: name of the run
+        control: folder or summary of a run from scratch, to be drawn beside it
+        runs: folder of the runs
+        json: print one JSON value
+    """
+    folder = open_run(runs, run)
+    from orchestrator import results
+
+    return results.rewrite_report(folder, control=control, as_json=json)
+
+
+@app.command
+def doctor(*, runs: Path = RUNS, json: bool = False) -> int:
+    """Check that this machine can run Upcycle; exit code 2 if something is missing.
+
+    Args:
+        runs: folder of the runs
+        json: print one JSON value
+    """
+    from orchestrator import doctor as checks
+
+    return checks.report(runs, as_json=json)
+
+
+app.command(teacher_app, name="teacher", help="List, show, collect from, publish and evaluate teachers.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    _check_packages()
+    try:
+        return int(
+            app.cli(
+                prog="upcycle",
+                description="Grow better agents from the ones you already have.",
+                args=arguments,
+                config=(FlagCreatePairsOff,),
+            )
+        )
+    except (UserError, CorruptDataError) as error:
+        return _fail(error, 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UpcycleError as error:
+        return _fail(error, 1)
+    except Exception as error:  # the program's outermost frame
+        if os.environ.get(_TRACEBACK):
+            traceback.print_exc()
+        return _fail(f"{type(error).__name__}: {error} (a defect; {_TRACEBACK}=1 shows where)", 1)
+
+
+def _fail(error: object, code: int) -> int:
+    print("upcycle: " + " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+def _check_packages() -> None:
+    """Our top-level packages have plain names: another `actors` on the path would be imported without a word."""
+    root = Path(__file__).resolve().parent.parent
+    for name in ("upcycle", "actors", "learner", "replay_service", "teacher_store"):
+        spec = importlib.util.find_spec(name)
+        found = Path(spec.origin).resolve().parent.parent if spec is not None and spec.origin else None
+        assert found == root, f"package {name} comes from {found}, not from {root}: remove the other one from the path"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

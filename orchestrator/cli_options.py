@@ -1,0 +1,34 @@
+"""Options that several verbs share, and what is checked about them before anything heavy is imported."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Final
+
+from tyro.conf import UseAppendAction, arg
+
+from upcycle.errors import UserError
+
+PRESETS: Final = Path(__file__).resolve().parent.parent / "deploy" / "presets"
+RUNS: Final = Path(os.environ.get("UPCYCLE_RUNS", "runs"))
+
+Overrides = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="FIELD=VALUE")]
+"""`--set section.field=value`, any number of times."""
+
+
+def find_preset(preset: str) -> Path:
+    """The file of a preset: a path, or the name of one that ships with Upcycle."""
+    shipped = PRESETS / f"{preset}.toml"
+    return shipped if not Path(preset).suffix and shipped.is_file() else Path(preset)
+
+
+def open_run(runs: Path, run: str) -> Path:
+    """Folder of an existing run. Raises: UserError."""
+    from upcycle.run_folder import RunFolder
+
+    return RunFolder.open(runs / run).path
+
+
+def check_positive(option: str, value: int) -> None:
+    """Raises UserError unless `value` is above 0."""
+    if value <= 0:
+        raise UserError(option, value, "is not above 0", "give a positive number")

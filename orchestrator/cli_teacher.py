@@ -1,0 +1,126 @@
+"""The verbs `upcycle teacher ...`; see `orchestrator.cli`."""
+
+from pathlib import Path
+
+from tyro.conf import Positional
+from tyro.extras import SubcommandApp
+
+from orchestrator.cli_options import RUNS, check_positive, open_run
+
+teacher_app = SubcommandApp()
+
+
+@teacher_app.command(name="list")
+def list_teachers(*, json: bool = False) -> int:
+    """List the teachers in the store.
+
+    Args:
+        json: print one JSON value
+    """
+    from orchestrator import teacher_commands
+
+    teacher_commands.list_teachers(as_json=json)
+    return 0
+
+
+@teacher_app.command(name="show")
+def show_teacher(name: Positional[str], *, verify: bool = False, json: bool = False) -> int:
+    """Show what is known about one teacher.
+
+    Args:
+        name: name or id
+        verify: read all of its files and compare them with their SHA-256
+        json: print one JSON value
+    """
+    from orchestrator import teacher_commands
+
+    teacher_commands.show_teacher(name, as_json=json, verify=verify)
+    return 0
+
+
+@teacher_app.command
+def collect(
+    name: Positional[str],
+    *,
+    frames: int = 400_000,
+    epsilons: tuple[float, ...] = (0.01, 0.05, 0.2),
+    lanes: int = 8,
+    n_step: int = 3,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Let a teacher play, and keep what it plays as the buffer of its students.
+
+    Args:
+        name: name or id
+        frames: environment frames to play
+        epsilons: exploration, dealt out over the lanes in turn
+        lanes: environments side by side
+        n_step: longest horizon of a target that the buffer shall serve
+        seed: of environments and exploration
+        json: print one JSON value
+    """
+    for option, value in (("--frames", frames), ("--lanes", lanes), ("--n-step", n_step)):
+        check_positive(option, value)
+    from orchestrator import teacher_commands
+
+    teacher_commands.collect(
+        name, frames=frames, epsilons=epsilons, lanes=lanes, n_step=n_step, seed=seed, as_json=json
+    )
+    return 0
+
+
+@teacher_app.command
+def publish(
+    run: Positional[str],
+    *,
+    name: str | None = None,
+    policy_version: int | None = None,
+    experience: bool = True,
+    licence: str = "Apache-2.0",
+    runs: Path = RUNS,
+    json: bool = False,
+) -> int:
+    """Make the policy of a run a teacher, with its score, its experience and its descent.
+
+    Args:
+        run: name of the run
+        name: what to call the teacher; by default as the run
+        policy_version: one of the versions that the run keeps; by default the newest
+        experience: share the run's experience log
+        licence: of the weights, an SPDX identifier
+        runs: folder of the runs
+        json: print one JSON value
+    """
+    folder = open_run(runs, run)
+    from orchestrator import teacher_commands
+
+    teacher_commands.publish(
+        folder,
+        name=name or run,
+        policy_version=policy_version,
+        with_experience=experience,
+        licence=licence,
+        as_json=json,
+    )
+    return 0
+
+
+@teacher_app.command(name="evaluate")
+def evaluate_teacher(
+    name: Positional[str], *, episodes: int = 30, epsilon: float = 0.001, seed: int = 0, json: bool = False
+) -> int:
+    """Play whole games with a teacher and write the score into its record.
+
+    Args:
+        name: name or id
+        episodes: whole games to play
+        epsilon: exploration while playing
+        seed: of environments and exploration
+        json: print one JSON value
+    """
+    check_positive("--episodes", episodes)
+    from orchestrator import teacher_commands
+
+    teacher_commands.evaluate(name, episodes=episodes, epsilon=epsilon, seed=seed, as_json=json)
+    return 0

@@ -1,0 +1,270 @@
+"""Ray: where the processes of a run live. They are named actors, so that the dashboard shows who is who.
+
+Ray places and isolates them and reports their death; experience and weights never pass through it. Restarts are
+decided by our own supervisor, which knows crash loops, so Ray's are off.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from orchestrator.context import Role
+from orchestrator.local_ray import address_to_join
+from orchestrator.processes import Process
+from upcycle.config import ClusterConfig, RunConfig
+from upcycle.errors import UserError
+
+_CONNECT_SECONDS: Final = 3.0
+_OBJECT_STORE_BYTES: Final = 80 << 20  # nothing large goes through it
+_START_ATTEMPTS: Final = 3  # Ray allows its processes 30 s to start, which a machine under load may exceed
+_CPU_SHARE: Final = 0.9  # of the cluster that the processes reserve when they have to share cores
+_LOCAL_ADDRESS: Final = "127.0.0.2"  # Ray replaces 127.0.0.1 by the machine's outward address
+ROOT: Final = Path(__file__).resolve().parent.parent
+"""Folder that holds our packages."""
+
+
+class ProcessActor:
+    """The Ray side of one `orchestrator.processes.Process`; every method answers at once or within its timeout."""
+
+    def __init__(self, role: Role, index: int, run: str) -> None:
+        self._process = Process(role, index, Path(run), _node_address())
+        self._process.start()
+
+    def status(self) -> dict[str, Any]:
+        """See `Process.status`."""
+        return self._process.status()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """See `Process.stop`."""
+        return self._process.stop(timeout_seconds)
+
+
+@dataclass(slots=True, eq=False)
+class Handle:
+    """One process as the driver sees it.
+
+    Attributes:
+      status: its newest answer; empty before the first.
+    """
+
+    role: Role
+    index: int
+    actor: Any
+    status: dict[str, Any] = field(default_factory=dict[str, Any])
+    pending: Any = None
+
+    @property
+    def name(self) -> str:
+        """Role and index."""
+        return f"{self.role}-{self.index}"
+
+    @property
+    def detail(self) -> dict[str, Any]:
+        """What its loop says; empty until there is one."""
+        return cast(dict[str, Any], self.status.get("detail", {}))
+
+
+class Cluster:
+    """A connection to Ray: the cluster at an address, the one that runs this job, or a local one of our own.
+
+    A context manager; leaving it ends the processes, and the local cluster with them.
+
+    Args:
+      config: of the run.
+      namespace: unique to the run; names of processes are looked up within it.
+      folder: of `local_ray.private_folder` for a local Ray; None joins the one at `local_ray.address_to_join`.
+    Raises: UserError if the address does not answer or is of a kind that cannot be used.
+    """
+
+    def __init__(self, config: RunConfig, namespace: str, folder: Path | None) -> None:
+        self._config = config
+        address = address_to_join(config.cluster)
+        options: dict[str, Any] = {
+            "namespace": namespace,
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+            "configure_logging": True,
+        }
+        try:
+            if folder is not None:
+                _start_local(config.cluster, options, folder)
+            else:
+                assert address is not None
+                _check_address(address)
+                ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+            text = str(error).strip().splitlines()
+            problem = f"Ray does not start or answer ({text[0] if text else type(error).__name__})"
+            raise UserError("cluster.address", address or "local", problem, "check `ray status` there") from error
+        resources = cast(dict[str, float], ray.cluster_resources())
+        self.cpus, self.gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        self._fraction = min(1.0, _CPU_SHARE * self.cpus / _demand(config))
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def node_address(self) -> str:
+        """Address of the driver's machine within the cluster."""
+        return _node_address()
+
+    def start(self, role: Role, index: int, run: Path) -> Handle:
+        """Starts one process. Returns before it is up; its death shows in `poll`."""
+        cores = _cores(self._config)[role]
+        threads = str(cores)
+        actor = cast(Any, ray.remote(ProcessActor)).options(
+            name=f"upcycle-{self._config.name}-{role}" + (f"-{index}" if role in ("replay", "actor") else ""),
+            # Beside a neighbour on a small machine a process asks for a part of a core, so that all of them fit.
+            num_cpus=share_of_core(cores * self._fraction),
+            num_gpus=self._num_gpus(role),
+            max_concurrency=4,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD" if role in ("replay", "actor") else "DEFAULT",
+            runtime_env={
+                "env_vars": {
+                    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+                    "OMP_NUM_THREADS": threads,
+                    "MKL_NUM_THREADS": threads,
+                }
+            },
+        )
+        return Handle(role, index, actor.remote(role, index, str(run.resolve())))
+
+    def poll(self, handles: Sequence[Handle], timeout_seconds: float) -> dict[str, str | None]:
+        """Asks every process how it is; one question at a time is open to each.
+
+        Returns: by name, None for those that answered (see `Handle.status`) or the reason of their death; those
+          that said nothing in time are left out.
+        """
+        for handle in handles:
+            if handle.pending is None:
+                handle.pending = handle.actor.status.remote()
+        if handles:
+            ray.wait([handle.pending for handle in handles], num_returns=len(handles), timeout=timeout_seconds)
+        answers: dict[str, str | None] = {}
+        for handle in handles:
+            try:
+                handle.status = cast(dict[str, Any], ray.get(handle.pending, timeout=0))
+                answers[handle.name] = None
+            except GetTimeoutError:
+                continue
+            except RayActorError as error:
+                answers[handle.name] = _first_line(error)
+            except RayError as error:  # an error in the constructor or in `status` itself
+                answers[handle.name] = _first_line(error.__cause__ or error)
+            handle.pending = None
+        return answers
+
+    def stop(self, handles: Sequence[Handle], timeout_seconds: float) -> list[str]:
+        """Asks processes to end, all at once, waits, and removes them; returns who had to be killed."""
+        asked: dict[str, Any] = {handle.name: handle.actor.stop.remote(timeout_seconds) for handle in handles}
+        if asked:
+            ray.wait(list(asked.values()), num_returns=len(asked), timeout=timeout_seconds + 2.0)
+        killed: list[str] = []
+        for handle in handles:
+            try:
+                ended = cast(bool, ray.get(asked[handle.name], timeout=0))
+                handle.status = cast(dict[str, Any], ray.get(handle.actor.status.remote(), timeout=2.0))
+            except (GetTimeoutError, RayError):
+                ended = False
+            if not ended:
+                killed.append(handle.name)
+            self.kill(handle)
+        return killed
+
+    def kill(self, handle: Handle) -> None:
+        """Ends a process at once, if it still lives."""
+        with suppress(RayError, ValueError):
+            ray.kill(handle.actor, no_restart=True)
+
+    def close(self) -> None:
+        """Disconnects; a local cluster ends with everything in it. A second call does nothing."""
+        ray.shutdown()
+
+    def _num_gpus(self, role: Role) -> float:
+        wanted = self._config.learner.device
+        if role != "learner" or wanted == "cpu":
+            return 0
+        if self.gpus >= 1:
+            return 1
+        if wanted == "cuda":
+            raise UserError("learner.device", "cuda", "this cluster has no GPU", "set learner.device=auto")
+        return 0
+
+
+def _node_address() -> str:
+    """Address of this machine within the cluster."""
+    return str(cast(Any, ray.util).get_node_ip_address())
+
+
+def _start_local(cluster: ClusterConfig, options: dict[str, Any], folder: Path) -> None:
+    """A cluster on loopback that ends with this process."""
+    if sys.platform.startswith("linux"):
+        options["_node_ip_address"] = _LOCAL_ADDRESS
+    for attempts_left in reversed(range(_START_ATTEMPTS)):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=cluster.dashboard,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+                **options,
+            )
+            return
+        except Exception as error:  # a bare Exception is what Ray raises where its own processes start too slowly
+            ray.shutdown()
+            if not attempts_left or type(error) is not Exception:
+                raise RuntimeError(str(error)) from error
+
+
+def _check_address(address: str) -> None:
+    """Ray itself tries for minutes. Raises: UserError if nobody listens at host:port."""
+    if address.startswith("ray://"):
+        raise UserError("cluster.address", address, "is a Ray client address", "submit a job, or give GCS_HOST:PORT")
+    host, _, port = address.rpartition(":")
+    if address in ("auto", "local") or not host:
+        return
+    try:
+        with socket.create_connection((host, int(port)), _CONNECT_SECONDS):
+            pass
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "cluster.address", address, f"cannot be reached ({error})", "start Ray there, or leave it out"
+        ) from error
+
+
+def _cores(config: RunConfig) -> dict[Role, int]:
+    """Cores that a process of each role can use."""
+    return {"replay": 1, "learner": config.learner.threads or 1, "actor": config.actors.threads, "evaluator": 1}
+
+
+def _demand(config: RunConfig) -> int:
+    cores = _cores(config)
+    return (
+        cores["replay"] * config.replay.num_shards
+        + cores["actor"] * config.actors.num_actors
+        + cores["learner"]
+        + cores["evaluator"]
+    )
+
+
+def share_of_core(cores: float) -> float:
+    """Ray takes parts of a core, or whole ones."""
+    return float(int(cores)) if cores >= 1 else max(int(cores * 100) / 100, 0.01)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,0 +1,59 @@
+"""What the loop of a process is built from: all of it comes from the run's folder."""
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from replay_service.sharding import ShardedReplay
+from upcycle.chunks import ChunkSpec
+from upcycle.config import RunConfig
+from upcycle.metrics import Metrics
+from upcycle.run_folder import Record, RunFolder
+from upcycle.runtime import StopSignal, seed_for
+from upcycle.tracker import Tracker
+
+_SHARDS_SECONDS: Final = 300.0  # they may have a long log to read
+_POLL_SECONDS: Final = 0.2
+
+Role = Literal["replay", "learner", "actor", "evaluator"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every role is built from.
+
+    Attributes:
+      host: address of this machine that the run's other processes can reach.
+      tracker: None if the run announced none.
+      resources: closed in reverse order when the process ends.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    manifest: Record
+    spec: ChunkSpec
+    index: int
+    host: str
+    metrics: Metrics
+    stop: StopSignal
+    tracker: Tracker | None
+    resources: ExitStack
+
+    def replay(self, role: Role) -> ShardedReplay:
+        """A client of all shards, wherever they are at the time of each call."""
+        rng = np.random.default_rng(seed_for(self.config.seed, f"{role}/replay", self.index))
+        replay = ShardedReplay(lambda: self.folder.endpoints("replay"), self.spec, rng=rng, metrics=self.metrics)
+        self.resources.callback(replay.close)
+        return replay
+
+    def await_shards(self) -> None:
+        """Returns once every shard has announced itself, or when stopped. Raises: TimeoutError after five minutes."""
+        deadline = time.monotonic() + _SHARDS_SECONDS
+        while len(self.folder.endpoints("replay")) < self.config.replay.num_shards:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not all {self.config.replay.num_shards} shards have announced themselves")
+            if self.stop.wait(_POLL_SECONDS):
+                return

@@ -1,0 +1,252 @@
+"""The driver: starts the processes of a run, keeps them alive, shows how it goes, and ends them in order.
+
+    shards, learner (waits for them), evaluator --> (online phase near) --> actors
+    end: actors hand over their tails, learner writes its checkpoint, evaluator, shards
+
+One thread, one second a round: which processes ought to be there, which of them answer, what the supervisor makes of
+it. The driver passes on no experience and no weights; it can be stopped and started again (`upcycle resume`).
+"""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from orchestrator.baselines import Baselines
+from orchestrator.context import Role
+from orchestrator.progress import Pace, Progress, View, phase_fraction
+from orchestrator.supervisor import GiveUp, Supervisor
+from upcycle.config import RunConfig
+from upcycle.errors import UpcycleError, UserError
+from upcycle.metrics import Metrics
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal
+from upcycle.tracker import Tracker, TrackerUnavailable
+
+if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
+    from orchestrator.cluster import Cluster, Handle
+
+_log = structlog.get_logger(__name__)
+
+_ROUND_SECONDS: Final = 1.0
+_ANSWER_SECONDS: Final = 2.0
+_START_SECONDS: Final = 180.0  # longest time from starting a process to its first answer, on a loaded machine
+_ACTORS_DUE: Final = 0.9  # of the offline phase; actors import for some seconds, then wait for the online phase
+_STOP_ORDER: Final[tuple[tuple[Role, float], ...]] = (
+    ("actor", 15.0),
+    ("learner", 45.0),
+    ("evaluator", 15.0),
+    ("replay", 15.0),
+)
+"""Roles in the order of their end, with the seconds that each may take to finish its work."""
+
+Name = tuple[Role, int]
+
+
+class RunFailed(UpcycleError):
+    """A process has died more often than the limit allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a stretch of a run ended.
+
+    Attributes:
+      finished: all phases are done; False if it was stopped before.
+      samples_per_insert: of this stretch; None if nothing was inserted.
+    """
+
+    finished: bool
+    env_frames: int
+    learner_steps: int
+    samples_per_insert: float | None
+
+
+class Driver:
+    """Drives one stretch of a run. Not reusable.
+
+    Args:
+      tracker: of the run; an outage is counted and survived.
+      metrics: of the role `driver`.
+      stop: ends the stretch with a checkpoint.
+    """
+
+    def __init__(
+        self, folder: RunFolder, cluster: "Cluster", tracker: Tracker, metrics: Metrics, view: View, stop: StopSignal
+    ) -> None:
+        self._folder, self._cluster, self._tracker = folder, cluster, tracker
+        self._metrics, self._view, self._stop = metrics, view, stop
+        self._config: RunConfig = folder.config
+        self._baselines = Baselines.from_manifest(folder.manifest)
+        self._handles: dict[Name, Handle] = {}
+        self._supervisor = Supervisor[Name](
+            max_restarts=self._config.cluster.max_restarts,
+            window_seconds=self._config.cluster.restart_window_seconds,
+            silence_seconds=self._config.cluster.heartbeat_timeout_seconds,
+            start_seconds=_START_SECONDS,
+        )
+        self._pace = Pace()
+        self._restarts = 0
+        self._finished = False
+        self._learner: dict[str, Any] = {}  # newest answer of the learner, kept over its restarts
+        self._targets: list[dict[str, Any]] = []
+
+    def run(self) -> Outcome:
+        """Runs until the learner has finished or `stop` is set; the processes are gone when it returns.
+
+        Raises: UserError that a process met; RunFailed if one keeps dying. The processes are ended in either case.
+        """
+        try:
+            while not self._finished and not self._stop.is_set():
+                started = time.monotonic()
+                self._round()
+                self._stop.wait(max(0.0, _ROUND_SECONDS - (time.monotonic() - started)))
+                if self._folder.stop_requested():
+                    self._stop.set()
+        finally:
+            self._end()
+        return Outcome(
+            finished=self._finished,
+            env_frames=int(self._learner.get("env_frames", 0)),
+            learner_steps=int(self._learner.get("learner_steps", 0)),
+            samples_per_insert=self._samples_per_insert(),
+        )
+
+    def _round(self) -> None:
+        for name in self._wanted():
+            if name not in self._handles:
+                self._start(name)
+        answers = self._cluster.poll(list(self._handles.values()), _ANSWER_SECONDS)
+        now = time.monotonic()
+        for name, handle in self._handles.items():
+            if handle.name in answers:
+                self._judge(name, handle, answers[handle.name], now)
+        for decision in self._supervisor.decide(now=now):
+            if isinstance(decision, GiveUp):
+                role, index = decision.process
+                raise RunFailed(
+                    f"{role}-{index} died {decision.deaths} times: {decision.reason}; "
+                    f"its log is {self._folder.logs / f'{role}-{index}.jsonl'}"
+                )
+            self._restart(decision.process, decision.reason)
+        self._publish()
+
+    def _wanted(self) -> list[Name]:
+        """The processes that ought to run now."""
+        config = self._config
+        wanted = _all("replay", config.replay.num_shards)
+        wanted.extend([("learner", 0), ("evaluator", 0)])
+        phase = self._learner.get("phase", config.phases[0])
+        if phase != "offline" or phase_fraction(config, self._learner) > _ACTORS_DUE:
+            wanted.extend(_all("actor", config.actors.num_actors))
+        return wanted
+
+    def _start(self, name: Name) -> None:
+        role, index = name
+        self._handles[name] = self._cluster.start(role, index, self._folder.path)
+        self._supervisor.started(name, now=time.monotonic())
+        _log.info("process_started", process=f"{role}-{index}")
+
+    def _restart(self, name: Name, reason: str) -> None:
+        role, index = name
+        self._cluster.kill(self._handles[name])
+        self._restarts += 1
+        self._metrics.increment("supervisor_restarts_total", target=role)
+        self._view.say(f"{role}-{index} died ({reason}); starting it again")
+        self._start(name)
+
+    def _judge(self, name: Name, handle: "Handle", death: str | None, now: float) -> None:
+        """Tells the supervisor what an answer, or its failing, means."""
+        if death is not None:
+            _log.warning("process_died", process=handle.name, reason=death)
+            self._supervisor.died(name, death, now=now)
+            return
+        self._supervisor.heard(name, now=now)
+        status = handle.status
+        if name[0] == "learner" and handle.detail:
+            self._learner = handle.detail
+        if status["user_error"] is not None:
+            raise UserError(*status["user_error"])
+        if status["state"] == "failed":
+            self._supervisor.died(name, status["error"], now=now)
+        elif status["state"] == "finished" and name[0] == "learner":
+            self._finished = True
+        elif status["state"] == "finished":
+            self._supervisor.died(name, "ended although nobody had asked it to", now=now)
+
+    def _publish(self) -> None:
+        """Shows the state to people, to files, and to the tracker."""
+        progress = self._progress()
+        self._view.show(progress)
+        processes = {
+            handle.name: {key: handle.status.get(key) for key in ("state", "pid", "error")}
+            for handle in self._handles.values()
+        }
+        status = progress.to_json() | {"samples_per_insert": self._samples_per_insert(), "processes": processes}
+        self._folder.write_status("driver", 0, status)
+        for (role, index), handle in self._handles.items():
+            if role != "actor" and handle.detail:  # actors write their own
+                self._folder.write_status(role, index, {**handle.detail, "pid": handle.status["pid"]})
+        targets = [
+            {
+                "targets": [handle.status["metrics"]],
+                "labels": {"run": self._config.name, "role": role, "index": str(index)},
+            }
+            for (role, index), handle in sorted(self._handles.items())
+            if handle.status.get("metrics")
+        ]
+        if targets != self._targets:
+            self._folder.write_metrics_targets(targets)
+            self._targets = targets
+        try:
+            ttl = self._config.cluster.heartbeat_timeout_seconds
+            self._tracker.publish_status("driver", 0, {**status, "time": time.time()}, ttl)
+        except TrackerUnavailable:
+            self._metrics.increment("tracker_unavailable_total")
+
+    def _progress(self) -> Progress:
+        learner, config = self._learner, self._config
+        phase = str(learner.get("phase", "starting"))
+        fraction = phase_fraction(config, learner)
+        frames, steps = int(learner.get("env_frames", 0)), int(learner.get("learner_steps", 0))
+        left, frame_rate, step_rate = self._pace.update(phase, fraction, frames, steps, now=time.monotonic())
+        evaluator = self._handles.get(("evaluator", 0))
+        score: dict[str, Any] = (evaluator.detail.get("score") if evaluator else None) or {}
+        return Progress(
+            phase=phase,
+            fraction=fraction,
+            seconds_left=left,
+            env_frames=frames,
+            learner_steps=steps,
+            env_frames_per_s=frame_rate,
+            learner_steps_per_s=step_rate,
+            mean_return=score.get("mean_return"),
+            normalised=score.get("normalised"),
+            teacher_return=self._baselines.teacher,
+            multiplier=float(learner.get("distillation_multiplier", 0.0)),
+            restarts=self._restarts,
+        )
+
+    def _samples_per_insert(self) -> float | None:
+        """Over all shards, of the table `online`, since they were started."""
+        details = [handle.detail for (role, _), handle in self._handles.items() if role == "replay"]
+        inserted = [float(detail.get("num_inserted", 0.0)) for detail in details]
+        sampled = [
+            n * float(detail.get("samples_per_insert", 0.0)) for n, detail in zip(inserted, details, strict=True)
+        ]
+        return sum(sampled) / sum(inserted) if sum(inserted) else None
+
+    def _end(self) -> None:
+        for role, seconds in _STOP_ORDER:
+            handles = [handle for (other, _), handle in self._handles.items() if other == role]
+            killed = self._cluster.stop(handles, seconds)
+            for name in killed:
+                _log.warning("process_killed", process=name, seconds=seconds)
+        learner = self._handles.get(("learner", 0))
+        if learner is not None and learner.detail:
+            self._learner = learner.detail
+
+
+def _all(role: Role, count: int) -> list[Name]:
+    return [(role, index) for index in range(count)]

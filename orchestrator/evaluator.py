@@ -1,0 +1,161 @@
+"""The evaluator: whole games of a pinned policy version under the evaluation protocol, and the score they earn.
+
+Its scores are the only judgement of a policy: the distillation multiplier, the report and the summary all come from
+them, never from the returns of exploring actors.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import structlog
+
+from actors.envs import env_spec
+from actors.policy import QPolicy
+from actors.rollout import play_episodes
+from orchestrator.baselines import Baselines
+from upcycle.config import RunConfig
+from upcycle.errors import CorruptDataError
+from upcycle.metrics import Metrics
+from upcycle.run_folder import Record, RunFolder
+from upcycle.runtime import StopSignal, seed_for
+from upcycle.snapshots import Snapshot, SnapshotFolder
+from upcycle.tracker import Tracker, TrackerUnavailable
+
+_log = structlog.get_logger(__name__)
+
+_POLL_SECONDS: Final = 0.5
+_RETURN_DIGITS: Final = 6
+
+
+def evaluate_snapshot(
+    config: RunConfig,
+    snapshot: Snapshot,
+    baselines: Baselines,
+    *,
+    episodes: int,
+    kind: Literal["evaluation", "final"],
+    stop: StopSignal,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Record | None:
+    """Plays `episodes` whole games with the weights of one policy version.
+
+    The games depend on the run's seed, the version and the kind alone.
+
+    Returns: a score in the form of `RunFolder.append_score`, or None if `stop` was set before the last game ended:
+      the games that had ended by then would favour short ones.
+    Raises: CorruptDataError if the weights do not fit the run's network.
+    """
+    policy = QPolicy(config.network, env_spec(config.env))
+    policy.load(snapshot.tensors)
+    version = int(snapshot.metadata["policy_version"])
+    results = play_episodes(
+        config.env,
+        policy.q_values,
+        episodes=episodes,
+        epsilon=config.evaluation.epsilon,
+        lanes=config.evaluation.lanes,
+        seed=seed_for(config.seed, f"evaluator/{kind}", version),
+        stop=stop,
+        on_progress=on_progress,
+    )
+    if not results.complete:
+        return None
+    return {
+        "phase": snapshot.metadata["phase"],
+        "env_frames": int(snapshot.metadata["env_frames"]),
+        "learner_steps": int(snapshot.metadata["learner_steps"]),
+        "policy_version": version,
+        "mean_return": round(results.mean_return, _RETURN_DIGITS),
+        "normalised": baselines.normalise(results.mean_return),
+        "episodes": len(results.returns),
+        "returns": [float(value) for value in results.returns],
+        "kind": kind,
+        "time": time.time(),
+    }
+
+
+class Evaluator:
+    """Scores the newest policy version, at most one every `evaluation.period_seconds`, until `stop` is set.
+
+    The best one so far is kept beside the run's newest versions: a run that ends badly still has a teacher to give.
+
+    A version that cannot be read (pruned meanwhile, torn) is logged and passed over; the next one comes.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        baselines: Baselines,
+        metrics: Metrics,
+        stop: StopSignal,
+        tracker: Tracker | None = None,
+    ) -> None:
+        self._config, self._folder, self._baselines = config, folder, baselines
+        self._metrics, self._stop, self._tracker = metrics, stop, tracker
+        self._snapshots = SnapshotFolder(folder.snapshots)
+        scores = [record for record in folder.scores() if record["kind"] == "evaluation"]
+        self._newest = max((int(record["policy_version"]) for record in scores), default=-1)
+        self._best = max((float(record["mean_return"]) for record in scores), default=None)
+        self._score: Record | None = None
+        self._episode = 0
+
+    def run(self) -> None:
+        """Evaluates until `stop` is set. Raises: UserError if the disk is full."""
+        due = time.monotonic()
+        while not self._stop.is_set():
+            snapshot = self._next_snapshot() if time.monotonic() >= due else None
+            if snapshot is None:
+                self._stop.wait(_POLL_SECONDS)
+                continue
+            due = time.monotonic() + self._config.evaluation.period_seconds
+            self._evaluate(snapshot)
+
+    def status(self) -> dict[str, Any]:
+        """What the driver shows: the newest score and the episode being played."""
+        return {"score": self._score, "episode": self._episode, "policy_version": self._newest}
+
+    def _next_snapshot(self) -> Snapshot | None:
+        """The newest version, if it is newer than the one evaluated last."""
+        try:
+            ref = self._snapshots.latest()
+            if ref is None or ref.version <= self._newest:
+                return None
+            return self._snapshots.load(ref)
+        except CorruptDataError as error:
+            _log.warning("snapshot_unreadable", error=str(error))
+            return None
+
+    def _evaluate(self, snapshot: Snapshot) -> None:
+        record = evaluate_snapshot(
+            self._config,
+            snapshot,
+            self._baselines,
+            episodes=self._config.evaluation.episodes,
+            kind="evaluation",
+            stop=self._stop,
+            on_progress=self._note_episode,
+        )
+        self._episode = 0
+        if record is None:
+            return
+        self._newest, self._score = int(record["policy_version"]), {**record, "returns": []}
+        self._folder.append_score(record)
+        if self._best is None or record["mean_return"] >= self._best:
+            self._best = float(record["mean_return"])
+            self._snapshots.keep_best(snapshot)
+        self._metrics.set("evaluator_mean_return", record["mean_return"])
+        self._metrics.set("evaluator_policy_version", self._newest)
+        if record["normalised"] is not None:
+            self._metrics.set("evaluator_normalised_score", record["normalised"])
+        self._metrics.increment("evaluator_episodes_total", record["episodes"])
+        _log.info("evaluated", **self._score)
+        if self._tracker is not None:
+            try:
+                self._tracker.publish_score(record)
+            except TrackerUnavailable:
+                self._metrics.increment("tracker_unavailable_total")
+
+    def _note_episode(self, ended: int, _frames: int) -> None:
+        self._episode = ended

@@ -1,0 +1,54 @@
+"""The natural end of a run: the final evaluation, with the machine to itself, then summary and report."""
+
+import torch
+
+from orchestrator.baselines import Baselines
+from orchestrator.driver import Outcome
+from orchestrator.evaluator import evaluate_snapshot
+from orchestrator.progress import Progress, View
+from orchestrator.report import write_report
+from orchestrator.summary import Summary, write_summary
+from upcycle.run_folder import Record, RunFolder
+from upcycle.runtime import StopSignal
+from upcycle.snapshots import SnapshotFolder
+
+
+def final_evaluation(folder: RunFolder, view: View, stop: StopSignal) -> Record | None:
+    """Scores the newest policy version over `evaluation.final_episodes` games and appends the score as "final".
+
+    Returns: the score, or None if `stop` was set before it was complete.
+    Raises: CorruptDataError if the weights are damaged.
+    """
+    config, baselines = folder.config, Baselines.from_manifest(folder.manifest)
+    snapshots = SnapshotFolder(folder.snapshots)
+    newest = snapshots.latest()
+    assert newest is not None, "a learner publishes before it finishes"
+    snapshot = snapshots.load(newest)
+    episodes = config.evaluation.final_episodes
+    counts = {name: int(snapshot.metadata[name]) for name in ("env_frames", "learner_steps")}
+
+    def show(ended: int, _frames: int) -> None:
+        view.show(Progress("evaluation", ended / episodes, teacher_return=baselines.teacher, **counts))
+
+    view.say(f"final evaluation: {episodes} games of policy version {newest.version}")
+    show(0, 0)
+    torch.set_num_threads(1)
+    record = evaluate_snapshot(
+        config, snapshot, baselines, episodes=episodes, kind="final", stop=stop, on_progress=show
+    )
+    if record is not None:
+        folder.append_score(record)
+    return record
+
+
+def write_results(folder: RunFolder, outcome: Outcome) -> Summary:
+    """Writes `summary.json` and `report.html`. Raises: UserError if the disk is full."""
+    summary = write_summary(
+        folder,
+        env_frames=outcome.env_frames,
+        learner_steps=outcome.learner_steps,
+        samples_per_insert=outcome.samples_per_insert,
+        wall_seconds=float(folder.manifest.get("wall_seconds", 0.0)),
+    )
+    write_report(folder)
+    return summary

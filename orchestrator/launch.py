@@ -1,0 +1,247 @@
+"""`upcycle run` and `upcycle resume`: from a checked configuration to a run that has ended, one way or another.
+
+    plan (everything that can be refused) -> Redis, Ray -> run folder -> driver -> final evaluation, summary, report
+
+The folder of a new run appears only once it can be started, and goes away again if its start is refused.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import structlog
+
+from orchestrator import lease
+from orchestrator.driver import Driver, Outcome, RunFailed
+from orchestrator.finish import final_evaluation, write_results
+from orchestrator.local_ray import address_to_join, private_folder
+from orchestrator.plan import Plan, make_plan
+from orchestrator.progress import View
+from orchestrator.redis_server import RedisServer
+from orchestrator.signals import stop_on_signals
+from orchestrator.summary import Summary
+from teacher_store.store import TeacherStore
+from upcycle import __version__
+from upcycle.config import RunConfig
+from upcycle.config_io import load_config
+from upcycle.errors import UserError
+from upcycle.metrics import Metrics
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal, close_logging, configure_logging
+from upcycle.tracker import Tracker, TrackerUnavailable
+
+if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
+    from orchestrator.cluster import Cluster
+
+_log = structlog.get_logger(__name__)
+
+_VERSIONS: Final = ("envpool", "grpcio", "numpy", "ray", "redis", "torch")
+_FIXED: Final = ("env", "network", "phases")
+"""Sections that a checkpoint depends on; resuming cannot change them."""
+
+
+def run(config: RunConfig, *, preset: str, path: Path, overwrite: bool, view: View) -> Summary | None:
+    """Starts a new run in the folder `path` and sees it through.
+
+    Returns: its summary, or None if it was stopped before its end.
+    Raises: UserError or CorruptDataError, leaving no folder behind, if it cannot be started; RunFailed.
+    """
+    stop = StopSignal()
+    with stop_on_signals(stop), view:
+        _refuse_existing(path, overwrite=overwrite)
+        _check_redis(config)
+        plan = make_plan(config, TeacherStore.default(), stop=stop, view=view)
+        if stop.is_set():
+            return None
+        manifest = plan.to_manifest() | {"preset": preset, "versions": _versions(), "wall_seconds": 0.0}
+        with ExitStack() as resources:
+            cluster = resources.enter_context(_connect(config, view))
+            if path.exists():
+                _remove(path)
+            folder = RunFolder.create(path, config, **manifest)
+            started = False
+            try:
+                with lease.hold(folder), _logging(folder):
+                    tracker = _start_tracker(folder, resources)
+                    started = True
+                    return _stretch(folder, cluster, tracker, resources, view, stop)
+            finally:
+                if not started:
+                    resources.close()
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def resume(path: Path, overrides: Sequence[str], *, view: View) -> Summary | None:
+    """Goes on with a run from its newest checkpoint, replay seeded from its own experience log.
+
+    Raises: UserError if it is running, has finished and nothing was changed, or a change does not fit its checkpoint.
+    """
+    folder = RunFolder.open(path)
+    stop = StopSignal()
+    with stop_on_signals(stop), view, lease.hold(folder):
+        old, config = folder.config, load_config(path / "config.toml", overrides)
+        _check_changes(folder, old, config)
+        _check_redis(config)
+        plan = make_plan(config, TeacherStore.default(), stop=stop, view=view)
+        if stop.is_set():
+            return None
+        _check_spec(folder, plan)
+        with ExitStack() as resources:
+            cluster = resources.enter_context(_connect(config, view))
+            folder.replace_config(config)
+            folder.update_manifest(teacher=plan.to_manifest()["teacher"])
+            folder.forget_processes()
+            with _logging(folder):
+                tracker = _start_tracker(folder, resources)
+                return _stretch(folder, cluster, tracker, resources, view, stop)
+
+
+def _stretch(
+    folder: RunFolder, cluster: "Cluster", tracker: Tracker, resources: ExitStack, view: View, stop: StopSignal
+) -> Summary | None:
+    """One stretch of a run, and its end. `resources` (Ray, Redis) are closed before the final evaluation."""
+    started, before = time.monotonic(), float(folder.manifest.get("wall_seconds", 0.0))
+    folder.update_manifest(state="running", driver={"pid": os.getpid(), "host": socket.gethostname()})
+    state: Literal["finished", "stopped", "failed"] = "failed"
+    metrics = resources.enter_context(_metrics(folder, cluster))
+    try:
+        with stop_on_signals(stop):  # Ray has installed its own since
+            view.say(f"run {folder.config.name} started; its folder is {folder.path}")
+            outcome = Driver(folder, cluster, tracker, metrics, view, stop).run()
+            _rebuild(tracker, folder)
+            resources.close()
+            state = "stopped"
+            if outcome.finished and final_evaluation(folder, view, stop) is not None:
+                state = "finished"
+    except (UserError, RunFailed) as error:
+        _log.error("run_failed", error=str(error))
+        raise
+    except Exception:
+        _log.exception("run_failed")
+        raise
+    finally:
+        folder.update_manifest(state=state, driver=None, wall_seconds=before + time.monotonic() - started)
+    return _conclude(folder, outcome, view, finished=state == "finished")
+
+
+def _conclude(folder: RunFolder, outcome: Outcome, view: View, *, finished: bool) -> Summary | None:
+    if finished:
+        return write_results(folder, outcome)
+    view.say(f"stopped with a checkpoint; go on with: upcycle resume {folder.path.name}")
+    return None
+
+
+@contextmanager
+def _connect(config: RunConfig, view: View) -> Generator["Cluster"]:
+    """Ray, joined or started. Raises: UserError if it cannot be reached."""
+    address = address_to_join(config.cluster)
+    with ExitStack() as resources:
+        view.say("starting Ray" if address is None else f"joining Ray at {address}")
+        folder = resources.enter_context(private_folder()) if address is None else None
+        from orchestrator.cluster import Cluster
+
+        yield resources.enter_context(Cluster(config, f"upcycle-{uuid.uuid4().hex[:8]}", folder))
+
+
+@contextmanager
+def _logging(folder: RunFolder) -> Generator[None]:
+    configure_logging("driver", folder.path.name, file=folder.logs / "driver-0.jsonl")
+    try:
+        yield
+    finally:
+        close_logging()
+
+
+@contextmanager
+def _metrics(folder: RunFolder, cluster: "Cluster") -> Generator[Metrics]:
+    metrics = Metrics("driver", folder.path.name)
+    folder.announce_endpoint("metrics", 0, metrics.serve(cluster.node_address))
+    metrics.set("process_up", 1)
+    try:
+        yield metrics
+    finally:
+        metrics.close()
+
+
+def _check_redis(config: RunConfig) -> None:
+    """Raises: UserError if the Redis that is asked for does not answer. Outages that come later are survived."""
+    url = config.cluster.redis_url
+    if url is None:
+        return
+    tracker = Tracker(url, config.name)
+    try:
+        tracker.ping()
+    except TrackerUnavailable as error:
+        raise UserError("cluster.redis_url", url, "Redis cannot be reached", "start it, or leave this out") from error
+    finally:
+        tracker.close()
+
+
+def _start_tracker(folder: RunFolder, resources: ExitStack) -> Tracker:
+    """The run's tracker, on the Redis that it names or an embedded one; its index is made to agree with the files."""
+    config = folder.config
+    url = config.cluster.redis_url or resources.enter_context(RedisServer(folder.path / "redis")).url
+    tracker = Tracker(url, config.name)
+    resources.callback(tracker.close)
+    _rebuild(tracker, folder)
+    folder.announce_endpoint("tracker", 0, url)
+    return tracker
+
+
+def _rebuild(tracker: Tracker, folder: RunFolder) -> None:
+    try:
+        tracker.rebuild(folder)
+    except TrackerUnavailable as error:
+        _log.warning("tracker_unavailable", error=str(error))
+
+
+def _refuse_existing(path: Path, *, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    if not overwrite:
+        raise UserError("run", path.name, "exists already", "resume it, choose another --name, or pass --overwrite")
+    if not (path / "manifest.json").is_file():
+        raise UserError("run", str(path), "is no run folder, so it is not overwritten", "choose another --name")
+    pid = lease.holder(RunFolder(path))
+    if pid is not None:
+        raise UserError("run", path.name, f"is running (process {pid})", f"stop it first: upcycle stop {path.name}")
+
+
+def _remove(path: Path) -> None:
+    """Out of the way at once, so that no half of an old run can pass for a run."""
+    grave = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.removed")
+    path.rename(grave)
+    shutil.rmtree(grave)
+
+
+def _check_changes(folder: RunFolder, old: RunConfig, new: RunConfig) -> None:
+    if folder.manifest["state"] == "finished" and new == old:
+        raise UserError(
+            "run", folder.path.name, "has finished", "give it more to do, for example --set rl.env_frames=8000000"
+        )
+    changed = [name for name in _FIXED if getattr(new, name) != getattr(old, name)]
+    if new.name != old.name:
+        changed.append("name")
+    if new.replay.num_shards != old.replay.num_shards:
+        changed.append("replay.num_shards")
+    if changed:
+        raise UserError("--set", changed[0], "cannot change in a run that has begun", "start a new run")
+
+
+def _check_spec(folder: RunFolder, plan: Plan) -> None:
+    if folder.manifest["chunk_spec"] != plan.spec.to_json():
+        remedy = "leave replay.chunk_steps and replay.max_n_step as they were, or start a new run"
+        raise UserError("--set", plan.spec.to_json(), "would change the chunks of this run", remedy)
+
+
+def _versions() -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    return {"upcycle": __version__, "python": platform.python_version(), **versions}

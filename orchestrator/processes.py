@@ -1,0 +1,203 @@
+"""What the processes of a run do, whoever starts them: a loop in a thread of its own, and answers about it beside it.
+
+A process is told its role, its index and the run's folder; everything else it reads from there (configuration,
+manifest, endpoints). So a process that died is started again with the same three words.
+
+    run folder --> build the role's parts --> loop.run() ... until it ends by itself or is asked to stop
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import structlog
+
+from orchestrator.baselines import Baselines
+from orchestrator.context import Context, Role
+from orchestrator.shard_loop import ShardLoop
+from upcycle.chunks import ChunkSpec
+from upcycle.config import RunConfig
+from upcycle.errors import UserError
+from upcycle.metrics import Metrics
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal, configure_logging, keep_heap
+from upcycle.snapshots import SnapshotFolder
+from upcycle.tracker import Tracker
+
+_log = structlog.get_logger(__name__)
+
+_SWITCH_SECONDS: Final = 0.0005  # at Python's 5 ms a learner step waits for its own fetch thread a tenth of the time
+
+State = Literal["starting", "running", "finished", "failed"]
+
+
+class Loop(Protocol):
+    """What a role does."""
+
+    def run(self) -> None:
+        """Works until the work is done or the stop signal is set."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Plain values about the work so far; called from other threads."""
+        ...
+
+
+class Process:
+    """One process of a run. `start` returns at once; `status` never waits for the work."""
+
+    def __init__(self, role: Role, index: int, run: Path, host: str) -> None:
+        folder = RunFolder.open(run)
+        name = f"{role}-{index}"
+        configure_logging(role, run.name, index, file=folder.logs / f"{name}.jsonl")
+        keep_heap()
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        self._role: Role = role
+        self._folder, self._index, self._host = folder, index, host
+        self._stop = StopSignal()
+        self._metrics = Metrics(role, run.name, index)
+        self._metrics_address = self._metrics.serve(host)
+        self._state: State = "starting"
+        self._error: str | None = None
+        self._user_error: tuple[str, str, str, str] | None = None
+        self._loop: Loop | None = None
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Builds and runs the role's loop in the process's own thread."""
+        self._thread.start()
+
+    def status(self) -> dict[str, Any]:
+        """State of the process: `state`, `error`, `user_error`, `pid`, `metrics` (address) and `detail` of its loop."""
+        detail = self._loop.status() if self._loop is not None else {}
+        return {
+            "state": self._state,
+            "error": self._error,
+            "user_error": self._user_error,
+            "pid": os.getpid(),
+            "metrics": self._metrics_address,
+            "detail": detail,
+        }
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Asks the loop to end and waits for it; says whether it has ended in time."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
+        ended = not self._thread.is_alive()
+        if ended:
+            self._metrics.close()
+        return ended
+
+    def _main(self) -> None:
+        try:
+            with ExitStack() as resources:
+                self._loop = BUILDERS[self._role](self._context(resources))
+                self._state = "running"
+                self._metrics.set("process_up", 1)
+                self._loop.run()
+            self._state = "finished"
+        except UserError as error:
+            self._user_error = (error.field, str(error.value), error.problem, error.remedy)
+            self._fail(error)
+        except Exception as error:  # the thread's outermost frame: the driver reads it from `status` and decides
+            self._fail(error)
+        finally:
+            self._metrics.set("process_up", 0)
+
+    def _fail(self, error: Exception) -> None:
+        _log.error("process_failed", exc_info=error)
+        self._error = f"{type(error).__name__}: {error}"
+        self._state = "failed"
+
+    def _context(self, resources: ExitStack) -> Context:
+        manifest, config = self._folder.manifest, self._folder.config
+        urls = self._folder.endpoints("tracker")
+        tracker = Tracker(urls[0], config.name) if urls else None
+        if tracker is not None:
+            resources.callback(tracker.close)
+        return Context(
+            folder=self._folder,
+            config=config,
+            manifest=manifest,
+            spec=ChunkSpec.from_json(manifest["chunk_spec"]),
+            index=self._index,
+            host=self._host,
+            metrics=self._metrics,
+            stop=self._stop,
+            tracker=tracker,
+            resources=resources,
+        )
+
+
+def _learner(context: Context) -> Loop:
+    from learner.learner import Learner
+    from teacher_store.store import TeacherStore
+    from teacher_store.teacher import load_teacher
+
+    teacher, known = None, context.manifest["teacher"]
+    if known is not None:
+        store = TeacherStore(Path(known["store"]))
+        teacher = load_teacher(store.get(known["id"]), store, _device(context.config), env=context.config.env)
+    context.await_shards()  # not before the imports: they take as long as the shards do
+    return Learner(
+        context.config,
+        context.spec,
+        context.folder,
+        context.replay("learner"),
+        teacher,
+        context.metrics,
+        context.stop,
+        context.tracker,
+    )
+
+
+def _device(config: RunConfig) -> str:
+    from learner.train_state import choose_device
+
+    return str(choose_device(config.learner.device))
+
+
+def _actor(context: Context) -> Loop:
+    from actors.actor import Actor
+    from actors.weights import WeightSubscriber
+
+    subscriber = WeightSubscriber(
+        SnapshotFolder(context.folder.snapshots),
+        context.tracker,
+        context.config.actors.weight_poll_seconds,
+        context.metrics,
+    )
+    return Actor(
+        context.config,
+        context.spec,
+        context.folder,
+        context.index,
+        context.replay("actor"),
+        subscriber,
+        context.metrics,
+        context.stop,
+    )
+
+
+def _evaluator(context: Context) -> Loop:
+    import torch
+
+    from orchestrator.evaluator import Evaluator
+
+    torch.set_num_threads(1)
+    baselines = Baselines.from_manifest(context.manifest)
+    return Evaluator(context.config, context.folder, baselines, context.metrics, context.stop, context.tracker)
+
+
+BUILDERS: Final[dict[Role, Callable[[Context], Loop]]] = {
+    "replay": ShardLoop,
+    "learner": _learner,
+    "actor": _actor,
+    "evaluator": _evaluator,
+}
+"""How each role is made. Imports torch and EnvPool only where the role needs them: a shard starts in a second."""

@@ -1,0 +1,93 @@
+"""A replay shard as one process of a run."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from orchestrator.context import Context
+from replay_service.server import ReplayShard
+from replay_service.types import TableConfig
+from upcycle.config import RunConfig
+from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
+
+_GRACE_SECONDS: Final = 2.0
+_POLL_SECONDS: Final = 0.5
+
+
+class ShardLoop:
+    """A replay shard: seeded first, announced when it can serve.
+
+    What it had accepted before it died, or before the run was stopped, comes back from its own experience log; the
+    table `teacher`, its share of the teacher's log, is there where the run has an offline phase.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        replay, spec = context.config.replay, context.spec
+        directory = context.folder.experience / f"shard-{context.index}"
+        own = ExperienceLogReader.open(directory) if (directory / "log.json").exists() else None
+        teacher = _teacher_log(context)
+        tables = [_online_table(context.config)]
+        if teacher is not None:
+            chunks = -(-teacher.num_chunks // replay.num_shards)  # its share of the log, rounded up
+            tables.append(_teacher_table(chunks * spec.steps))
+        log = None
+        if replay.log_experience:
+            log = context.resources.enter_context(ExperienceLogWriter.open(directory, spec, context.config.env))
+        self._shard = ReplayShard(
+            index=context.index, spec=spec, tables=tables, log=log, metrics=context.metrics, host=context.host
+        )
+        if own is not None:
+            self._shard.seed("online", own, 0, 1, newest_transitions=tables[0].capacity_steps)
+        if teacher is not None:
+            self._shard.seed("teacher", teacher, context.index, replay.num_shards)
+
+    def run(self) -> None:
+        """Serves until the stop signal is set."""
+        context = self._context
+        context.folder.announce_endpoint("replay", context.index, self._shard.start())
+        try:
+            while not context.stop.wait(_POLL_SECONDS):
+                pass
+        finally:
+            self._shard.stop(_GRACE_SECONDS)
+
+    def status(self) -> dict[str, Any]:
+        """Transitions held and inserted, and samples per insert of the table `online`."""
+        metrics = self._context.metrics
+        return {
+            "size": metrics.value("replay_size"),
+            "num_inserted": metrics.value("replay_inserts_total"),
+            "samples_per_insert": metrics.value("replay_samples_per_insert"),
+        }
+
+
+def _online_table(config: RunConfig) -> TableConfig:
+    replay = config.replay
+    return TableConfig(
+        name="online",
+        capacity_steps=-(-replay.capacity_steps // replay.num_shards),
+        sampler=replay.sampler,
+        priority_exponent=replay.priority_exponent,
+        samples_per_insert=replay.samples_per_insert,
+        error_buffer_steps=max(1, replay.error_buffer_steps // replay.num_shards),
+        min_size_to_sample=-(-replay.min_size_to_sample // replay.num_shards),
+    )
+
+
+def _teacher_table(capacity_steps: int) -> TableConfig:
+    return TableConfig(
+        name="teacher",
+        capacity_steps=max(capacity_steps, 1),
+        sampler="uniform",
+        priority_exponent=0.0,
+        samples_per_insert=None,
+        error_buffer_steps=1,
+        min_size_to_sample=1,
+    )
+
+
+def _teacher_log(context: Context) -> ExperienceLogReader | None:
+    teacher = context.manifest["teacher"]
+    if teacher is None or teacher["log"] is None:
+        return None
+    return ExperienceLogReader.open(Path(teacher["log"]))

@@ -1,0 +1,141 @@
+"""`upcycle status` and `upcycle stop`: read from the run folder, so they work without Ray, Redis or the driver."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import lease
+from upcycle.errors import UserError
+from upcycle.run_folder import Record, RunFolder
+
+_STALE_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.2
+
+
+def describe(folder: RunFolder) -> Record:
+    """State, progress, newest score and processes of a run, as plain values.
+
+    `state` is "lost" where the files say "running" but the driver is gone (killed, or its machine is).
+    """
+    manifest, config = folder.manifest, folder.config
+    statuses, scores = folder.statuses(), folder.scores()
+    driver = statuses.pop("driver-0", {})
+    pid = lease.holder(folder)
+    state = str(manifest["state"])
+    fresh = time.time() - float(driver.get("time", 0.0)) < _STALE_SECONDS  # a driver on another machine
+    if state in ("running", "created") and pid is None and not fresh:
+        state = "lost"
+    return {
+        "name": folder.path.name,
+        "run_id": manifest["run_id"],
+        "env_id": config.env.task,
+        "state": state,
+        "pid": pid,
+        "phase": driver.get("phase"),
+        "fraction": driver.get("fraction"),
+        "seconds_left": driver.get("seconds_left"),
+        "env_frames": driver.get("env_frames", 0),
+        "learner_steps": driver.get("learner_steps", 0),
+        "restarts": driver.get("restarts", 0),
+        "samples_per_insert": driver.get("samples_per_insert"),
+        "teacher": manifest["teacher"],
+        "random_score": manifest["random_score"],
+        "score": {**scores[-1], "returns": []} if scores else None,
+        "processes": {
+            name: {**status, **driver.get("processes", {}).get(name, {})} for name, status in statuses.items()
+        },
+    }
+
+
+def show(path: Path, *, as_json: bool) -> int:
+    """Prints one run."""
+    record = describe(RunFolder.open(path))
+    if as_json:
+        print(json.dumps(record))
+        return 0
+    console, score = Console(), record["score"]
+    console.print(f"[bold]{record['name']}[/bold]  {record['env_id']}  {record['state']}  {_progress(record)}")
+    console.print(
+        f"{record['env_frames']:,} frames, {record['learner_steps']:,} updates, {record['restarts']} restarts"
+    )
+    console.print(f"newest score: {_score(score)}" + (f" in {score['episodes']} games" if score else ""))
+    if record["processes"]:
+        table = Table("process", "pid", "state", "", header_style="bold")
+        for name, status in record["processes"].items():
+            table.add_row(name, str(status.get("pid")), str(status.get("state", "")), _detail(status))
+        console.print(table)
+    return 0
+
+
+def show_all(runs: Path, *, as_json: bool) -> int:
+    """Prints all runs in a folder, the newest first."""
+    folders = [RunFolder.open(manifest.parent) for manifest in runs.glob("*/manifest.json")]
+    records = [describe(folder) for folder in sorted(folders, key=lambda f: -float(f.manifest["created"]))]
+    if as_json:
+        print(json.dumps(records))
+        return 0
+    if not records:
+        print(f"no runs in {runs}; start one with: upcycle run pong_cpu")
+        return 0
+    table = Table("run", "task", "state", "phase", "frames", "updates", "score", header_style="bold")
+    for record in records:
+        counts = (f"{record['env_frames']:,}", f"{record['learner_steps']:,}")
+        table.add_row(
+            record["name"], record["env_id"], record["state"], _progress(record), *counts, _score(record["score"])
+        )
+    Console().print(table)
+    return 0
+
+
+def stop(path: Path, *, timeout_seconds: float, as_json: bool) -> int:
+    """Ends a run and waits until it has ended.
+
+    A driver on this machine gets SIGTERM; one elsewhere sees the request in the run folder.
+
+    Raises: UserError if the run is not running, or has not ended in time.
+    """
+    folder = RunFolder.open(path)
+    record = describe(folder)
+    if record["state"] not in ("running", "created"):
+        raise UserError("run", path.name, f"is not running ({record['state']})", "nothing to stop")
+    folder.request_stop()
+    if record["pid"] is not None:
+        os.kill(record["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        state = describe(folder)["state"]
+        if state not in ("running", "created") and lease.holder(folder) is None:
+            print(json.dumps({"name": path.name, "state": state}) if as_json else f"{path.name}: {state}")
+            return 0
+        time.sleep(_POLL_SECONDS)
+    raise UserError("run", path.name, f"has not ended within {timeout_seconds:g} s", "see its logs, or wait longer")
+
+
+def _progress(record: Record) -> str:
+    if record["phase"] is None:
+        return ""
+    return f"{record['phase']} {record['fraction']:.0%}"
+
+
+def _score(score: Record | None) -> str:
+    if score is None:
+        return "none yet"
+    against = "" if score["normalised"] is None else f" ({score['normalised']:.2f} of its teacher)"
+    return f"{score['mean_return']:.1f}{against}"
+
+
+def _detail(status: dict[str, Any]) -> str:
+    hidden = {"pid", "time", "state", "error", "score"}
+    return ", ".join(
+        f"{key} {_short(value)}" for key, value in status.items() if key not in hidden and value is not None
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

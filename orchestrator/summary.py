@@ -1,0 +1,176 @@
+"""What a run came to: `summary.json`, a contract for programs, and the same in three sentences for people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from orchestrator.baselines import Baselines
+from upcycle.errors import CorruptDataError, UserError
+from upcycle.files import write_atomically
+from upcycle.run_folder import RunFolder
+from upcycle.statistics import Interval, mean_interval
+
+Summary = dict[str, Any]
+"""Keys, always all of them:
+
+  run_id, env_id (EnvPool task), preset, phases_wanted (names in order)
+  teacher: {id, score} or null; random_score: mean raw return or null
+  scores: [{phase, env_frames, learner_steps, policy_version, mean_return, normalised, episodes, interval: [low, high]}]
+  phases: [{phase, learner_steps, env_frames, seconds, ...}] of the phases that have ended, each counted alone
+  final: {mean_return, normalised, episodes, policy_version, interval, normalised_interval} or null without a score
+  wall_seconds, env_frames, learner_steps, samples_per_insert (or null), versions: {package: version}
+
+Returns are raw; `normalised` puts random play at 0 and the teacher at 1 (null without a teacher); intervals are 95 %
+bootstrap intervals of the mean.
+"""
+
+_SCORE_KEYS = ("phase", "env_frames", "learner_steps", "policy_version", "mean_return", "normalised", "episodes")
+
+
+def summarise(
+    folder: RunFolder,
+    *,
+    env_frames: int | None = None,
+    learner_steps: int | None = None,
+    samples_per_insert: float | None = None,
+    wall_seconds: float | None = None,
+) -> Summary:
+    """What is known about a run now, finished or not; counts that are not given are those of its last evaluation."""
+    config, manifest, scores = folder.config, folder.manifest, folder.scores()
+    teacher = cast(dict[str, Any] | None, manifest.get("teacher"))
+    random_score = cast(float | None, manifest.get("random_score"))
+    finals = [record for record in scores if record.get("kind") == "final"]
+    evaluations = [record for record in scores if record.get("kind") != "final"]
+    last: Mapping[str, Any] = scores[-1] if scores else {}
+    final: Summary | None = None
+    if finals or scores:
+        final = _score(finals[-1] if finals else scores[-1])
+        final = {key: final[key] for key in ("mean_return", "normalised", "episodes", "policy_version", "interval")}
+        final["normalised_interval"] = _normalised_interval(final["interval"], teacher, random_score)
+    return {
+        "run_id": manifest["run_id"],
+        "env_id": config.env.task,
+        "preset": manifest.get("preset"),
+        "phases_wanted": list(config.phases),
+        "teacher": {"id": teacher["id"], "score": teacher["score"]} if teacher else None,
+        "random_score": random_score,
+        "scores": [_score(record) for record in evaluations],
+        "phases": folder.phases(),
+        "final": final,
+        "wall_seconds": wall_seconds if wall_seconds is not None else manifest.get("wall_seconds"),
+        "env_frames": env_frames if env_frames is not None else last.get("env_frames", 0),
+        "learner_steps": learner_steps if learner_steps is not None else last.get("learner_steps", 0),
+        "samples_per_insert": samples_per_insert,
+        "versions": manifest.get("versions", {}),
+    }
+
+
+def write_summary(
+    folder: RunFolder,
+    *,
+    env_frames: int | None = None,
+    learner_steps: int | None = None,
+    samples_per_insert: float | None = None,
+    wall_seconds: float | None = None,
+) -> Summary:
+    """Writes `summary.json`, atomically, and returns it. Arguments as of `summarise`."""
+    summary = summarise(
+        folder,
+        env_frames=env_frames,
+        learner_steps=learner_steps,
+        samples_per_insert=samples_per_insert,
+        wall_seconds=wall_seconds,
+    )
+    write_atomically(folder.summary, json.dumps(summary, indent=2, allow_nan=False).encode() + b"\n")
+    return summary
+
+
+def read_summary(path: Path) -> Summary:
+    """A summary from its file, or of the run in a folder; a run that has gone on since is summarised as it stands.
+
+    Raises: UserError if there is neither; CorruptDataError if the file is no summary.
+    """
+    if path.is_dir():
+        folder = RunFolder.open(path)
+        now = summarise(folder)
+        if not folder.summary.exists():
+            return now
+        written = read_summary(folder.summary)
+        same = all(written[key] == now[key] for key in ("scores", "final"))
+        return written if same else now
+    if not path.is_file():
+        raise UserError("summary", str(path), "there is no such run or summary", "name a run folder or a summary.json")
+    try:
+        summary = cast(Summary, json.loads(path.read_bytes()))
+        missing = {"run_id", "env_id", "scores", "final", "env_frames"} - set(summary)
+    except (ValueError, TypeError) as error:
+        raise CorruptDataError(f"{path}: not a summary ({error})") from error
+    if missing:
+        raise CorruptDataError(f"{path}: not a summary ({', '.join(sorted(missing))} missing)")
+    return summary
+
+
+def plain_words(summary: Summary) -> list[str]:
+    """Three sentences: what was reached, what that means, what it took."""
+    return [_reached(summary), _meaning(summary), _effort(summary)]
+
+
+def format_seconds(seconds: float | None) -> str:
+    """A duration as people say it."""
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _score(record: Mapping[str, Any]) -> Summary:
+    values = {key: record.get(key) for key in _SCORE_KEYS}
+    returns = cast(Sequence[float], record.get("returns") or [record["mean_return"]])
+    interval = mean_interval(returns)
+    return values | {"interval": [interval.low, interval.high]}
+
+
+def _normalised_interval(interval: list[float], teacher: Mapping[str, Any] | None, random: float | None) -> object:
+    if teacher is None or random is None:
+        return None
+    baselines = Baselines(random=random, teacher=float(teacher["score"]))
+    return [baselines.normalise(end) for end in interval]
+
+
+def _reached(summary: Summary) -> str:
+    final, teacher, random = summary["final"], summary.get("teacher"), summary.get("random_score")
+    if final is None:
+        return f"No evaluation of this run on {summary['env_id']} has finished yet."
+    interval = Interval(*final["interval"])
+    sentence = (
+        f"The student scores {final['mean_return']:.1f} on {summary['env_id']} "
+        f"({final['episodes']} episodes, 95 % interval {interval.low:.1f} to {interval.high:.1f})"
+    )
+    others = [f"its teacher scores {teacher['score']:.1f}"] if teacher else []
+    others += [f"random play {'scores ' if not teacher else ''}{random:.1f}"] if random is not None else []
+    return sentence + ("; " + " and ".join(others) if others else "") + "."
+
+
+def _meaning(summary: Summary) -> str:
+    final, teacher = summary["final"], summary.get("teacher")
+    if teacher is None:
+        return "It has no teacher: it was trained from scratch."
+    if final is None or final["normalised"] is None:
+        return f"How that compares with its teacher {teacher['id']} is not known yet."
+    scale = f"With random play at 0 and the teacher at 1 it stands at {final['normalised']:.2f}"
+    if final["normalised"] >= 1.0:
+        return f"{scale}: it has reached its teacher."
+    if final["normalised_interval"] and final["normalised_interval"][1] >= 1.0:
+        return f"{scale}: level with its teacher, within the evaluation's interval."
+    return f"{scale}: it is still below its teacher."
+
+
+def _effort(summary: Summary) -> str:
+    phases = [f"{phase['phase']} {format_seconds(phase['seconds'])}" for phase in summary.get("phases", [])]
+    detail = f" ({', '.join(phases)})" if phases else ""
+    return (
+        f"It took {summary['env_frames']:,} environment frames and {summary['learner_steps']:,} learner steps "
+        f"in {format_seconds(summary.get('wall_seconds'))}{detail}."
+    )

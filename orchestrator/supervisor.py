@@ -1,0 +1,111 @@
+"""When a process is started again, and when the run gives up on it. Pure: events and the time in, decisions out.
+
+    started --> heard, heard, ... --> died (or silent too long) --> back-off --> Restart --> started ...
+                                                 `-- more than max_restarts within the window --> GiveUp
+
+A process that keeps dying is a defect or a wrong setting; starting it for ever would hide that behind a run that makes
+no progress, so the run fails instead, and says what the process died of.
+"""
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+P = TypeVar("P", bound=Hashable)
+
+_FIRST_BACK_OFF_SECONDS: Final = 0.5
+_LONGEST_BACK_OFF_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restart(Generic[P]):
+    """Start this process again now; `attempt` counts from 1 within the window."""
+
+    process: P
+    reason: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp(Generic[P]):
+    """End the run: this process has died more often than the limit allows."""
+
+    process: P
+    reason: str
+    deaths: int
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What is known about one process.
+
+    Attributes:
+      heard: when it last answered, or was started.
+      due: when it is to be started again; None while it runs.
+      deaths: times of its deaths within the window.
+    """
+
+    heard: float
+    due: float | None = None
+    reason: str = ""
+    deaths: deque[float] = field(default_factory=lambda: deque[float]())
+
+
+class Supervisor(Generic[P]):
+    """Decides for all processes of a run; times are seconds of one monotonic clock.
+
+    Args:
+      max_restarts: deaths of one process that are forgiven within `window_seconds`; 0 forgives none.
+      window_seconds: how long a death is remembered.
+      silence_seconds: a process that has not been heard of for longer counts as dead.
+      start_seconds: so much longer it may take for its first answer, while it is being started.
+    """
+
+    def __init__(
+        self, *, max_restarts: int, window_seconds: float, silence_seconds: float, start_seconds: float = 0.0
+    ) -> None:
+        self._max_restarts, self._window = max_restarts, window_seconds
+        self._silence, self._start_seconds = silence_seconds, start_seconds
+        self._watches: dict[P, _Watch] = {}
+
+    def started(self, process: P, *, now: float) -> None:
+        """It has been started, for the first time or again."""
+        watch = self._watches.setdefault(process, _Watch(now))
+        watch.heard, watch.due = now + self._start_seconds, None
+
+    def heard(self, process: P, *, now: float) -> None:
+        """It answered."""
+        self._watches[process].heard = now
+
+    def died(self, process: P, reason: str, *, now: float) -> None:
+        """It is gone. A second report of the same death changes nothing."""
+        watch = self._watches[process]
+        if watch.due is not None:
+            return
+        watch.deaths.append(now)
+        self._forget_old(watch, now)
+        watch.reason = reason
+        watch.due = now + min(_FIRST_BACK_OFF_SECONDS * 2 ** (len(watch.deaths) - 1), _LONGEST_BACK_OFF_SECONDS)
+
+    def forget(self, process: P) -> None:
+        """It has ended as it should; nothing is decided about it any more."""
+        self._watches.pop(process, None)
+
+    def decide(self, *, now: float) -> list[Restart[P] | GiveUp[P]]:
+        """What is to be done now. A restart is decided once: report `started` when it has been carried out."""
+        decisions: list[Restart[P] | GiveUp[P]] = []
+        for process, watch in self._watches.items():
+            if watch.due is None and now - watch.heard > self._silence:
+                self.died(process, f"not heard of for {now - watch.heard:.0f} s", now=now)
+            if watch.due is None:
+                continue
+            if len(watch.deaths) > self._max_restarts:
+                decisions.append(GiveUp(process, watch.reason, len(watch.deaths)))
+            elif now >= watch.due:
+                decisions.append(Restart(process, watch.reason, len(watch.deaths)))
+        return decisions
+
+    def _forget_old(self, watch: _Watch, now: float) -> None:
+        while now - watch.deaths[0] > self._window:
+            watch.deaths.popleft()

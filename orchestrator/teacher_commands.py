@@ -1,0 +1,204 @@
+"""The verbs of `upcycle teacher`: they print what `orchestrator.teachers` and the store return.
+
+Each raises UserError or CorruptDataError before it prints anything; `as_json` prints one JSON value for programs.
+"""
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from actors.envs import chunk_spec
+from actors.rollout import Stop
+from orchestrator import teachers
+from teacher_store.records import TeacherRecord
+from teacher_store.store import TeacherStore
+
+
+def list_teachers(*, as_json: bool) -> None:
+    """Prints all teachers of the store, the bundled ones among them."""
+    records = TeacherStore.default().list()
+    if as_json:
+        _print_json([_brief(record) for record in records])
+        return
+    table = Table("teacher", "task", "frames", "network", "score", "random", "experience", header_style="bold")
+    for record in records:
+        table.add_row(
+            record.id,
+            record.env.task,
+            " x ".join(map(str, (record.frame_stack, *record.frame_shape))),
+            f"{record.network.kind} x{record.network.width:g}",
+            f"{record.score.mean_return:.1f}" if record.score else "not scored",
+            "" if record.random_score is None else f"{record.random_score:.1f}",
+            f"{record.experience.transitions:,} steps" if record.experience else "none",
+        )
+    console = Console()
+    console.print(table if records else "The store is empty: `upcycle teacher publish RUN --name NAME` fills it.")
+
+
+def show_teacher(name: str, *, as_json: bool, verify: bool = False) -> None:
+    """Prints one teacher's record. `verify` reads all of its files first and compares them with their SHA-256."""
+    store = TeacherStore.default()
+    record = store.get(name)
+    if verify:
+        store.verify(record)
+    if as_json:
+        _print_json(record.model_dump(mode="json") | {"folder": str(store.folder(record)), "verified": verify})
+        return
+    _print_record(record, store, note="every file verified" if verify else None)
+
+
+def collect(
+    name: str,
+    *,
+    frames: int,
+    epsilons: Sequence[float] = (0.01, 0.05, 0.2),
+    lanes: int = 8,
+    seed: int = 0,
+    chunk_steps: int = 64,
+    n_step: int = 3,
+    stop: Stop | None = None,
+    as_json: bool,
+) -> None:
+    """Lets a teacher play and keeps its buffer; `n_step` is the largest horizon that the buffer is to serve."""
+    store = TeacherStore.default()
+    record = store.get(name)
+    with _progress("frames", show=not as_json) as on_progress:
+        record = teachers.collect_experience(
+            record,
+            store,
+            frames=frames,
+            epsilons=epsilons,
+            lanes=lanes,
+            seed=seed,
+            spec=chunk_spec(record.env, chunk_steps, n_step),
+            stop=stop,
+            on_progress=on_progress,
+        )
+    _print_result(record, store, as_json=as_json)
+
+
+def publish(
+    run: Path,
+    *,
+    name: str,
+    policy_version: int | None = None,
+    with_experience: bool = True,
+    episodes: int | None = None,
+    licence: str = "Apache-2.0",
+    stop: Stop | None = None,
+    as_json: bool,
+) -> None:
+    """Makes a run's policy a teacher; see `orchestrator.teachers.publish_from_run`."""
+    store = TeacherStore.default()
+    with _progress("games", show=not as_json) as on_progress:
+        record = teachers.publish_from_run(
+            run,
+            store,
+            name=name,
+            policy_version=policy_version,
+            with_experience=with_experience,
+            episodes=episodes,
+            licence=licence,
+            stop=stop,
+            on_progress=on_progress,
+        )
+    _print_result(record, store, as_json=as_json)
+
+
+def evaluate(
+    name: str,
+    *,
+    episodes: int = 30,
+    epsilon: float = 0.001,
+    lanes: int = 5,
+    seed: int = 0,
+    stop: Stop | None = None,
+    as_json: bool,
+) -> None:
+    """Plays whole games with a teacher and writes the score into its record."""
+    store = TeacherStore.default()
+    record = store.get(name)
+    with _progress("games", show=not as_json) as on_progress:
+        record = teachers.score_teacher(
+            record,
+            store,
+            episodes=episodes,
+            seed=seed,
+            epsilon=epsilon,
+            lanes=lanes,
+            stop=stop,
+            on_progress=on_progress,
+        )
+    _print_result(record, store, as_json=as_json)
+
+
+def _print_result(record: TeacherRecord, store: TeacherStore, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(_brief(record))
+    else:
+        _print_record(record, store)
+
+
+def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | None = None) -> None:
+    made, score, experience = record.provenance, record.score, record.experience
+    rows = {
+        "task": f"{record.env.task} ({record.num_actions} actions{': ' if record.actions else ''}"
+        f"{', '.join(record.actions)})",
+        "observation": f"{record.frame_stack} frames of {' x '.join(map(str, record.frame_shape))}, "
+        f"stack fill {record.env.stack_fill}, sticky actions {record.env.sticky_actions:g}",
+        "network": f"{record.network.kind}, width {record.network.width:g}, hidden {record.network.hidden}",
+        "score": "not scored"
+        if score is None
+        else f"{score.mean_return:.2f} (95 % interval {score.interval_low:.2f} to {score.interval_high:.2f}, "
+        f"{score.episodes} games, epsilon {score.epsilon:g})",
+        "random play": "unknown" if record.random_score is None else f"{record.random_score:.2f}",
+        "experience": "none"
+        if experience is None
+        else f"{experience.transitions:,} transitions in {experience.chunks:,} chunks",
+        "its teachers": ", ".join(record.parents) or "none: trained from scratch",
+        "made by run": made.run_id or "unknown",
+        "training": ", ".join(
+            f"{count:,} {what}"
+            for count, what in ((made.learner_steps, "learner steps"), (made.env_frames, "environment frames"))
+            if count is not None
+        )
+        or "unknown",
+        "weights": f"{record.weights.bytes:,} bytes, SHA-256 {record.weights.sha256}",
+        "licence": record.licence,
+        "folder": str(store.folder(record)),
+    }
+    table = Table(title=record.id, title_justify="left", show_header=False, box=None)
+    for key, value in (rows | ({"checked": note} if note else {})).items():
+        table.add_row(f"[dim]{key}[/dim]", value)
+    Console().print(table)
+
+
+def _brief(record: TeacherRecord) -> dict[str, Any]:
+    """The record without its long parts."""
+    values = record.model_dump(mode="json")
+    del values["provenance"]["config"]
+    if values["experience"]:
+        del values["experience"]["files"]
+    return values
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value))
+
+
+@contextmanager
+def _progress(unit: str, *, show: bool) -> Generator[teachers.Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as bar:
+        task = bar.add_task(unit, total=None)
+
+        def on_progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield on_progress

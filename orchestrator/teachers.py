@@ -1,0 +1,256 @@
+"""What teachers do besides teaching: they are scored, they play to leave a buffer, and finished runs become some."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from actors.envs import chunk_spec, env_spec
+from actors.policy import QPolicy
+from actors.rollout import EpisodeResults, QFunction, Stop, collect_chunks, play_episodes, random_score
+from teacher_store.records import Provenance, Score, TeacherRecord
+from teacher_store.store import TeacherStore
+from teacher_store.teacher import load_teacher
+from upcycle.chunks import Array, ChunkSpec, encode_chunk
+from upcycle.config import EnvConfig
+from upcycle.config_io import dump_config
+from upcycle.errors import UserError
+from upcycle.experience_log import ExperienceLogWriter
+from upcycle.log_folder import log_parts
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import seed_for
+from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
+from upcycle.statistics import mean_interval
+
+_EPSILON: Final = 0.001
+_RANDOM_EPISODES: Final = 20
+_CHUNK_STEPS: Final = 64
+_LOOKAHEAD: Final = 5
+_ACTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "Pong-v5": ("noop", "fire", "right", "left", "right + fire", "left + fire"),
+    "CartPole-v1": ("push left", "push right"),
+}
+"""Meaning of the actions of tasks that we know; EnvPool does not tell."""
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what is to be done."""
+
+
+def score_teacher(
+    record: TeacherRecord,
+    store: TeacherStore,
+    *,
+    episodes: int,
+    seed: int,
+    epsilon: float = _EPSILON,
+    lanes: int = 5,
+    stop: Stop | None = None,
+    on_progress: Progress | None = None,
+) -> TeacherRecord:
+    """Plays whole games with a teacher and writes the score into its record, with the random policy's if it lacks it.
+
+    Raises: UserError if it was stopped before the last game ended; CorruptDataError if the weights are damaged.
+    """
+    results = play_episodes(
+        record.env,
+        _q_function(record, store),
+        episodes=episodes,
+        epsilon=epsilon,
+        lanes=lanes,
+        seed=seed_for(seed, "score", 0),
+        stop=stop,
+        on_progress=None if on_progress is None else lambda ended, _: on_progress(ended, episodes),
+    )
+    if not results.complete:
+        raise UserError("teacher", record.id, "was stopped before its last game ended", "start the evaluation again")
+    random = record.random_score if record.random_score is not None else _random_score(record.env, seed)
+    return store.replace(
+        record.model_copy(update={"score": _to_score(results.returns, epsilon), "random_score": random})
+    )
+
+
+def collect_experience(
+    record: TeacherRecord,
+    store: TeacherStore,
+    *,
+    frames: int,
+    epsilons: Sequence[float],
+    seed: int,
+    lanes: int = 8,
+    spec: ChunkSpec | None = None,
+    stop: Stop | None = None,
+    on_progress: Progress | None = None,
+) -> TeacherRecord:
+    """Lets a teacher play at least `frames` environment frames and keeps them as its buffer; returns its new record.
+
+    Args:
+      record: which teacher; a buffer that it has already is replaced.
+      store: where it lies.
+      frames: environment frames to play.
+      epsilons: exploration, dealt out over the lanes in turn.
+      seed: of environments and exploration.
+      lanes: environments side by side.
+      spec: form of the chunks; by default 64 steps that serve n-step targets of up to 5.
+      stop: looked at before each step.
+      on_progress: called with environment frames kept and to be kept.
+    Raises: UserError if it was stopped or the disk is full; the teacher is as it was then.
+    """
+    spec = spec or chunk_spec(record.env, _CHUNK_STEPS, _LOOKAHEAD)
+    frame_skip = env_spec(record.env).frame_skip
+    store.root.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".collecting-", dir=store.root))  # beside the store: linked, not copied
+    try:
+        with ExperienceLogWriter.open(temporary / "log", spec, record.env) as log:
+            chunks = collect_chunks(
+                record.env,
+                _q_function(record, store),
+                spec,
+                frames=frames,
+                epsilons=epsilons,
+                lanes=lanes,
+                seed=seed,
+                stop=stop,
+            )
+            for chunk in chunks:
+                log.append(encode_chunk(chunk, spec), chunk.num_transitions(spec))
+                if on_progress is not None:
+                    on_progress(min(log.num_transitions * frame_skip, frames), frames)
+        if stop is not None and stop.is_set():
+            raise UserError("teacher", record.id, "was stopped while it played", "start collecting again")
+        return store.add_experience(record.id, temporary / "log")
+    finally:
+        shutil.rmtree(temporary)
+
+
+def publish_from_run(
+    run: Path,
+    store: TeacherStore,
+    *,
+    name: str,
+    policy_version: int | None = None,
+    with_experience: bool = True,
+    episodes: int | None = None,
+    licence: str = "Apache-2.0",
+    stop: Stop | None = None,
+    on_progress: Progress | None = None,
+) -> TeacherRecord:
+    """Makes a run's policy a teacher: its weights, its score, the experience that the run has logged, its descent.
+
+    The score is that of the run's final evaluation if that was of the same policy version; else the policy plays.
+
+    Args:
+      run: the run folder; the run may still be going on.
+      store: where the teacher goes.
+      name: what to call it.
+      policy_version: one of the versions that the run still keeps; by default the one that the evaluator scored
+        best, or the newest if it has scored none.
+      with_experience: share the run's log.
+      episodes: whole games to play if there is no final evaluation; by default as many as the run's configuration says.
+      licence: of the weights.
+      stop: looked at while playing.
+      on_progress: called with games ended and to be played.
+    Raises: UserError if the run has no such weights, or the store has this teacher already.
+    """
+    folder = RunFolder.open(run)
+    config, manifest = folder.config, folder.manifest
+    path, snapshot = _find_weights(folder, policy_version)
+    spec = env_spec(config.env)
+    policy = QPolicy(config.network, spec)
+    policy.load(snapshot.tensors)
+    version = int(snapshot.metadata["policy_version"])
+    finals = [score for score in folder.scores() if score["kind"] == "final" and score["policy_version"] == version]
+    if finals:
+        returns: Sequence[float] | Array = finals[-1]["returns"]
+    else:
+        wanted = episodes or config.evaluation.final_episodes
+        results = _play(folder, policy, wanted, stop=stop, on_progress=on_progress)
+        returns = results.returns
+    random = manifest.get("random_score")
+    parent = manifest.get("teacher")
+    return store.publish(
+        name=name,
+        env=config.env,
+        network=config.network,
+        frame_shape=spec.frame_shape,
+        frame_stack=spec.stack,
+        num_actions=spec.num_actions,
+        actions=_ACTIONS.get(config.env.task, ()),
+        weights=path,
+        score=_to_score(returns, config.evaluation.epsilon),
+        random_score=float(random) if random is not None else _random_score(config.env, config.seed),
+        log_directory=folder.experience if with_experience and _has_log(folder) else None,
+        licence=licence,
+        parents=(str(parent["id"]),) if parent else (),
+        provenance=Provenance(
+            run_id=str(manifest["run_id"]),
+            config=dump_config(config),
+            learner_steps=int(snapshot.metadata["learner_steps"]),
+            env_frames=int(snapshot.metadata["env_frames"]),
+            versions=manifest.get("versions", {}),
+        ),
+    )
+
+
+def _find_weights(folder: RunFolder, policy_version: int | None) -> tuple[Path, Snapshot]:
+    snapshots = SnapshotFolder(folder.snapshots)
+    if policy_version is None and (best := snapshots.best()) is not None:
+        return best, read_snapshot(best)
+    if policy_version is None:
+        ref = snapshots.latest()
+        if ref is None:
+            raise UserError("run", str(folder.path), "has no weights yet", "let it publish its first policy version")
+        return snapshots.path / ref.path, snapshots.load(ref)
+    kept = snapshots.versions()
+    if policy_version not in kept:
+        raise UserError("--policy-version", policy_version, "is not kept", f"choose one of {', '.join(map(str, kept))}")
+    path = snapshots.path / snapshots.name_of(policy_version)
+    return path, read_snapshot(path)
+
+
+def _play(
+    folder: RunFolder, policy: QPolicy, episodes: int, *, stop: Stop | None, on_progress: Progress | None
+) -> EpisodeResults:
+    config = folder.config
+    results = play_episodes(
+        config.env,
+        policy.q_values,
+        episodes=episodes,
+        epsilon=config.evaluation.epsilon,
+        lanes=config.evaluation.lanes,
+        seed=seed_for(config.seed, "publish", 0),
+        stop=stop,
+        on_progress=None if on_progress is None else lambda ended, _: on_progress(ended, episodes),
+    )
+    if not results.complete:
+        raise UserError("run", str(folder.path), "was stopped before its last game ended", "start publishing again")
+    return results
+
+
+def _has_log(folder: RunFolder) -> bool:
+    try:
+        return bool(log_parts(folder.experience))
+    except UserError:  # the run was told not to log (replay.log_experience)
+        return False
+
+
+def _q_function(record: TeacherRecord, store: TeacherStore) -> QFunction:
+    teacher = load_teacher(record, store)
+    return lambda observation: teacher.q_values(torch.from_numpy(observation)).numpy()
+
+
+def _to_score(returns: Sequence[float] | Array, epsilon: float) -> Score:
+    interval = mean_interval(returns)
+    return Score(
+        mean_return=round(sum(map(float, returns)) / len(returns), 6),
+        episodes=len(returns),
+        epsilon=epsilon,
+        interval_low=interval.low,
+        interval_high=interval.high,
+    )
+
+
+def _random_score(env: EnvConfig, seed: int) -> float:
+    return random_score(env, _RANDOM_EPISODES, seed_for(seed, "random", 0))

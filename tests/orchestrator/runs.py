@@ -1,0 +1,39 @@
+"""Small runs of Catch for tests: every part real, seconds long."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.plan import Plan, make_plan
+from orchestrator.progress import SilentView
+from teacher_store.store import TeacherStore
+from upcycle.config import RunConfig
+from upcycle.config_io import load_config
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal
+
+ROOT = Path(__file__).resolve().parents[2]
+CATCH = ROOT / "deploy" / "presets" / "catch.toml"
+
+
+def catch(*overrides: str) -> RunConfig:
+    """The preset with a smaller evaluation."""
+    return load_config(CATCH, ["evaluation.episodes=5", "evaluation.final_episodes=8", *overrides])
+
+
+def plan_for(config: RunConfig, root: Path) -> Plan:
+    return make_plan(config, TeacherStore(root, bundled=None), stop=StopSignal(), view=SilentView())
+
+
+def new_run(path: Path, config: RunConfig, **manifest: Any) -> RunFolder:
+    plan = plan_for(config, path.parent / "teachers")
+    return RunFolder.create(path, config, **(plan.to_manifest() | {"preset": "catch", "versions": {}} | manifest))
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 50.0) -> None:
+    """Fails when `condition` does not become true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)

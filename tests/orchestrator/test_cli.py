@@ -1,0 +1,188 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import lease
+from orchestrator.cli import main
+from orchestrator.signals import stop_on_signals
+from tests.orchestrator.runs import CATCH, ROOT, catch
+from tests.orchestrator.test_evaluator import metadata, weights
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal
+from upcycle.snapshots import SnapshotFolder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def folder(runs: Path) -> RunFolder:
+    folder = RunFolder.create(runs / "catch", catch(), teacher=None, random_score=-0.5, preset="catch", versions={})
+    SnapshotFolder(folder.snapshots).publish(4, weights(), metadata(4))
+    folder.append_score(
+        {
+            "phase": "rl",
+            "env_frames": 10,
+            "learner_steps": 5,
+            "policy_version": 4,
+            "mean_return": 0.5,
+            "normalised": None,
+            "episodes": 2,
+            "returns": [0.0, 1.0],
+            "kind": "evaluation",
+        }
+    )
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Runs a command that must fail with exit code 2 and one line; returns that line."""
+    assert main([str(argument) for argument in arguments]) == 2
+    output = capsys.readouterr()
+    line = output.err.strip().splitlines()[-1]
+    assert line.startswith("upcycle: ")
+    assert output.out == ""
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nope"], ["preset", "nope", "known presets", "catch.toml"]),
+        (["catch", "--set", "learner.batchsize=1"], ["learner.batchsize", "did you mean learner.batch_size"]),
+        (["catch", "--set", "env.task=Cach-v0"], ["env.task", "Cach-v0", "Catch-v0"]),
+        (["catch", "--set", "env.task=Pendulum-v1"], ["env.task", "discrete"]),
+        (["catch", "--set", "cluster.redis_url=redis://127.0.0.1:1/0"], ["cluster.redis_url", "cannot be reached"]),
+        (["catch", "--set", "cluster.redis_url=ftp://x"], ["cluster.redis_url", "redis://HOST:PORT"]),
+        (["catch", "--set", "cluster.address=127.0.0.1:1"], ["cluster.address", "cannot be reached"]),
+        (["catch", "--set", "cluster.address=ray://127.0.0.1:1"], ["cluster.address", "Ray client"]),
+        (["catch", "--set", "phases=offline", "--set", "teacher.id=nobody"], ["teacher", "nobody"]),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_nothing(
+    arguments: list[str], words: list[str], runs: Path, capsys: pytest.CaptureFixture[str]
+):
+    line = refused(capsys, "run", *arguments, "--runs", runs)
+    assert all(word in line for word in words), line
+    assert not runs.exists()
+
+
+def test_an_existing_run_is_overwritten_only_when_told_and_when_idle(
+    folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert "exists already" in refused(capsys, "run", CATCH, "--runs", runs)
+    with lease.hold(folder):
+        assert "is running" in refused(capsys, "run", CATCH, "--runs", runs, "--overwrite")
+        assert "is running" in refused(capsys, "resume", "catch", "--runs", runs)
+    (runs / "data").mkdir()
+    assert "no run folder" in refused(capsys, "run", CATCH, "--runs", runs, "--name", "data", "--overwrite")
+    assert folder.manifest["name"] == "catch"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("network.hidden=65", "network"),
+        ("name=other", "name"),
+        ("replay.num_shards=1", "replay.num_shards"),
+        ("rl.env_framez=1", "rl.env_frames"),
+    ],
+)
+def test_resuming_cannot_change_what_the_checkpoint_depends_on(
+    folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str], change: str, words: str
+):
+    before = (folder.path / "config.toml").read_bytes()
+    assert words in refused(capsys, "resume", "catch", "--set", change, "--runs", runs)
+    assert (folder.path / "config.toml").read_bytes() == before
+
+
+def test_a_finished_run_is_resumed_only_with_more_to_do(
+    folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder.update_manifest(state="finished")
+    assert "has finished" in refused(capsys, "resume", "catch", "--runs", runs)
+
+
+@pytest.mark.parametrize("verb", ["resume", "stop", "status", "report"])
+def test_an_unknown_run_is_named(verb: str, folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert "known runs: catch" in refused(capsys, verb, "catsh", "--runs", runs)
+
+
+def test_status_tells_a_lost_run_from_a_stopped_one(folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]):
+    def state() -> str:
+        assert main(["status", "catch", "--runs", str(runs), "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert record["score"]["mean_return"] == 0.5
+        return record["state"]
+
+    folder.update_manifest(state="stopped")
+    assert state() == "stopped"
+    folder.update_manifest(state="running")
+    assert state() == "lost"  # its driver was killed
+    with lease.hold(folder):
+        assert state() == "running"
+    folder.write_status("driver", 0, {"phase": "rl", "fraction": 0.5})
+    assert state() == "running"  # a driver on another machine
+    assert main(["status", "--runs", str(runs)]) == 0
+    assert "rl 50%" in capsys.readouterr().out
+
+
+def test_stop_needs_a_running_run(folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]):
+    folder.update_manifest(state="stopped")
+    assert "is not running (stopped)" in refused(capsys, "stop", "catch", "--runs", runs)
+    assert not folder.stop_requested()
+
+
+def test_evaluate_plays_the_newest_policy_of_a_run(folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["evaluate", "catch", "--episodes", "3", "--runs", str(runs), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["policy_version"], record["episodes"]) == (4, 3)
+    assert len(folder.scores()) == 1  # it writes nothing
+    assert "--episodes" in refused(capsys, "evaluate", "catch", "--episodes", "0", "--runs", runs)
+
+
+def test_report_can_be_written_at_any_time(folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["report", "catch", "--runs", str(runs)]) == 0
+    assert Path(capsys.readouterr().out.strip()) == folder.report
+    assert folder.report.is_file()
+
+
+def test_doctor_finds_this_machine_fit(runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["doctor", "--runs", str(runs), "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert {"python", "redis", "ray", "disk", "torch device"} <= {finding["check"] for finding in findings}
+    assert not runs.exists()
+
+
+def test_a_defect_is_one_line_and_code_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("orchestrator.status.show_all", broken)
+    assert main(["status"]) == 1
+    assert "ZeroDivisionError: oops (a defect" in capsys.readouterr().err
+
+
+def test_help_needs_nothing_heavy_and_unknown_verbs_have_code_2():
+    command = [sys.executable, "-m", "orchestrator.cli"]
+    shown = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert all(verb in shown.stdout for verb in ("run", "resume", "stop", "status", "evaluate", "doctor", "teacher"))
+    wrong = subprocess.run([*command, "fly"], cwd=ROOT, capture_output=True, check=False, timeout=60)
+    assert wrong.returncode == 2
+
+
+def test_the_first_signal_asks_and_the_second_insists():
+    stop, before = StopSignal(), signal.getsignal(signal.SIGTERM)
+    with stop_on_signals(stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before

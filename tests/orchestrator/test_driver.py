@@ -1,0 +1,208 @@
+"""The driver against a cluster that is a script: what it starts, starts again, and in which order it ends them."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from orchestrator import driver as driver_module
+from orchestrator.context import Role
+from orchestrator.driver import Driver, RunFailed
+from orchestrator.progress import Progress
+from upcycle.config_io import parse_config
+from upcycle.errors import UserError
+from upcycle.metrics import Metrics
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal
+from upcycle.tracker import Tracker
+
+
+class ScriptedHandle:
+    def __init__(self, role: Role, index: int) -> None:
+        self.role, self.index = role, index
+        self.name = f"{role}-{index}"
+        self.status: dict[str, Any] = {}
+
+    @property
+    def detail(self) -> dict[str, Any]:
+        return self.status.get("detail", {})
+
+
+class ScriptedCluster:
+    """Every process answers what `answer` says: a detail, or an exception that stands for its death."""
+
+    def __init__(self, folder: RunFolder, answer: Callable[[str, int], Any]) -> None:
+        self._folder, self._answer = folder, answer
+        self.round = 0
+        self.started: list[str] = []
+        self.stopped: list[str] = []
+
+    def start(self, role: Role, index: int, run: Path) -> ScriptedHandle:
+        assert run == self._folder.path
+        if role == "replay":
+            self._folder.announce_endpoint("replay", index, "127.0.0.1:1")
+        self.started.append(f"{role}-{index}")
+        return ScriptedHandle(role, index)
+
+    def poll(self, handles: Sequence[ScriptedHandle], timeout_seconds: float) -> dict[str, str | None]:
+        self.round += 1
+        answers: dict[str, str | None] = {}
+        for handle in handles:
+            answer = self._answer(handle.name, self.round)
+            if isinstance(answer, Exception):
+                answers[handle.name] = str(answer)
+                continue
+            state = {"state": "running", "error": None, "user_error": None, "pid": 1, "metrics": "127.0.0.1:9"}
+            handle.status = state | {"detail": {}} | answer
+            answers[handle.name] = None
+        return answers
+
+    def stop(self, handles: Sequence[ScriptedHandle], timeout_seconds: float) -> list[str]:
+        self.stopped += [handle.name for handle in handles]
+        return []
+
+    def kill(self, handle: ScriptedHandle) -> None:
+        pass
+
+
+class Screen:
+    def __init__(self) -> None:
+        self.shown: list[Progress] = []
+        self.said: list[str] = []
+
+    def show(self, progress: Progress) -> None:
+        self.shown.append(progress)
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "_ROUND_SECONDS", 0.02)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    config = parse_config(
+        {
+            "name": "run",
+            "teacher": {"id": "t"},
+            "offline": {"learner_steps": 100},
+            "online": {"env_frames": 100},
+            "replay": {"num_shards": 2},
+            "actors": {"num_actors": 2},
+            "cluster": {"max_restarts": 2},
+        }
+    )
+    teacher = {"id": "t-1", "name": "t", "score": 10.0, "store": "/nowhere", "log": None}
+    return RunFolder.create(tmp_path / "run", config, teacher=teacher, random_score=-10.0)
+
+
+@pytest.fixture
+def tracker() -> Iterator[Tracker]:
+    tracker = Tracker("redis://127.0.0.1:1/0", "run")  # nobody there: an outage from the first second on
+    yield tracker
+    tracker.close()
+
+
+def learner(phase: str, steps: int, frames: int, state: str = "running") -> dict[str, Any]:
+    counts = {"learner_steps": steps, "phase_learner_steps": steps, "env_frames": frames, "phase_env_frames": frames}
+    return {"state": state, "detail": {"phase": phase, "distillation_multiplier": 0.5, **counts}}
+
+
+def drive(
+    folder: RunFolder, tracker: Tracker, answer: Callable[[str, int], Any], stop: StopSignal | None = None
+) -> tuple[ScriptedCluster, Screen, Metrics, Driver]:
+    cluster, screen, metrics = ScriptedCluster(folder, answer), Screen(), Metrics("driver", "run")
+    return cluster, screen, metrics, Driver(folder, cast(Any, cluster), tracker, metrics, screen, stop or StopSignal())
+
+
+def test_processes_start_when_they_are_needed_and_end_in_order(folder: RunFolder, tracker: Tracker):
+    script = [("offline", 10, 0), ("offline", 50, 0), ("offline", 95, 0), ("online", 100, 50)]
+
+    def answer(name: str, round_: int) -> dict[str, Any]:
+        if name == "learner-0":
+            phase, steps, frames = script[min(round_, len(script)) - 1]
+            return learner(phase, steps, frames) if round_ <= len(script) else learner("done", 120, 100, "finished")
+        return {"detail": {"num_inserted": 100.0, "samples_per_insert": 8.0}} if name.startswith("replay") else {}
+
+    cluster, screen, metrics, driver = drive(folder, tracker, answer)
+    outcome = driver.run()
+    assert cluster.started == ["replay-0", "replay-1", "learner-0", "evaluator-0", "actor-0", "actor-1"]
+    assert cluster.stopped == ["actor-0", "actor-1", "learner-0", "evaluator-0", "replay-0", "replay-1"]
+    assert (outcome.finished, outcome.env_frames, outcome.learner_steps) == (True, 100, 120)
+    assert outcome.samples_per_insert == pytest.approx(8.0)
+    assert [progress.phase for progress in screen.shown][-2:] == ["online", "done"]
+    assert screen.shown[-2].fraction == 0.5
+    assert screen.shown[-2].teacher_return == 10.0
+    assert metrics.value("tracker_unavailable_total") >= 4  # counted, and nothing else happened
+    status = folder.statuses()
+    assert status["driver-0"]["processes"]["learner-0"]["state"] == "finished"
+    assert status["learner-0"]["learner_steps"] == 120
+    targets = json.loads((folder.path / "metrics_targets.json").read_text())
+    assert {target["labels"]["role"] for target in targets} == {"replay", "learner", "evaluator", "actor"}
+
+
+def test_a_dead_process_is_started_again_and_counted(folder: RunFolder, tracker: Tracker):
+    def answer(name: str, round_: int) -> Any:
+        if name == "evaluator-0" and round_ == 2:
+            return RuntimeError("killed")
+        restarted = cluster.started.count("evaluator-0") == 2
+        return learner("online", 1, 1, "finished" if restarted else "running") if name == "learner-0" else {}
+
+    cluster, screen, metrics, driver = drive(folder, tracker, answer)
+    assert driver.run().finished
+    assert metrics.value("supervisor_restarts_total", target="evaluator") == 1
+    assert screen.said == ["evaluator-0 died (killed); starting it again"]
+
+
+def test_a_process_that_keeps_failing_ends_the_run_and_names_its_log(
+    folder: RunFolder, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("orchestrator.supervisor._FIRST_BACK_OFF_SECONDS", 0.01)
+
+    def answer(name: str, round_: int) -> Any:
+        failed: dict[str, Any] = {"state": "failed", "error": "ValueError: no", "detail": {}}
+        return failed if name == "learner-0" else {}
+
+    cluster, _, _, driver = drive(folder, tracker, answer)
+    with pytest.raises(RunFailed, match=r"learner-0 died 3 times: ValueError: no.*learner-0\.jsonl"):
+        driver.run()
+    assert cluster.started.count("learner-0") == 3
+    assert "replay-1" in cluster.stopped
+
+
+def test_what_a_user_can_put_right_is_not_tried_again(folder: RunFolder, tracker: Tracker):
+    def answer(name: str, round_: int) -> Any:
+        error = ("disk", "/data", "is full", "free some space")
+        return {"state": "failed", "user_error": error, "error": "UserError"} if name == "replay-1" else {}
+
+    cluster, _, _, driver = drive(folder, tracker, answer)
+    with pytest.raises(UserError, match="disk = '/data': is full; free some space"):
+        driver.run()
+    assert cluster.started.count("replay-1") == 1
+
+
+@pytest.mark.parametrize("by", ["signal", "file"])
+def test_a_request_to_stop_ends_the_stretch_with_the_learners_last_word(folder: RunFolder, tracker: Tracker, by: str):
+    stop = StopSignal()
+
+    def answer(name: str, round_: int) -> Any:
+        if round_ == 3:
+            stop.set() if by == "signal" else folder.request_stop()
+        return learner("online", round_, round_) if name == "learner-0" else {}
+
+    cluster, _, _, driver = drive(folder, tracker, answer, stop)
+    outcome = driver.run()
+    assert not outcome.finished
+    assert outcome.learner_steps == 3
+    assert cluster.stopped[-1] == "replay-1"

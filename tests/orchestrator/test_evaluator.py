@@ -1,0 +1,108 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from actors.envs import env_spec
+from orchestrator.baselines import Baselines
+from orchestrator.evaluator import Evaluator, evaluate_snapshot
+from tests.orchestrator.runs import catch
+from upcycle.errors import CorruptDataError
+from upcycle.metrics import Metrics
+from upcycle.networks import build_network
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal
+from upcycle.snapshots import Snapshot, SnapshotFolder
+from upcycle.torch_io import to_numpy
+
+CONFIG = catch("evaluation.period_seconds=0.1")
+BASELINES = Baselines(random=-0.5, teacher=1.0)
+
+
+def weights(seed: int = 0) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    spec = env_spec(CONFIG.env)
+    network = build_network(
+        CONFIG.network, frame_shape=spec.frame_shape, stack=spec.stack, num_actions=spec.num_actions
+    )
+    return to_numpy(network.state_dict())
+
+
+def metadata(version: int) -> dict[str, str]:
+    return {"policy_version": str(version), "phase": "online", "env_frames": "1000", "learner_steps": "50"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", CONFIG)
+
+
+def evaluate(version: int, stop: StopSignal | None = None) -> dict[str, Any] | None:
+    snapshot = Snapshot(weights(), metadata(version))
+    stop = stop or StopSignal()
+    return evaluate_snapshot(CONFIG, snapshot, BASELINES, episodes=6, kind="evaluation", stop=stop)
+
+
+def test_a_score_is_tied_to_its_policy_version_and_can_be_played_again():
+    record = evaluate(3)
+    assert record is not None
+    assert record["policy_version"] == 3
+    assert (record["phase"], record["env_frames"], record["learner_steps"]) == ("online", 1000, 50)
+    assert len(record["returns"]) == record["episodes"] == 6
+    assert set(record["returns"]) <= {-1.0, 1.0}
+    assert record["mean_return"] == pytest.approx(sum(record["returns"]) / 6, abs=1e-6)
+    assert record["normalised"] == pytest.approx((record["mean_return"] + 0.5) / 1.5, abs=1e-6)
+    again = evaluate(3)
+    assert again is not None
+    assert again["returns"] == record["returns"]
+
+
+def test_without_a_teacher_nothing_is_normalised():
+    assert Baselines(random=0.0, teacher=None).normalise(5.0) is None
+    assert Baselines.from_manifest({"random_score": 1, "teacher": None}) == Baselines(1.0, None)
+    assert Baselines.from_manifest({"random_score": 1, "teacher": {"score": 3}}).normalise(2.0) == 0.5
+
+
+def test_an_interrupted_evaluation_is_no_score():
+    stop = StopSignal()
+    stop.set()
+    assert evaluate(3, stop) is None
+
+
+def test_weights_of_another_network_are_refused():
+    tensors = weights()
+    tensors.pop(next(iter(tensors)))
+    with pytest.raises(CorruptDataError):
+        evaluate_snapshot(
+            CONFIG, Snapshot(tensors, metadata(1)), BASELINES, episodes=1, kind="final", stop=StopSignal()
+        )
+
+
+class OneGame(StopSignal):
+    """Set by the evaluator's own pause: it has nothing more to evaluate."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.set()
+        return True
+
+
+def test_each_version_is_scored_once_and_damaged_ones_are_passed_over(folder: RunFolder):
+    snapshots = SnapshotFolder(folder.snapshots)
+
+    def run() -> list[int]:
+        Evaluator(CONFIG, folder, BASELINES, metrics, OneGame()).run()
+        return [record["policy_version"] for record in folder.scores()]
+
+    metrics = Metrics("evaluator", "run")
+    assert run() == []  # nothing published yet
+    snapshots.publish(1, weights(), metadata(1))
+    assert run() == [1]
+    assert run() == [1]  # also after a restart: the scores on disk know
+    ref = snapshots.publish(2, weights(), metadata(2))
+    (folder.snapshots / ref.path).write_bytes(b"torn")
+    assert run() == [1]
+    snapshots.publish(3, weights(), metadata(3))
+    assert run() == [1, 3]
+    assert metrics.value("evaluator_policy_version") == 3
+    assert metrics.value("evaluator_episodes_total") == 10

@@ -1,0 +1,43 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import lease
+from upcycle.config_io import parse_config
+from upcycle.errors import UserError
+from upcycle.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLD = """
+import sys, time
+from pathlib import Path
+from orchestrator import lease
+from upcycle.run_folder import RunFolder
+with lease.hold(RunFolder(Path(sys.argv[1]))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", parse_config({"phases": ["rl"]}))
+
+
+def test_one_driver_at_a_time_and_the_kernel_takes_the_lease_back(folder: RunFolder):
+    assert lease.holder(folder) is None
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder.path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        assert lease.holder(folder) == other.pid
+        with pytest.raises(UserError, match=f"process {other.pid}"), lease.hold(folder):
+            pass
+        other.kill()
+        other.wait(10)
+    assert lease.holder(folder) is None
+    with lease.hold(folder):
+        pass

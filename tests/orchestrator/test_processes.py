@@ -1,0 +1,140 @@
+"""The processes of a run, each real, in one test process instead of under Ray."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.context import Role
+from orchestrator.driver import Outcome
+from orchestrator.finish import final_evaluation, write_results
+from orchestrator.processes import Process
+from orchestrator.progress import SilentView
+from replay_service.sharding import ShardedReplay
+from tests.orchestrator.runs import catch, new_run, wait_until
+from upcycle.chunks import ChunkSpec
+from upcycle.experience_log import ExperienceLogReader
+from upcycle.metrics import Metrics
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal, close_logging
+from upcycle.snapshots import SnapshotFolder
+
+
+class Stage:
+    """Starts processes and ends them all."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._processes: list[Process] = []
+
+    def start(self, role: Role, index: int = 0) -> Process:
+        process = Process(role, index, self._folder.path, "127.0.0.1")
+        self._processes.append(process)
+        process.start()
+        return process
+
+    def close(self) -> None:
+        for process in reversed(self._processes):
+            assert process.stop(20.0), process.status()
+        close_logging()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return new_run(tmp_path / "run", catch("replay.num_shards=1", "rl.env_frames=1500", "evaluation.period_seconds=1"))
+
+
+@pytest.fixture
+def stage(folder: RunFolder) -> Iterator[Stage]:
+    stage = Stage(folder)
+    yield stage
+    stage.close()
+
+
+def test_a_run_from_its_first_frame_to_its_report(folder: RunFolder, stage: Stage):
+    replay = stage.start("replay")
+    wait_until(lambda: folder.endpoints("replay"))
+    learner, actor, evaluator = stage.start("learner"), stage.start("actor"), stage.start("evaluator")
+    wait_until(lambda: learner.status()["state"] in ("finished", "failed"))
+    wait_until(lambda: folder.scores())
+    assert learner.status()["error"] is None
+    assert actor.status()["state"] == evaluator.status()["state"] == "running"
+    with urllib.request.urlopen(f"http://{replay.status()['metrics']}/metrics", timeout=5) as reply:
+        assert 'upcycle_process_up{index="0",role="replay",run="run"} 1.0' in reply.read().decode()
+
+    detail: dict[str, Any] = learner.status()["detail"]
+    assert detail["phase"] == "done"
+    assert detail["env_frames"] >= 1500
+    assert detail["learner_steps"] > 100
+    inserted = replay.status()["detail"]["num_inserted"]
+    assert inserted >= 1500
+    assert actor.stop(20.0)
+    assert actor.status()["state"] == "finished"
+    wait_until(lambda: replay.status()["detail"]["num_inserted"] == logged(folder))
+
+    outcome = Outcome(True, detail["env_frames"], detail["learner_steps"], 16.0)
+    record = final_evaluation(folder, SilentView(), StopSignal())
+    assert record is not None
+    assert (record["kind"], record["episodes"], len(record["returns"])) == ("final", 8, 8)
+    summary = write_results(folder, outcome)
+    assert summary == json.loads(folder.summary.read_text())
+    assert summary["final"]["mean_return"] == record["mean_return"]
+    assert "<svg" in folder.report.read_text()
+
+
+def logged(folder: RunFolder) -> int:
+    return ExperienceLogReader.open(folder.experience).num_transitions
+
+
+def test_a_shard_comes_back_with_what_it_had_acknowledged(folder: RunFolder, stage: Stage):
+    first = stage.start("replay")
+    wait_until(lambda: folder.endpoints("replay"))
+    learner, actor = stage.start("learner"), stage.start("actor")
+    wait_until(lambda: first.status()["detail"].get("num_inserted", 0) > 800)
+    assert actor.stop(20.0)
+    assert learner.stop(20.0)
+    assert first.stop(20.0)
+
+    before = folder.endpoints("replay")
+    second = stage.start("replay")
+    wait_until(lambda: folder.endpoints("replay") != before)
+    assert second.status()["detail"]["size"] == logged(folder) > 800
+    spec = ChunkSpec.from_json(folder.manifest["chunk_spec"])
+    client = ShardedReplay(
+        lambda: folder.endpoints("replay"), spec, rng=np.random.default_rng(0), metrics=Metrics("test", "run")
+    )
+    try:
+        assert client.stats("online").num_transitions == logged(folder)
+    finally:
+        client.close()
+
+
+def test_a_learner_goes_on_from_its_checkpoint(folder: RunFolder, stage: Stage):
+    stage.start("replay")
+    wait_until(lambda: folder.endpoints("replay"))
+    stage.start("actor")
+    first = stage.start("learner")
+    wait_until(lambda: first.status()["detail"].get("learner_steps", 0) > 50)
+    assert first.stop(20.0)
+    reached = first.status()["detail"]
+    assert reached["phase"] == "rl"
+    second = stage.start("learner")
+    wait_until(lambda: second.status()["state"] in ("finished", "failed"))
+    assert second.status()["error"] is None
+    assert second.status()["detail"]["learner_steps"] > reached["learner_steps"]
+    newest = SnapshotFolder(folder.snapshots).latest()
+    assert newest is not None
+    assert newest.version > reached["policy_version"]
+
+
+def test_an_error_is_reported_and_logged_not_raised(folder: RunFolder, stage: Stage):
+    (folder.path / "config.toml").write_text("name = 3\n")
+    process = stage.start("evaluator")
+    wait_until(lambda: process.status()["state"] == "failed")
+    assert process.status()["user_error"][0] == "name"
+    lines = (folder.logs / "evaluator-0.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["event"] == "process_failed"

@@ -1,0 +1,68 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.redis_server import RedisServer, find_server
+from upcycle.errors import UserError
+from upcycle.tracker import Tracker, TrackerUnavailable
+
+ROOT = Path(__file__).resolve().parents[2]
+OWN = """
+import sys
+from pathlib import Path
+from orchestrator.redis_server import RedisServer
+server = RedisServer(Path(sys.argv[1]))
+print(server.start(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_data_outlives_the_server(tmp_path: Path):
+    for n in range(3):
+        with RedisServer(tmp_path) as server:
+            tracker = Tracker(server.url, "run")
+            assert len(tracker.scores()) == n
+            tracker.publish_score({"n": n})
+            tracker.close()
+
+
+def test_it_ends_when_its_owner_is_killed(tmp_path: Path):
+    with subprocess.Popen(
+        [sys.executable, "-c", OWN, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        url = owner.stdout.readline().decode().strip()
+        (server,) = psutil.Process(owner.pid).children()
+        owner.kill()
+        owner.wait(10)
+    server.wait(10)
+    tracker = Tracker(url, "run")
+    with pytest.raises(TrackerUnavailable):
+        tracker.ping()
+    tracker.close()
+
+
+def test_a_taken_port_is_a_users_error(tmp_path: Path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UserError, match="is taken"):
+            RedisServer(tmp_path).start(other.getsockname()[1])
+
+
+def test_a_server_that_does_not_come_up_is_quoted(tmp_path: Path):
+    (tmp_path / "appendonlydir").write_text("in the way")
+    started = time.monotonic()
+    with pytest.raises(UserError, match="did not start"):
+        RedisServer(tmp_path).start()
+    assert time.monotonic() - started < 30  # it noticed the death, it did not wait for a deadline each time
+
+
+def test_the_server_program_is_executable():
+    assert os.access(find_server(), os.X_OK)

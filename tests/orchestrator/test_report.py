@@ -1,0 +1,230 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from typing_extensions import override
+
+from orchestrator.figure import learning_curve, to_png, to_svg
+from orchestrator.report import plain_words, read_summary, write_report, write_summary
+from teacher_store.store import TeacherStore
+from upcycle.config import RunConfig, TeacherConfig
+from upcycle.errors import CorruptDataError, UserError
+from upcycle.run_folder import RunFolder
+
+CONTRACT = {
+    "run_id", "env_id", "preset", "teacher", "random_score", "scores", "final", "wall_seconds", "env_frames",
+    "learner_steps", "samples_per_insert", "versions",
+}  # fmt: skip
+SCORE = {"phase", "env_frames", "learner_steps", "policy_version", "mean_return", "normalised", "episodes"}
+
+
+def make_run(
+    path: Path, *, final: float | None = 12.0, teacher: float | None = 10.0, task: str = "Pong-v5", scores: bool = True
+) -> RunFolder:
+    config = RunConfig.model_validate(
+        {"name": path.name, "phases": ("offline", "online", "rl"), "teacher": TeacherConfig(), "env": {"task": task}}
+    )
+    manifest = {"id": "pong-0123abcd", "score": teacher, "store": "/somewhere/private"} if teacher is not None else None
+    folder = RunFolder.create(
+        path, config, preset="<demo>", versions={"torch": "2.13.0"}, teacher=manifest, random_score=-20.0
+    )
+    evaluations = [("offline", 0, 500, -15.0), ("online", 40_000, 2_000, 2.0), ("rl", 80_000, 4_000, 9.0)]
+    for phase, frames, steps, mean in evaluations if scores else ():
+        folder.append_score(score(phase, frames, steps, mean, teacher))
+    if final is not None:
+        folder.append_score(score("rl", 90_000, 4_500, final, teacher) | {"kind": "final"})
+    folder.write_phases(
+        [
+            {"phase": "offline", "learner_steps": 500, "env_frames": 0, "seconds": 61.0, "wait_seconds": 1.0},
+            {"phase": "online", "learner_steps": 1500, "env_frames": 50_000, "seconds": 240.0, "wait_seconds": 12.0},
+        ]
+    )
+    return folder
+
+
+def score(phase: str, frames: int, steps: int, mean: float, teacher: float | None) -> dict[str, Any]:
+    returns = [mean - 2.0, mean - 1.0, mean, mean + 1.0, mean + 2.0]
+    normalised = None if teacher is None else (mean + 20.0) / (teacher + 20.0)
+    return {
+        "phase": phase, "env_frames": frames, "learner_steps": steps, "policy_version": steps // 100,
+        "mean_return": mean, "normalised": normalised, "episodes": 5, "returns": returns, "kind": "evaluation",
+    }  # fmt: skip
+
+
+def summarised(folder: RunFolder) -> dict[str, Any]:
+    return write_summary(folder, env_frames=90_000, learner_steps=4_500, samples_per_insert=8.02, wall_seconds=433.0)
+
+
+def test_the_summary_keeps_its_contract(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "demo")
+    written = summarised(folder)
+    summary = json.loads(folder.summary.read_text())
+    assert summary == written == read_summary(folder.path) == read_summary(folder.summary)
+    assert set(summary) >= CONTRACT
+    assert summary["run_id"].startswith("demo-")
+    assert summary["env_id"] == "Pong-v5"
+    assert summary["teacher"] == {"id": "pong-0123abcd", "score": 10.0}
+    assert [entry["phase"] for entry in summary["scores"]] == ["offline", "online", "rl"]
+    assert all(set(entry) >= SCORE for entry in summary["scores"])
+    assert (summary["env_frames"], summary["learner_steps"]) == (90_000, 4_500)
+    assert (summary["samples_per_insert"], summary["wall_seconds"]) == (8.02, 433.0)
+    final = summary["final"]
+    assert (final["mean_return"], final["episodes"]) == (12.0, 5)
+    assert final["normalised"] == pytest.approx(32 / 30)
+    low, high = final["interval"]
+    assert 10.0 <= low < 12.0 < high <= 14.0
+    assert final["normalised_interval"] == pytest.approx([(low + 20) / 30, (high + 20) / 30], abs=1e-5)
+
+
+def test_an_unfinished_run_is_summarised_as_it_stands(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "demo", final=None)
+    summary = read_summary(folder.path)
+    assert not folder.summary.exists()
+    assert summary["final"]["mean_return"] == 9.0
+    assert summary["env_frames"] == 80_000
+    write_report(folder, store=TeacherStore(tmp_path / "store", bundled=None))
+    empty = read_summary(make_run(tmp_path / "new", final=None, scores=False).path)
+    assert empty["final"] is None
+    assert plain_words(empty)[0] == "No evaluation of this run on Pong-v5 has finished yet."
+    assert to_svg(learning_curve(empty))
+
+
+def test_a_run_that_has_gone_on_since_is_summarised_anew(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "demo")
+    summarised(folder)
+    folder.append_score(score("rl", 120_000, 6_000, 15.0, 10.0) | {"kind": "final"})
+    assert read_summary(folder.path)["final"]["mean_return"] == 15.0
+    assert read_summary(folder.path)["env_frames"] == 120_000
+    assert read_summary(folder.summary)["final"]["mean_return"] == 12.0
+
+
+def test_plain_words_say_what_was_reached_what_it_means_and_what_it_took(tmp_path: Path) -> None:
+    words = plain_words(summarised(make_run(tmp_path / "demo")))
+    assert len(words) == 3
+    assert words[0].startswith("The student scores 12.0 on Pong-v5 (5 episodes, 95 % interval ")
+    assert words[0].endswith("; its teacher scores 10.0 and random play -20.0.")
+    assert words[1] == "With random play at 0 and the teacher at 1 it stands at 1.07: it has reached its teacher."
+    assert words[2].startswith("It took 90,000 environment frames and 4,500 learner steps in 7 min 13 s")
+    assert words[2].endswith(" (offline 1 min 01 s, online 4 min 00 s).")
+
+
+@pytest.mark.parametrize(
+    ("final", "verdict"),
+    [
+        (10.0, "it has reached its teacher."),
+        (9.5, "level with its teacher, within the evaluation's interval."),
+        (7.0, "it is still below its teacher."),
+    ],
+)
+def test_the_verdict_is_honest(tmp_path: Path, final: float, verdict: str) -> None:
+    assert plain_words(summarised(make_run(tmp_path / "demo", final=final)))[1].endswith(verdict)
+
+
+def test_a_run_without_teacher_says_so(tmp_path: Path) -> None:
+    words = plain_words(summarised(make_run(tmp_path / "scratch", teacher=None)))
+    assert words[0].endswith("; random play scores -20.0.")
+    assert words[1] == "It has no teacher: it was trained from scratch."
+
+
+class _Page(HTMLParser):
+    """Collects what a page refers to, its text, and tags that are left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in ("meta", "path", "use", "br"):
+            self.open.append(tag)
+
+    @override
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    @override
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    @override
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_is_one_file_with_everything_in_it(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "demo")
+    control = make_run(tmp_path / "scratch", teacher=None, final=-19.0)
+    summary = summarised(folder)
+    summarised(control)
+    path = write_report(folder, control=control.path, store=TeacherStore(tmp_path / "store", bundled=None))
+    assert path == folder.report
+    text = path.read_text()
+    page = _Page(text)
+    assert page.open == []
+    assert all(reference.startswith("#") for reference in page.references)
+    assert not re.search(r"<script|@import|url\((?!#)", text)
+    for word in plain_words(summary):
+        assert word in page.text
+    assert "from scratch (scratch-" in page.text
+    assert "pong-0123abcd" in page.text
+    assert "/somewhere/private" not in page.text
+    for figure in ("offline", "4 min 00 s", "50,000", "5.0%", "8.02", "2.13.0", "[learner]"):
+        assert figure in page.text
+    assert len(text) < 500_000
+
+
+def test_a_control_of_another_game_is_refused(tmp_path: Path) -> None:
+    folder, control = make_run(tmp_path / "demo"), make_run(tmp_path / "other", task="Breakout-v5")
+    with pytest.raises(UserError, match="played Breakout-v5"):
+        write_report(folder, control=control.path, store=TeacherStore(tmp_path / "store", bundled=None))
+    assert not folder.report.exists()
+
+
+def test_what_is_no_summary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such run"):
+        read_summary(tmp_path / "nothing")
+    (tmp_path / "torn.json").write_text('{"run_id": ')
+    with pytest.raises(CorruptDataError, match="not a summary"):
+        read_summary(tmp_path / "torn.json")
+    (tmp_path / "list.json").write_text('{"run_id": "a"}')
+    with pytest.raises(CorruptDataError, match="scores missing"):
+        read_summary(tmp_path / "list.json")
+
+
+def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "demo", teacher=None)
+    folder.update_manifest(versions={"<script>alert(1)</script>": "1"}, run_id="<b>")
+    write_report(folder, store=TeacherStore(tmp_path / "store", bundled=None))
+    text = folder.report.read_text()
+    assert "<script>" not in text
+    assert "<b></p>" not in text
+
+
+def curves(axes: Axes) -> list[list[list[float]]]:
+    return [np.asarray(line.get_xydata(), np.float64).tolist() for line in axes.get_lines()]
+
+
+def test_the_figure_shows_every_evaluation_and_is_reproducible(tmp_path: Path) -> None:
+    summary = summarised(make_run(tmp_path / "demo"))
+    control = summarised(make_run(tmp_path / "scratch", teacher=None))
+    figure = learning_curve(summary, control)
+    strip, main = figure.axes
+    assert [[500.0, -15.0]] in curves(strip)
+    assert [[40_000.0, 2.0], [80_000.0, 9.0]] in curves(main)
+    assert {text.get_text() for text in main.texts} >= {
+        "teacher 10.0",
+        "random play -20.0",
+        "student 12.0",
+        "from scratch",
+    }
+    assert to_svg(figure) == to_svg(learning_curve(summary, control))
+    assert to_png(figure).startswith(b"\x89PNG")
