@@ -1,0 +1,1 @@
+"""Benchmarks: each measures through the system's own front door and says what limits it."""
