@@ -17,7 +17,7 @@ class TrainState:
 
     def __init__(self, network: QNetwork, config: LearnerConfig, device: torch.device) -> None:
         self.device = device
-        network.bfloat16_torso = config.precision == "bfloat16"
+        network.bfloat16_torso = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(device))
         self.online_network = network.to(device)
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(
@@ -49,6 +49,15 @@ class TrainState:
         self.target_network.load_state_dict(state["target_network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.learner_steps = int(state["learner_steps"])
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 in hardware; elsewhere it is emulated, and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Older releases of torch cannot tell; float32 is right on every processor.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def choose_device(name: str) -> torch.device:

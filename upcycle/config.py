@@ -159,9 +159,9 @@ class LearnerConfig(Section):
     """Batches drawn, and priorities written back, by one request to the shards."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the convolutions; bfloat16 takes two thirds of the time on processors that have it. Weights, dense layers,
-    values and losses are always float32: near-equal actions differ by less than bfloat16 can tell."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of the convolutions; bfloat16 takes two thirds of the time on processors that have it, and auto takes it there.
+    Weights, dense layers, values and losses are always float32: near-equal actions differ by less than it tells."""
     threads: Annotated[int, Field(ge=0)] = 1
     """Torch threads on a CPU; 0 leaves the choice to torch."""
 
