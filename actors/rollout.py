@@ -53,6 +53,7 @@ def play_episodes(
     epsilon: float,
     lanes: int,
     seed: int,
+    threads: int = 1,
     stop: Stop | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EpisodeResults:
@@ -64,6 +65,7 @@ def play_episodes(
     Args:
       epsilon: exploration.
       lanes: environments side by side, no more than there are episodes to play.
+      threads: EnvPool's.
       stop: looked at before each step.
       on_progress: called as on_progress(episodes ended, environment frames) whenever counted episodes end.
     Raises: UserError as `EnvPoolLanes` does.
@@ -73,7 +75,7 @@ def play_episodes(
     returns, lengths = np.full(episodes, np.nan), np.zeros(episodes, np.int64)
     playing = np.full(lanes, episodes)  # which episode each lane plays; `episodes` and above do not count
     num_started = num_ended = num_steps = 0
-    with EnvPoolLanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=1, training=False) as pool:
+    with EnvPoolLanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=threads, training=False) as pool:
         while num_ended < episodes and not (stop and stop.is_set()):
             rows = pool.recv()
             num_steps += int(np.count_nonzero(~rows.first))
@@ -105,19 +107,21 @@ def collect_chunks(
     epsilons: Sequence[float],
     lanes: int,
     seed: int,
+    threads: int = 1,
     stop: Stop | None = None,
 ) -> Iterator[Chunk]:
     """Plays under the training protocol until at least `frames` environment frames are in the chunks it yields.
 
     Args:
       epsilons: exploration, dealt out over the lanes in turn.
+      threads: EnvPool's.
       stop: looked at before each step; what has been played by then is still yielded.
     Raises: UserError as `EnvPoolLanes` does.
     """
     rng, writer = np.random.default_rng(seed), ChunkWriter(spec, lanes)
     lane_epsilons = np.resize(np.asarray(epsilons, np.float64), lanes)
     num_steps = 0
-    with EnvPoolLanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=1, training=True) as pool:
+    with EnvPoolLanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=threads, training=True) as pool:
         while num_steps * pool.spec.frame_skip < frames and not (stop and stop.is_set()):
             rows = pool.recv()
             num_steps += int(np.count_nonzero(~rows.first))

@@ -36,6 +36,7 @@ def evaluate_snapshot(
     episodes: int,
     kind: Literal["evaluation", "final"],
     stop: StopSignal,
+    threads: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Record | None:
     """Plays `episodes` whole games with the weights of one policy version.
@@ -56,6 +57,7 @@ def evaluate_snapshot(
         epsilon=config.evaluation.epsilon,
         lanes=config.evaluation.lanes,
         seed=seed_for(config.seed, f"evaluator/{kind}", version),
+        threads=threads,
         stop=stop,
         on_progress=on_progress,
     )

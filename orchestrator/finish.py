@@ -1,5 +1,7 @@
 """The natural end of a run: the final evaluation, with the machine to itself, then summary and report."""
 
+import os
+
 import torch
 
 from orchestrator.baselines import Baselines
@@ -34,7 +36,14 @@ def final_evaluation(folder: RunFolder, view: View, stop: StopSignal) -> Record 
     show(0, 0)
     torch.set_num_threads(1)
     record = evaluate_snapshot(
-        config, snapshot, baselines, episodes=episodes, kind="final", stop=stop, on_progress=show
+        config,
+        snapshot,
+        baselines,
+        episodes=episodes,
+        kind="final",
+        stop=stop,
+        threads=os.cpu_count() or 1,  # nothing else runs by now
+        on_progress=show,
     )
     if record is not None:
         folder.append_score(record)

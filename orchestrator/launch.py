@@ -135,7 +135,8 @@ def _stretch(
 def _conclude(folder: RunFolder, outcome: Outcome, view: View, *, finished: bool) -> Summary | None:
     if finished:
         return write_results(folder, outcome)
-    view.say(f"stopped with a checkpoint; go on with: upcycle resume {folder.path.name}")
+    saved = "with a checkpoint" if any(folder.checkpoints.iterdir()) else "before its first checkpoint"
+    view.say(f"stopped {saved}; go on with: upcycle resume {folder.path.name}")
     return None
 
 

@@ -12,6 +12,7 @@ from upcycle.config import ClusterConfig
 
 _MODE: Final = "RAY_AUTH_MODE"
 _TOKEN_PATH: Final = "RAY_AUTH_TOKEN_PATH"
+_NICENESS: Final = "RAY_worker_niceness"
 
 
 def address_to_join(cluster: ClusterConfig) -> str | None:
@@ -23,10 +24,12 @@ def address_to_join(cluster: ClusterConfig) -> str | None:
 def private_folder() -> Generator[Path]:
     """A folder for a local Ray's sockets and logs, with a token in it that Ray will ask for; removed at the end.
 
-    Ray listens on all interfaces whatever it is told, so the token is what keeps the network out. A user's own
-    RAY_AUTH_MODE is respected. The folder's path is short: sockets live below it, and their paths end at 107 bytes.
+    Ray listens on all interfaces whatever it is told, so the token is what keeps the network out. Its workers run as
+    urgently as their owner, not at Ray's own nice level of 15, at which they would get next to nothing beside anything
+    else on the machine. A user's RAY_AUTH_MODE and RAY_worker_niceness are respected. The folder's path is short:
+    sockets live below it, and their paths end at 107 bytes.
     """
-    own = {name: os.environ.get(name) for name in (_MODE, _TOKEN_PATH)}
+    own = {name: os.environ.get(name) for name in (_MODE, _TOKEN_PATH, _NICENESS)}
     with tempfile.TemporaryDirectory(prefix="up-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         if own[_MODE] is None:
@@ -34,6 +37,7 @@ def private_folder() -> Generator[Path]:
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32), encoding="ascii")
             os.environ |= {_MODE: "token", _TOKEN_PATH: str(token)}
+        os.environ.setdefault(_NICENESS, "0")
         try:
             yield folder
         finally:

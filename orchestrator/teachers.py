@@ -1,5 +1,6 @@
 """What teachers do besides teaching: they are scored, they play to leave a buffer, and finished runs become some."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ def score_teacher(
     episodes: int,
     seed: int,
     epsilon: float = _EPSILON,
-    lanes: int = 5,
+    lanes: int = 10,
     stop: Stop | None = None,
     on_progress: Progress | None = None,
 ) -> TeacherRecord:
@@ -61,6 +62,7 @@ def score_teacher(
         epsilon=epsilon,
         lanes=lanes,
         seed=seed_for(seed, "score", 0),
+        threads=_threads(),
         stop=stop,
         on_progress=None if on_progress is None else lambda ended, _: on_progress(ended, episodes),
     )
@@ -79,7 +81,7 @@ def collect_experience(
     frames: int,
     epsilons: Sequence[float],
     seed: int,
-    lanes: int = 8,
+    lanes: int = 16,
     spec: ChunkSpec | None = None,
     stop: Stop | None = None,
     on_progress: Progress | None = None,
@@ -112,6 +114,7 @@ def collect_experience(
                 epsilons=epsilons,
                 lanes=lanes,
                 seed=seed,
+                threads=_threads(),
                 stop=stop,
             )
             for chunk in chunks:
@@ -221,12 +224,19 @@ def _play(
         epsilon=config.evaluation.epsilon,
         lanes=config.evaluation.lanes,
         seed=seed_for(config.seed, "publish", 0),
+        threads=_threads(),
         stop=stop,
         on_progress=None if on_progress is None else lambda ended, _: on_progress(ended, episodes),
     )
     if not results.complete:
         raise UserError("run", str(folder.path), "was stopped before its last game ended", "start publishing again")
     return results
+
+
+def _threads() -> int:
+    """All cores to EnvPool: a teacher plays alone, and its batches are too small for torch to use more than one."""
+    torch.set_num_threads(1)
+    return os.cpu_count() or 1
 
 
 def _has_log(folder: RunFolder) -> bool:
