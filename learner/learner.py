@@ -9,9 +9,8 @@ The learner measures nothing about episodes itself; it waits for nobody but repl
 not a gradient step (frames, scores, checkpoints, status) about once a second.
 """
 
-import math
 import time
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import structlog
@@ -22,6 +21,7 @@ from learner.batch_source import Batch, BatchSource
 from learner.checkpoint import CheckpointFolder
 from learner.distillation import Distillation, learning_rate
 from learner.frames import FrameCounter
+from learner.loss_report import LossReport
 from learner.phases import PhaseMachine, Progress
 from learner.publisher import Publisher
 from learner.train_state import TrainState, choose_device
@@ -82,8 +82,8 @@ class Learner:
         self._phase_records: list[dict[str, Any]] = []
         self._next_housekeeping = self._next_checkpoint = 0.0
         self._wait_seconds = self._phase_wait_seconds = 0.0
-        self._loss_sums = torch.zeros(2, device=self._state.device)  # td, distillation; read every _REPORT_PERIOD
         self._events = SummaryWriter(logdir=str(folder.events), flush_secs=10)
+        self._losses = LossReport(metrics, self._events, self._state.device)
 
     def run(self) -> None:
         """Runs to the end. Raises whatever replay or the disk could not recover from."""
@@ -163,9 +163,11 @@ class Learner:
             source.write_back(batch.keys, result.td_errors.cpu().numpy().astype("float64") + 1e-6)
         self._metrics.increment("learner_steps_total")
         self._metrics.observe("learner_step_seconds", time.monotonic() - started)
-        self._loss_sums += torch.stack((result.td_loss, result.distillation_loss))
+        self._losses.add(result)
         if self._state.learner_steps % _REPORT_PERIOD == 0:
-            self._report(multiplier, rate)
+            self._losses.report(
+                self._state.learner_steps, env_frames=self._frames.total, multiplier=multiplier, learning_rate=rate
+            )
         if self._state.learner_steps % self._config.learner.publish_period == 0:
             self._publish()
 
@@ -242,22 +244,6 @@ class Learner:
                 ):
                     _log.info("multiplier", value=self._distillation.value, policy_version=version)
         self._seen_scores = len(scores)
-
-    def _report(self, multiplier: float, rate: float) -> None:
-        td_loss, distillation_loss = cast("list[float]", (self._loss_sums / _REPORT_PERIOD).tolist())
-        self._loss_sums.zero_()
-        values = {
-            "learner_td_loss": td_loss,
-            "learner_distillation_loss": distillation_loss,
-            "learner_distillation_multiplier": multiplier,
-            "learner_learning_rate": rate,
-        }
-        if not all(map(math.isfinite, values.values())):
-            raise FloatingPointError(f"the loss is not finite at learner step {self._state.learner_steps}: {values}")
-        for name, value in values.items():
-            self._metrics.set(name, value)
-            self._events.add_scalar(f"learner/{name.removeprefix('learner_')}", value, self._state.learner_steps)
-        self._events.add_scalar("learner/env_frames", self._frames.total, self._state.learner_steps)
 
     def _publish(self) -> None:
         metadata = self._counters() | {

@@ -1,6 +1,8 @@
 """The natural end of a run: the final evaluation, with the machine to itself, then summary and report."""
 
 import os
+from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -13,6 +15,9 @@ from orchestrator.summary import Summary, write_summary
 from upcycle.run_folder import Record, RunFolder
 from upcycle.runtime import StopSignal
 from upcycle.snapshots import SnapshotFolder
+
+_CONTROLS: Final = Path(__file__).resolve().parent.parent / "deploy" / "controls"
+"""Summaries of shipped presets trained from scratch, by preset: what their students are drawn against."""
 
 
 def final_evaluation(folder: RunFolder, view: View, stop: StopSignal) -> Record | None:
@@ -59,5 +64,6 @@ def write_results(folder: RunFolder, outcome: Outcome) -> Summary:
         samples_per_insert=outcome.samples_per_insert,
         wall_seconds=float(folder.manifest.get("wall_seconds", 0.0)),
     )
-    write_report(folder)
+    control = _CONTROLS / f"{folder.manifest['preset']}.json"
+    write_report(folder, control=control if control.exists() and summary["teacher"] is not None else None)
     return summary

@@ -48,7 +48,11 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_worker_niceness": "0",
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
     ports = ["--port", str(GCS_PORT), "--dashboard-port", str(DASHBOARD_PORT)]
     ports += ["--ray-client-server-port", "10002", "--min-worker-port", "14000", "--max-worker-port", "14400"]
     place = ["--node-ip-address", "127.0.0.2", "--dashboard-host", "127.0.0.1"]
