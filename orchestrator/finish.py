@@ -14,30 +14,27 @@ from orchestrator.report import write_report
 from orchestrator.summary import Summary, write_summary
 from upcycle.run_folder import Record, RunFolder
 from upcycle.runtime import StopSignal
-from upcycle.snapshots import SnapshotFolder
+from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
 
 _CONTROLS: Final = Path(__file__).resolve().parent.parent / "deploy" / "controls"
 """Summaries of shipped presets trained from scratch, by preset: what their students are drawn against."""
 
 
 def final_evaluation(folder: RunFolder, view: View, stop: StopSignal) -> Record | None:
-    """Scores the newest policy version over `evaluation.final_episodes` games and appends the score as "final".
+    """Scores the run's best policy version over `evaluation.final_episodes` games and appends the score as "final".
 
     Returns: the score, or None if `stop` was set before it was complete.
     Raises: CorruptDataError if the weights are damaged.
     """
     config, baselines = folder.config, Baselines.from_manifest(folder.manifest)
-    snapshots = SnapshotFolder(folder.snapshots)
-    newest = snapshots.latest()
-    assert newest is not None, "a learner publishes before it finishes"
-    snapshot = snapshots.load(newest)
+    snapshot = _result(SnapshotFolder(folder.snapshots))
     episodes = config.evaluation.final_episodes
     counts = {name: int(snapshot.metadata[name]) for name in ("env_frames", "learner_steps")}
 
     def show(ended: int, _frames: int) -> None:
         view.show(Progress("evaluation", ended / episodes, teacher_return=baselines.teacher, **counts))
 
-    view.say(f"final evaluation: {episodes} games of policy version {newest.version}")
+    view.say(f"final evaluation: {episodes} games of policy version {snapshot.metadata['policy_version']}")
     show(0, 0)
     torch.set_num_threads(1)
     record = evaluate_snapshot(
@@ -53,6 +50,19 @@ def final_evaluation(folder: RunFolder, view: View, stop: StopSignal) -> Record 
     if record is not None:
         folder.append_score(record)
     return record
+
+
+def _result(snapshots: SnapshotFolder) -> Snapshot:
+    """The policy that the run gives back: the one with the best evaluation, or the newest if none was evaluated.
+
+    Choosing and scoring are kept apart: the final games are others than those it was chosen by.
+    """
+    best = snapshots.best()
+    if best is not None:
+        return read_snapshot(best)
+    newest = snapshots.latest()
+    assert newest is not None, "a learner publishes before it finishes"
+    return snapshots.load(newest)
 
 
 def write_results(folder: RunFolder, outcome: Outcome) -> Summary:

@@ -165,7 +165,7 @@ def test_scores_of_the_online_phase_move_the_multiplier_and_wean(
     config = {"phases": ["online", "rl"], "online": {"env_frames": 10**9}, "rl": {"env_frames": 10**9}}
     learning: dict[str, Any] = BASE["learner"] | {"final_learning_rate": 3e-4}
     folder, stop = run_folder(tmp_path, **config, learner=learning), StopSignal()
-    score = {
+    score: dict[str, Any] = {
         "env_frames": 0,
         "learner_steps": 0,
         "mean_return": 9.0,
