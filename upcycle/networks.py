@@ -64,7 +64,7 @@ class QNetwork(nn.Module):
             observation = observation.float().mul_(1 / 255)
         with torch.autocast(observation.device.type, torch.bfloat16, enabled=self.bfloat16_torso):
             features = self.torso(observation)
-        return self.head(torch.relu(self.hidden(features.float())))
+        return self.head(torch.relu(self.hidden(features.to(self.head.weight.dtype))))
 
 
 def _mlp(inputs: int, hidden: int) -> nn.Module:
