@@ -3,7 +3,7 @@
     fetch thread:  replay.sample (several batches a request) -> bounded queue -> learner.next()
     write thread:  learner.write_back(keys, priorities) -> bounded queue -> replay.update_priorities (several a request)
 
-A request costs its two sides about a millisecond whatever its size, which is why batches share one. The fetch thread
+A request has a cost of its own whatever its size, which is why batches share one. The fetch thread
 waits when the queue is full, the learner when it is empty; write-backs that find a full queue are dropped and counted
 (they are hints, and late ones would be dropped by the shard anyway).
 """

@@ -60,7 +60,7 @@ class NetworkConfig(Section):
     """Units of the hidden dense layer(s)."""
     padding: Literal["valid", "same"] = "valid"
     """Of the nature network's convolutions: valid as PyTorch agents have it (CleanRL, Stable-Baselines3), same as
-    Dopamine's. Frames of 42x42 want same: valid leaves one pixel of them, and learning takes three times as long."""
+    Dopamine's. Frames of 42x42 want same: valid leaves one pixel of them."""
 
 
 class TeacherConfig(Section):
@@ -160,7 +160,7 @@ class LearnerConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Of the convolutions; bfloat16 takes two thirds of the time on processors that have it, and auto takes it there.
+    """Of the convolutions; bfloat16 may be faster on processors that have it, and auto takes it there.
     Weights, dense layers, values and losses are always float32: near-equal actions differ by less than it tells."""
     threads: Annotated[int, Field(ge=0)] = 1
     """Torch threads on a CPU; 0 leaves the choice to torch."""
