@@ -253,7 +253,7 @@ class Learner:
             "env": self._config.env.model_dump_json(),
             "num_actions": self._spec.num_actions,
         }
-        tensors = to_numpy(self._state.online_network.state_dict())
+        tensors = to_numpy(self._state.policy_network.state_dict())
         self._publisher.publish(tensors, {name: str(value) for name, value in metadata.items()})
 
     def _counters(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What training changes: online and target network, optimizer, learner steps."""
+"""What training changes: online and target network, their averaged policy, optimizer, learner steps."""
 
 import copy
 from typing import Any
@@ -13,6 +13,10 @@ class TrainState:
     """Owner of everything a gradient step touches, on one device.
 
     Guarantee: `state_dict` and `load_state_dict` round-trip exactly; a restored state takes the very next step.
+
+    Attributes:
+      policy_network: what actors and evaluator play: the average of the online network's weights over recent steps,
+        or the online network itself where `learner.weight_average_decay` is 0.
     """
 
     def __init__(self, network: QNetwork, config: LearnerConfig, device: torch.device) -> None:
@@ -20,6 +24,10 @@ class TrainState:
         network.bfloat16_torso = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(device))
         self.online_network = network.to(device)
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
+        self._average_decay = config.weight_average_decay
+        self.policy_network = self.online_network
+        if self._average_decay > 0:
+            self.policy_network = copy.deepcopy(self.online_network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(
             self.online_network.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
         )
@@ -28,6 +36,21 @@ class TrainState:
     def sync_target(self) -> None:
         """Hard copy of the online network into the target network."""
         self.target_network.load_state_dict(self.online_network.state_dict())
+
+    @torch.no_grad()
+    def average_weights(self) -> None:
+        """Moves the policy network towards the online network: average = d average + (1 - d) online.
+
+        d rises to `learner.weight_average_decay` as (1 + t) / (10 + t), so that the random weights of the first steps
+        are soon forgotten. Source: Polyak and Juditsky 1992; the exponential form and its warm-up are TensorFlow's
+        ExponentialMovingAverage.
+        """
+        if self.policy_network is self.online_network:
+            return
+        decay = min(self._average_decay, (1 + self.learner_steps) / (10 + self.learner_steps))
+        pairs = zip(self.policy_network.parameters(), self.online_network.parameters(), strict=True)
+        for average, parameter in pairs:
+            average.lerp_(parameter, 1.0 - decay)
 
     def set_learning_rate(self, value: float) -> None:
         """Applies `value` to every parameter group."""
@@ -39,6 +62,7 @@ class TrainState:
         return {
             "online_network": self.online_network.state_dict(),
             "target_network": self.target_network.state_dict(),
+            "policy_network": self.policy_network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "learner_steps": self.learner_steps,
         }
@@ -47,6 +71,7 @@ class TrainState:
         """Inverse of `state_dict`."""
         self.online_network.load_state_dict(state["online_network"])
         self.target_network.load_state_dict(state["target_network"])
+        self.policy_network.load_state_dict(state["policy_network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.learner_steps = int(state["learner_steps"])
 

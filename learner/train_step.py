@@ -63,6 +63,7 @@ def train_step(
     (weighted_td + distillation.coefficient * multiplier * weighted_kl).backward()
     state.optimizer.step()
     state.learner_steps += 1
+    state.average_weights()
     if state.learner_steps % learner.target_update_period == 0:
         state.sync_target()
     return StepResult(td_errors.abs(), weighted_td.detach(), weighted_kl.detach())

@@ -149,6 +149,9 @@ class LearnerConfig(Section):
     """The online network chooses the action that the target network values (van Hasselt et al. 2016)."""
     target_update_period: PositiveInt = 2_000
     """Learner steps between hard copies to the target network; it is also copied at each phase switch."""
+    weight_average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Actors and evaluator play an exponential average of the weights with this decay; 0 plays the weights themselves.
+    Single networks of a value-based learner swing from one evaluation to the next, their average hardly does."""
     publish_period: PositiveInt = 200
     """Learner steps between two policy versions."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0

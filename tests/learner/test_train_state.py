@@ -1,5 +1,6 @@
 """Where and how precisely a learner computes."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,49 @@ def test_precision_is_of_both_networks(precision: str) -> None:
     wanted = {"float32": False, "bfloat16": True, "auto": has_bfloat16(CPU)}[precision]
     assert (state.online_network.bfloat16_torso, state.target_network.bfloat16_torso) == (wanted, wanted)
     assert {parameter.dtype for parameter in state.online_network.parameters()} == {torch.float32}
+
+
+def averaging_state(decay: float) -> TrainState:
+    torch.manual_seed(0)
+    network = build_network(NetworkConfig(kind="mlp", hidden=8), frame_shape=(3,), stack=1, num_actions=2)
+    return TrainState(network, LearnerConfig(weight_average_decay=decay), CPU)
+
+
+def move(state: TrainState) -> None:
+    with torch.no_grad():
+        for parameter in state.online_network.parameters():
+            parameter += torch.randn_like(parameter)
+    state.learner_steps += 1
+    state.average_weights()
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.9, 0.999])
+def test_the_policy_is_the_average_of_the_weights(decay: float) -> None:
+    state = averaging_state(decay)
+    expected = state.online_network.head.weight.detach().double().numpy().copy()
+    for step in range(1, 41):
+        move(state)
+        rate = min(decay, (1 + step) / (10 + step))
+        expected = rate * expected + (1 - rate) * state.online_network.head.weight.detach().double().numpy()
+    np.testing.assert_allclose(state.policy_network.head.weight.numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert not state.policy_network.head.weight.requires_grad
+
+
+def test_without_averaging_the_policy_is_the_online_network() -> None:
+    state = averaging_state(0.0)
+    move(state)
+    assert state.policy_network is state.online_network
+
+
+def test_a_restored_state_averages_on() -> None:
+    state, restored = averaging_state(0.9), averaging_state(0.9)
+    move(state)
+    restored.load_state_dict(state.state_dict())
+    for each in (state, restored):
+        torch.manual_seed(1)
+        move(each)
+    for name, tensor in state.policy_network.state_dict().items():
+        assert torch.equal(tensor, restored.policy_network.state_dict()[name])
 
 
 def test_cuda_is_chosen_where_it_is_and_refused_where_it_is_not() -> None:
