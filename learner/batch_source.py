@@ -1,6 +1,6 @@
 """Batches from replay, fetched ahead; priorities back to replay. All replay traffic of the learner is here.
 
-    fetch thread:  replay.sample (several batches a request) -> bounded queue -> learner.next()
+    fetch thread:  replay.sample_batches (several at once) -> bounded queue -> learner.next()
     write thread:  learner.write_back(keys, priorities) -> bounded queue -> replay.update_priorities (several a request)
 
 A request has a cost of its own whatever its size, which is why batches share one. The fetch thread
@@ -11,7 +11,7 @@ waits when the queue is full, the learner when it is empty; write-backs that fin
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
 from upcycle.chunks import Array
-from upcycle.windows import View, Windows
+from upcycle.windows import View
 
 _WAIT_SECONDS = 0.5  # the longest either thread goes without looking at the stop flag
 
@@ -33,7 +33,8 @@ class Batch:
     """B transitions on the learner's device.
 
     Attributes:
-      observation, next_observation: views of one window tensor, [B, stack, *frame_shape].
+      frames: the windows, [B, stack + n_step, *frame_shape].
+      observation, next_observation: views of them, [B, stack, *frame_shape].
       action: int64 [B].
       n_step_return, discount, importance_weights: float32 [B].
       keys: where the transitions came from.
@@ -48,58 +49,77 @@ class Batch:
     importance_weights: Tensor
     keys: TransitionKeys
     policy_version: Array
+    frames: Tensor
 
 
-def split(sampled: SampledBatch, num_batches: int, rng: np.random.Generator) -> Iterator[SampledBatch]:
-    """Deals one draw out to batches of equal size, as if each had been drawn by itself.
+class FrameBuffers:
+    """Memory for the frames of batches, used again and again: fresh memory costs a page fault every 4 KiB.
 
-    Transitions are shuffled first: a stratified draw is ordered, and a part of it would be a part of the table. Each
-    batch's importance weights are divided by its own largest one.
+    On a CPU a batch's frames are the buffer itself, and `give_back` says when they are done with. For CUDA the buffer
+    is pinned, copied to the device while the next one is filled, and comes back by itself when the copy is done.
+    Thread-safe.
     """
-    windows, keys = sampled.windows, sampled.keys
-    for part in np.array_split(rng.permutation(len(sampled.probabilities)), num_batches):
-        weights = sampled.importance_weights[part]
-        yield SampledBatch(
-            windows=Windows(
-                frames=windows.frames[part],
-                action=windows.action[part],
-                n_step_return=windows.n_step_return[part],
-                discount=windows.discount[part],
-            ),
-            keys=TransitionKeys(keys.shard[part], keys.slot[part], keys.offset[part], keys.generation[part]),
-            probabilities=sampled.probabilities[part],
-            importance_weights=weights / weights.max(),
-            policy_version=sampled.policy_version[part],
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._free: queue.SimpleQueue[tuple[Tensor, torch.cuda.Event | None]] = queue.SimpleQueue()
+
+    def take(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """A buffer of this shape and dtype."""
+        with suppress(queue.Empty):
+            while True:
+                buffer, copied = self._free.get_nowait()
+                if buffer.shape == shape and buffer.numpy().dtype == np.dtype(dtype):
+                    if copied is not None:
+                        copied.synchronize()
+                    return buffer.numpy()
+        if self._device.type == "cuda":
+            return torch.from_numpy(np.empty(shape, dtype)).pin_memory().numpy()
+        return np.empty(shape, dtype)
+
+    def give_back(self, frames: Tensor, copied: "torch.cuda.Event | None" = None) -> None:
+        """Lets a buffer be used again, once `copied` has happened."""
+        self._free.put((frames, copied))
+
+    def to_batch(self, sampled: SampledBatch, view: View) -> Batch:
+        """Moves a sampled batch to the device as it is: uint8 frames stay uint8, and each frame travels once."""
+
+        def move(array: Array) -> Tensor:
+            return torch.from_numpy(array).to(self._device, non_blocking=True)
+
+        host = torch.from_numpy(sampled.windows.frames)
+        frames = host.to(self._device, non_blocking=True)  # [B, stack + n, ...]
+        if self._device.type == "cuda":
+            copied = torch.cuda.Event()
+            copied.record()
+            self.give_back(host, copied)
+        return Batch(
+            observation=frames[:, : view.stack],
+            next_observation=frames[:, view.n_step :],
+            action=move(sampled.windows.action),
+            n_step_return=move(sampled.windows.n_step_return),
+            discount=move(sampled.windows.discount),
+            importance_weights=move(sampled.importance_weights),
+            keys=sampled.keys,
+            policy_version=sampled.policy_version,
+            frames=frames,
         )
-
-
-def to_batch(sampled: SampledBatch, view: View, device: torch.device) -> Batch:
-    """Moves a sampled batch to `device` as it is: uint8 frames stay uint8, and each frame travels once."""
-    pin = device.type == "cuda"
-
-    def move(array: Array) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(device, non_blocking=True) if pin else tensor
-
-    frames = move(sampled.windows.frames)  # [B, stack + n, ...]
-    return Batch(
-        observation=frames[:, : view.stack],
-        next_observation=frames[:, view.n_step :],
-        action=move(sampled.windows.action),
-        n_step_return=move(sampled.windows.n_step_return),
-        discount=move(sampled.windows.discount),
-        importance_weights=move(sampled.importance_weights),
-        keys=sampled.keys,
-        policy_version=sampled.policy_version,
-    )
 
 
 class Replay(Protocol):
     """The part of the sharded replay client that batches need."""
 
-    def sample(
-        self, table: str, batch_size: int, *, view: View, importance_sampling_exponent: float, timeout_seconds: float
-    ) -> SampledBatch:
+    def sample_batches(
+        self,
+        table: str,
+        batch_size: int,
+        num_batches: int,
+        *,
+        view: View,
+        importance_sampling_exponent: float,
+        timeout_seconds: float,
+        allocate: Callable[[tuple[int, ...], str], Array],
+    ) -> list[SampledBatch]:
         """Raises ReplayTimeout when the limiter or the shards gave nothing in time."""
         ...
 
@@ -125,11 +145,12 @@ class BatchSource:
         prefetch_batches: int,
         batches_per_request: int,
         device: torch.device,
-        rng: np.random.Generator,
     ) -> None:
-        self._replay, self._table, self._view, self._device, self._rng = replay, table, view, device, rng
+        self._replay, self._table, self._view = replay, table, view
         self._batch_size, self._exponent = batch_size, importance_sampling_exponent
         self._per_request = batches_per_request
+        self._buffers, self._in_use = FrameBuffers(device), list[Tensor]()
+        self._on_host = device.type == "cpu"
         self._batches: queue.Queue[Batch] = queue.Queue(maxsize=prefetch_batches)
         self._updates: queue.Queue[tuple[TransitionKeys, Array]] = queue.Queue(maxsize=2 * prefetch_batches)
         self._stop = threading.Event()
@@ -153,14 +174,23 @@ class BatchSource:
             thread.join()
 
     def next(self, timeout_seconds: float) -> Batch | None:
-        """The next batch, or None if there was none in time (the limiter holds sampling back, or shards are away)."""
+        """The next batch, or None if there was none in time (the limiter holds sampling back, or shards are away).
+
+        The frames of the batch before are done with: their memory is used again.
+        """
         deadline = time.monotonic() + timeout_seconds
+        while self._in_use:
+            self._buffers.give_back(self._in_use.pop())
         while self._failure is None:
             try:
-                return self._batches.get(timeout=max(0.0, min(_WAIT_SECONDS, deadline - time.monotonic())))
+                batch = self._batches.get(timeout=max(0.0, min(_WAIT_SECONDS, deadline - time.monotonic())))
             except queue.Empty:
                 if time.monotonic() >= deadline:
                     return None
+                continue
+            if self._on_host:
+                self._in_use.append(batch.frames)
+            return batch
         raise self._failure
 
     def write_back(self, keys: TransitionKeys, priorities: Array) -> None:
@@ -173,17 +203,19 @@ class BatchSource:
     def _fetch(self) -> None:
         while not self._stop.is_set():
             try:
-                sampled = self._replay.sample(
+                batches = self._replay.sample_batches(
                     self._table,
-                    self._batch_size * self._per_request,
+                    self._batch_size,
+                    self._per_request,
                     view=self._view,
                     importance_sampling_exponent=self._exponent,
                     timeout_seconds=_WAIT_SECONDS,
+                    allocate=self._buffers.take,
                 )
             except ReplayTimeout:
                 continue
-            for batch in split(sampled, self._per_request, self._rng):
-                self._put(to_batch(batch, self._view, self._device))
+            for sampled in batches:
+                self._put(self._buffers.to_batch(sampled, self._view))
 
     def _put(self, batch: Batch) -> None:
         while not self._stop.is_set():

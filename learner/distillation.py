@@ -37,20 +37,29 @@ class Distillation:
 
     Attributes:
       value: m in force; 1 until the first evaluation of the online phase.
+      score: exponential average of the student's normalised scores, which begins at random play's, 0.
       policy_version: newest version whose score was applied; an older score that arrives late is ignored.
       weaned: the student has reached its teacher; with a latch, m stays 0 from then on.
     """
 
     value: float = 1.0
+    score: float = 0.0
     policy_version: int = -1
     weaned: bool = False
 
-    def observe(self, student_score: float, policy_version: int, *, latch: bool, clip: bool = True) -> bool:
-        """Applies one evaluation of the online phase; says whether it was applied."""
+    def observe(
+        self, student_score: float, policy_version: int, *, latch: bool, clip: bool = True, smoothing: float = 0.0
+    ) -> bool:
+        """Applies one evaluation of the online phase; says whether it was applied.
+
+        Args:
+          smoothing: how much of the average score the older evaluations make up, in [0, 1).
+        """
         if policy_version <= self.policy_version:
             return False
         self.policy_version = policy_version
-        self.value = 0.0 if latch and self.weaned else multiplier(student_score, clip=clip)
+        self.score = smoothing * self.score + (1.0 - smoothing) * student_score
+        self.value = 0.0 if latch and self.weaned else multiplier(self.score, clip=clip)
         self.weaned = self.weaned or self.value == 0.0
         return True
 

@@ -10,9 +10,9 @@ not a gradient step (frames, scores, checkpoints, status) about once a second.
 """
 
 import time
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import structlog
 import torch
 from tensorboardX import SummaryWriter
@@ -135,7 +135,6 @@ class Learner:
             prefetch_batches=config.prefetch_batches,
             batches_per_request=config.batches_per_request,
             device=self._state.device,
-            rng=np.random.default_rng(seed_for(self._config.seed, f"batches/{phase}", self._state.learner_steps)),
         ) as source:
             while not self._stop.is_set() and not self._phases.is_over(self._config, self._progress()):
                 waited = time.monotonic()
@@ -240,7 +239,11 @@ class Learner:
             if record["phase"] == "online" and record["normalised"] is not None and self._phases.current == "online":
                 options = self._config.distillation
                 if self._distillation.observe(
-                    float(record["normalised"]), version, latch=options.latch, clip=options.clip_multiplier
+                    float(record["normalised"]),
+                    version,
+                    latch=options.latch,
+                    clip=options.clip_multiplier,
+                    smoothing=options.score_smoothing,
                 ):
                     _log.info("multiplier", value=self._distillation.value, policy_version=version)
         self._seen_scores = len(scores)
@@ -265,11 +268,7 @@ class Learner:
             "train_state": self._state.state_dict(),
             "phases": self._phases.state_dict(),
             "phase_records": self._phase_records,
-            "distillation": {
-                "value": self._distillation.value,
-                "policy_version": self._distillation.policy_version,
-                "weaned": self._distillation.weaned,
-            },
+            "distillation": asdict(self._distillation),
             "frames": {"total": self._frames.total, "counters": self._frames.counters},
             "seen_scores": self._seen_scores,
             "best_return": self._best_return,

@@ -3,20 +3,26 @@
 from __future__ import annotations  # gRPC's generic types exist for type checkers alone
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, Protocol, TypeVar, cast
 
 import grpc
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from replay_service import replay_pb2, replay_pb2_grpc, wire
+from replay_service.mapped_arena import MappedArena
 from replay_service.options import CHANNEL_OPTIONS, COMMON_OPTIONS
+from replay_service.shared_memory import SegmentHandle, SegmentUnreachable, can_share
 from replay_service.types import TableStats
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
 from upcycle.windows import View
+
+_log = structlog.get_logger(__name__)
 
 _RETRY_PAUSES: Final = (0.02, 0.1)  # seconds; a shard that is away for longer counts as lost, others take over
 
@@ -37,6 +43,7 @@ class _Stub(Protocol):
 
     Insert: grpc.UnaryUnaryMultiCallable[replay_pb2.InsertRequest, replay_pb2.InsertReply]
     Sample: grpc.UnaryUnaryMultiCallable[replay_pb2.SampleRequest, replay_pb2.SampleReply]
+    Attach: grpc.UnaryUnaryMultiCallable[replay_pb2.AttachRequest, replay_pb2.AttachReply]
     UpdatePriorities: grpc.UnaryUnaryMultiCallable[replay_pb2.UpdatePrioritiesRequest, replay_pb2.UpdatePrioritiesReply]
     Stats: grpc.UnaryUnaryMultiCallable[replay_pb2.StatsRequest, replay_pb2.StatsReply]
     Seed: grpc.UnaryUnaryMultiCallable[replay_pb2.SeedRequest, replay_pb2.SeedReply]
@@ -56,6 +63,8 @@ class ShardClient:
     def __init__(self, address: str, spec: ChunkSpec) -> None:
         self.address = address
         self._spec = spec
+        self._mapping = threading.Lock()  # guards _arenas
+        self._arenas = dict[str, tuple[int, MappedArena | None]]()  # by table, with the incarnation it is of
         self._channel = grpc.insecure_channel(address, options=[*COMMON_OPTIONS, *CHANNEL_OPTIONS])
         self._stub = cast(_Stub, replay_pb2_grpc.ReplayStub(self._channel))
         self._health = cast(_HealthStub, health_pb2_grpc.HealthStub(self._channel))
@@ -93,6 +102,65 @@ class ShardClient:
         request = replay_pb2.SampleRequest(
             table=table, batch_size=batch_size, view=wire.view_to_message(view), max_priority=max_priority
         )
+        return self._begin(request, wire.sample_layout(self._spec, view), timeout_seconds)
+
+    def begin_draw(
+        self,
+        table: str,
+        batch_size: int,
+        *,
+        arena: MappedArena,
+        view: View,
+        max_priority: float,
+        timeout_seconds: float,
+    ) -> Callable[[], tuple[dict[str, Array], TableStats]]:
+        """Like `begin_sample`, for the columns of `wire.DRAW_LAYOUT` alone: the windows are read from `arena`."""
+        request = replay_pb2.SampleRequest(
+            table=table,
+            batch_size=batch_size,
+            view=wire.view_to_message(view),
+            max_priority=max_priority,
+            keys_only=True,
+        )
+        finish_draw = self._begin(request, wire.DRAW_LAYOUT, timeout_seconds)
+
+        def finish() -> tuple[dict[str, Array], TableStats]:
+            columns, stats = finish_draw()
+            if not arena.contains(columns["slot"], columns["offset"]):
+                raise CorruptDataError(f"replay shard at {self.address}: it names transitions outside its table")
+            return columns, stats
+
+        return finish
+
+    def arena(self, table: str, incarnation: int, *, timeout_seconds: float) -> MappedArena | None:
+        """The table's arena, mapped here; None if the shard keeps it elsewhere: on another host, say.
+
+        It is mapped once for each incarnation of the table.
+        """
+        with self._mapping:
+            known = self._arenas.get(table)
+            if known is None or known[0] != incarnation:
+                known = (incarnation, self._map(table, incarnation, timeout_seconds))
+                self._arenas[table] = known
+            return known[1]
+
+    def _map(self, table: str, incarnation: int, timeout_seconds: float) -> MappedArena | None:
+        """Held: _mapping."""
+        if not can_share():
+            return None
+        reply = self._repeat(self._stub.Attach, replay_pb2.AttachRequest(table=table), timeout_seconds)
+        if not reply.num_bytes or reply.incarnation != incarnation:
+            return None
+        handle = SegmentHandle(reply.pid, reply.descriptor, reply.token, reply.num_bytes)
+        try:
+            return MappedArena.map(handle, self._spec, num_slots=reply.num_slots, incarnation=incarnation)
+        except SegmentUnreachable as error:
+            _log.info("arena_not_mapped", address=self.address, table=table, reason=str(error))
+            return None
+
+    def _begin(
+        self, request: replay_pb2.SampleRequest, layout: wire.Layout, timeout_seconds: float
+    ) -> Callable[[], tuple[dict[str, Array], TableStats]]:
         try:
             future = self._stub.Sample.future(request, timeout=timeout_seconds)
         except ValueError as error:  # gRPC's way to say that this channel has been closed
@@ -108,7 +176,7 @@ class ShardClient:
                 reply = future.result()
             except (grpc.RpcError, grpc.FutureCancelledError) as error:
                 raise _translated(error, self.address) from error
-            columns = wire.decode_columns(reply.columns, wire.sample_layout(self._spec, view), max_rows=batch_size)
+            columns = wire.decode_columns(reply.columns, layout, max_rows=request.batch_size)
             return columns, wire.stats_from_message(reply.state)
 
         return finish

@@ -1,87 +1,117 @@
-"""One batch out of several shards: ask each for its share, together, and put the replies into one batch."""
+"""Batches out of several shards: ask each for its share, together, and put the replies into the batches."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from replay_service.allocation import importance_weights, shares, split_batch
+from replay_service.allocation import shares, split_batch
+from replay_service.batch_filling import Allocate, BatchFilling, KeyReply, Reply, WindowReply
 from replay_service.client import ShardClient, ShardSlow, ShardUnavailable
 from replay_service.membership import CALL_SECONDS, Membership
 from replay_service.options import MAX_BULK_BYTES
-from replay_service.types import SampledBatch, TableStats, TransitionKeys
-from replay_service.wire import sample_layout, sample_row_bytes
-from upcycle.chunks import Array, ChunkSpec
-from upcycle.windows import View, Windows
+from replay_service.types import SampledBatch, TableStats
+from replay_service.wire import sample_row_bytes
+from upcycle.chunks import ChunkSpec
+from upcycle.metrics import Metrics
+from upcycle.windows import View
 
-_Columns = dict[str, Array]
+_Shards = Mapping[int, tuple[ShardClient, TableStats]]
 
 
 class BatchDrawer:
-    """Draws batches from the shards that `members` knows. Thread-safe."""
+    """Draws batches from the shards that `members` knows. Thread-safe.
 
-    def __init__(self, members: Membership, spec: ChunkSpec, *, rng: np.random.Generator) -> None:
+    Args:
+      shared_memory: read the windows of shards on this host out of their memory, where that is possible.
+    """
+
+    def __init__(
+        self,
+        members: Membership,
+        spec: ChunkSpec,
+        *,
+        rng: np.random.Generator,
+        shared_memory: bool,
+        metrics: Metrics | None,
+    ) -> None:
         self._members, self._spec, self._rng = members, spec, rng
+        self._shared_memory, self._metrics = shared_memory, metrics
         self._lock = threading.Lock()  # guards rng
 
     def draw(
         self,
         table: str,
         batch_size: int,
+        num_batches: int,
         *,
-        shards: Mapping[int, tuple[ShardClient, TableStats]],
+        shards: _Shards,
         view: View,
         importance_sampling_exponent: float,
-    ) -> SampledBatch | None:
+        allocate: Allocate,
+    ) -> list[SampledBatch] | None:
         """Draws from these shards by their masses. None if none of them has anything to give.
 
-        Where a shard fails, or turns out to be empty, all its draws are made again by the others; the batch is then
-        what they would have given without it.
+        The draws of all batches are made together and dealt out at random, so each batch is as if drawn by itself.
+        Where a shard fails, or turns out to be empty, all its draws are made again by the others; the batches are then
+        what they would have given without it. So are draws whose slot was overwritten before it could be read.
         """
-        drawn: dict[int, list[_Columns]] = {index: [] for index, (_, stats) in shards.items() if stats.mass > 0}
-        masses = {index: stats.mass for index, (_, stats) in shards.items()}
-        num_items = {index: stats.num_drawable for index, (_, stats) in shards.items()}
-        while drawn and (missing := batch_size - sum(map(_num_rows, drawn.values()))):
+        masses = {index: stats.mass for index, (_, stats) in shards.items() if stats.mass > 0}
+        num_items = {index: shards[index][1].num_drawable for index in masses}
+        batches = [BatchFilling(batch_size, self._spec, view, allocate) for _ in range(num_batches)]
+        while masses and (missing := sum(batch.num_missing for batch in batches)):
             with self._lock:
-                counts = split_batch(missing, shares(np.array([masses[index] for index in drawn])), self._rng)
-            asked = {index: count for index, count in zip(drawn, counts.tolist(), strict=True) if count}
-            for index, reply in self._ask(table, asked, shards, view).items():
-                if reply is None:
-                    del drawn[index]
-                    continue
-                columns, stats = reply
-                drawn[index] += columns
-                num_items[index] = stats.num_drawable
-        if not drawn:
+                counts = split_batch(missing, shares(np.array(list(masses.values()))), self._rng)
+            asked = {index: count for index, count in zip(masses, counts.tolist(), strict=True) if count}
+            replies = self._ask(table, asked, shards, view)
+            for index, answer in replies.items():
+                if answer is None:
+                    del masses[index], num_items[index]
+                    for batch in batches:
+                        batch.drop(index)
+                else:
+                    num_items[index] = answer[1].num_drawable
+            self._deal(batches, {index: answer[0] for index, answer in replies.items() if answer is not None})
+        if not masses:
             return None
-        parts = shares(np.array([masses[index] for index in drawn]))
-        share = dict(zip(drawn, parts.tolist(), strict=True))
-        total = sum(num_items[index] for index in drawn)
-        return self._assemble(drawn, share, batch_size, total, view, importance_sampling_exponent)
+        parts = shares(np.array(list(masses.values())))
+        share = dict(zip(masses, parts.tolist(), strict=True))
+        total = sum(num_items.values())
+        return [batch.finish(share, total, importance_sampling_exponent) for batch in batches]
+
+    def _deal(self, batches: Sequence[BatchFilling], replies: Mapping[int, Sequence[Reply]]) -> None:
+        """Puts the replies' transitions into the batches that miss some, in a random order."""
+        num_rows = sum(reply.num_rows for parts in replies.values() for reply in parts)
+        missing = np.array([batch.num_missing for batch in batches])
+        target = np.repeat(np.arange(len(batches)), missing)
+        if len(batches) > 1:  # a stratified draw is ordered, and a part of it would be a part of the table
+            with self._lock:
+                target = self._rng.permutation(target)
+        target, begin, num_torn = target[:num_rows], 0, 0
+        for index, parts in replies.items():
+            for reply in parts:
+                mine = target[begin : begin + reply.num_rows]
+                begin += reply.num_rows
+                for number, batch in enumerate(batches):
+                    rows = np.flatnonzero(mine == number)
+                    if len(rows):
+                        num_torn += batch.add(index, reply, rows)
+        if num_torn and self._metrics is not None:
+            self._metrics.increment("replay_torn_windows_total", num_torn)
 
     def _ask(
-        self,
-        table: str,
-        counts: Mapping[int, int],
-        shards: Mapping[int, tuple[ShardClient, TableStats]],
-        view: View,
-    ) -> dict[int, tuple[list[_Columns], TableStats] | None]:
+        self, table: str, counts: Mapping[int, int], shards: _Shards, view: View
+    ) -> dict[int, tuple[list[Reply], TableStats] | None]:
         """Asks shards for so many transitions each, all at once; None where one could not give them all."""
-        max_rows = max(MAX_BULK_BYTES // sample_row_bytes(self._spec, view), 1)
-        waiting = {
-            index: [
-                shards[index][0].begin_sample(
-                    table,
-                    min(max_rows, count - begin),
-                    view=view,
-                    max_priority=self._members.max_priority(table),
-                    timeout_seconds=CALL_SECONDS,
-                )
-                for begin in range(0, count, max_rows)
-            ]
-            for index, count in counts.items()
-        }
-        replies = dict[int, tuple[list[_Columns], TableStats] | None]()
+        replies = dict[int, tuple[list[Reply], TableStats] | None]()
+        waiting = dict[int, list[Callable[[], tuple[Reply, TableStats]]]]()
+        for index, count in counts.items():
+            client, stats = shards[index]
+            try:
+                waiting[index] = self._begin(client, table, count, stats.incarnation, view)
+            except (ShardUnavailable, ShardSlow):
+                self._members.lost(index, client)
+                replies[index] = None
         for index, finishers in waiting.items():
             client = shards[index][0]
             try:
@@ -91,40 +121,37 @@ class BatchDrawer:
                 replies[index] = None
                 continue
             self._members.observe(index, client, table, results[-1][1])
-            columns = [columns for columns, _ in results]
-            replies[index] = (columns, results[-1][1]) if _num_rows(columns) == counts[index] else None
+            num_rows = sum(reply.num_rows for reply, _ in results)
+            replies[index] = ([reply for reply, _ in results], results[-1][1]) if num_rows == counts[index] else None
         return replies
 
-    def _assemble(
-        self,
-        drawn: Mapping[int, list[_Columns]],
-        share: Mapping[int, float],
-        batch_size: int,
-        num_items: int,
-        view: View,
-        exponent: float,
-    ) -> SampledBatch:
-        batch = {
-            name: np.empty((batch_size, *shape), dtype)
-            for name, (dtype, shape) in sample_layout(self._spec, view).items()
-        }
-        shard, begin = np.empty(batch_size, np.int64), 0
-        for index, replies in drawn.items():
-            for columns in replies:
-                rows = slice(begin, begin + len(columns["slot"]))
-                for name, column in columns.items():
-                    batch[name][rows] = column  # the only copy between the message and the learner's batch
-                batch["probability"][rows] *= share[index]
-                shard[rows] = index
-                begin = rows.stop
-        return SampledBatch(
-            windows=Windows(batch["frames"], batch["action"], batch["n_step_return"], batch["discount"]),
-            keys=TransitionKeys(shard, batch["slot"], batch["offset"], batch["generation"]),
-            probabilities=batch["probability"],
-            importance_weights=importance_weights(batch["probability"], num_items, exponent),
-            policy_version=batch["policy_version"],
-        )
+    def _begin(
+        self, client: ShardClient, table: str, count: int, incarnation: int, view: View
+    ) -> list[Callable[[], tuple[Reply, TableStats]]]:
+        """Sends the requests for `count` transitions of one shard, and returns what waits for the replies."""
+        priority = self._members.max_priority(table)
+        arena = client.arena(table, incarnation, timeout_seconds=CALL_SECONDS) if self._shared_memory else None
+        if arena is not None:
+            finish_draw = client.begin_draw(
+                table, count, arena=arena, view=view, max_priority=priority, timeout_seconds=CALL_SECONDS
+            )
 
+            def finish() -> tuple[Reply, TableStats]:
+                columns, stats = finish_draw()
+                return KeyReply(columns, arena, view), stats
 
-def _num_rows(replies: list[_Columns]) -> int:
-    return sum(len(columns["slot"]) for columns in replies)
+            return [finish]
+
+        def windows_of(size: int) -> Callable[[], tuple[Reply, TableStats]]:
+            finish_sample = client.begin_sample(
+                table, size, view=view, max_priority=priority, timeout_seconds=CALL_SECONDS
+            )
+
+            def finish() -> tuple[Reply, TableStats]:
+                columns, stats = finish_sample()
+                return WindowReply(columns), stats
+
+            return finish
+
+        max_rows = max(MAX_BULK_BYTES // sample_row_bytes(self._spec, view), 1)
+        return [windows_of(min(max_rows, count - begin)) for begin in range(0, count, max_rows)]

@@ -85,16 +85,18 @@ class View(_message.Message):
     def __init__(self, n_step: _Optional[int] = ..., stack: _Optional[int] = ..., gamma: _Optional[float] = ..., clip_rewards: bool = ..., stack_fill: _Optional[str] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("table", "batch_size", "view", "max_priority")
+    __slots__ = ("table", "batch_size", "view", "max_priority", "keys_only")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     MAX_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    KEYS_ONLY_FIELD_NUMBER: _ClassVar[int]
     table: str
     batch_size: int
     view: View
     max_priority: float
-    def __init__(self, table: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., max_priority: _Optional[float] = ...) -> None: ...
+    keys_only: bool
+    def __init__(self, table: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., max_priority: _Optional[float] = ..., keys_only: bool = ...) -> None: ...
 
 class SampleReply(_message.Message):
     __slots__ = ("columns", "state")
@@ -103,6 +105,28 @@ class SampleReply(_message.Message):
     columns: bytes
     state: TableState
     def __init__(self, columns: _Optional[bytes] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("table",)
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    def __init__(self, table: _Optional[str] = ...) -> None: ...
+
+class AttachReply(_message.Message):
+    __slots__ = ("pid", "descriptor", "token", "num_bytes", "num_slots", "incarnation")
+    PID_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    descriptor: int
+    token: bytes
+    num_bytes: int
+    num_slots: int
+    incarnation: int
+    def __init__(self, pid: _Optional[int] = ..., descriptor: _Optional[int] = ..., token: _Optional[bytes] = ..., num_bytes: _Optional[int] = ..., num_slots: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class UpdatePrioritiesRequest(_message.Message):
     __slots__ = ("table", "columns", "max_priority")

@@ -44,6 +44,11 @@ class ReplayStub(object):
                 request_serializer=replay__service_dot_replay__pb2.SampleRequest.SerializeToString,
                 response_deserializer=replay__service_dot_replay__pb2.SampleReply.FromString,
                 _registered_method=True)
+        self.Attach = channel.unary_unary(
+                '/upcycle.replay.v1.Replay/Attach',
+                request_serializer=replay__service_dot_replay__pb2.AttachRequest.SerializeToString,
+                response_deserializer=replay__service_dot_replay__pb2.AttachReply.FromString,
+                _registered_method=True)
         self.UpdatePriorities = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/UpdatePriorities',
                 request_serializer=replay__service_dot_replay__pb2.UpdatePrioritiesRequest.SerializeToString,
@@ -73,6 +78,13 @@ class ReplayServicer(object):
 
     def Sample(self, request, context):
         """Draws transitions by priority; none if the table holds nothing that can be drawn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Attach(self, request, context):
+        """How a client on the same host reads the windows of a table itself, from shared memory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +123,11 @@ def add_ReplayServicer_to_server(servicer, server):
                     servicer.Sample,
                     request_deserializer=replay__service_dot_replay__pb2.SampleRequest.FromString,
                     response_serializer=replay__service_dot_replay__pb2.SampleReply.SerializeToString,
+            ),
+            'Attach': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attach,
+                    request_deserializer=replay__service_dot_replay__pb2.AttachRequest.FromString,
+                    response_serializer=replay__service_dot_replay__pb2.AttachReply.SerializeToString,
             ),
             'UpdatePriorities': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdatePriorities,
@@ -182,6 +199,33 @@ class Replay(object):
             '/upcycle.replay.v1.Replay/Sample',
             replay__service_dot_replay__pb2.SampleRequest.SerializeToString,
             replay__service_dot_replay__pb2.SampleReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/upcycle.replay.v1.Replay/Attach',
+            replay__service_dot_replay__pb2.AttachRequest.SerializeToString,
+            replay__service_dot_replay__pb2.AttachReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,8 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from replay_service.shared_memory import SharedSegment
 from replay_service.table import Table
-from replay_service.types import TableSample, TableStats
+from replay_service.types import TableDraw, TableSample, TableStats
 from upcycle.chunks import Array, Chunk, decode_chunk
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
@@ -88,12 +89,21 @@ class ServedTable:
       log: accepted chunks are appended to it before they are acknowledged; None keeps no log.
       max_waiters: calls that may wait at a time; any more are answered at once, so that waiting inserts never use up
         the threads that the samples they wait for need.
+      segment: the shared memory that the table's arena lies in, if it does.
     """
 
     def __init__(
-        self, table: Table, *, log: SharedLog | None, metrics: Metrics, size: SizeGauge, max_waiters: int
+        self,
+        table: Table,
+        *,
+        log: SharedLog | None,
+        metrics: Metrics,
+        size: SizeGauge,
+        max_waiters: int,
+        segment: SharedSegment | None = None,
     ) -> None:
         self._table, self._log, self._metrics, self._size = table, log, metrics, size
+        self.segment, self.config = segment, table.config
         self._inserting = threading.Lock()
         self._seeding = threading.Lock()
         self._changed = threading.Condition()
@@ -138,12 +148,17 @@ class ServedTable:
         """Draws transitions; none if nothing can be drawn. Raises ValueError for an impossible view."""
         with self._changed:
             sample = self._table.sample(batch_size, view)
-            self._changed.notify_all()  # samples make room for inserts
-            stats = self._stats()
-        self._metrics.increment("replay_samples_total", len(sample.slot))
-        if stats.flow.samples_per_insert is not None:
-            self._metrics.set("replay_samples_per_insert", stats.samples_per_insert)
+            stats = self._sampled()
+        self._count_samples(sample.draw, stats)
         return sample, stats
+
+    def draw(self, batch_size: int, view: View) -> tuple[TableDraw, TableStats]:
+        """Like `sample`, without the windows: the caller reads them itself and checks the generations after."""
+        with self._changed:
+            draw = self._table.draw(batch_size, view)
+            stats = self._sampled()
+        self._count_samples(draw, stats)
+        return draw, stats
 
     def update_priorities(
         self, slots: Array, offsets: Array, generations: Array, priorities: Array
@@ -257,6 +272,16 @@ class ServedTable:
         finally:
             if may_wait:
                 self._waiters.release()
+
+    def _sampled(self) -> TableStats:
+        """Held: _changed."""
+        self._changed.notify_all()  # samples make room for inserts
+        return self._stats()
+
+    def _count_samples(self, draw: TableDraw, stats: TableStats) -> None:
+        self._metrics.increment("replay_samples_total", len(draw.slot))
+        if stats.flow.samples_per_insert is not None:
+            self._metrics.set("replay_samples_per_insert", stats.samples_per_insert)
 
     def _stats(self) -> TableStats:
         """Held: _changed."""

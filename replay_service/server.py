@@ -16,7 +16,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from replay_service import replay_pb2, replay_pb2_grpc, wire
 from replay_service.options import COMMON_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
 from replay_service.served_table import LOGGED_TABLE, LogPart, ServedTable, ShardStopping, SharedLog, SizeGauge
-from replay_service.table import Table
+from replay_service.shared_memory import SharedSegment, can_share
+from replay_service.storage import Arena
+from replay_service.table import Table, num_slots_of
 from replay_service.types import TableConfig
 from upcycle.chunks import ChunkSpec
 from upcycle.errors import CorruptDataError, UserError
@@ -37,6 +39,7 @@ class ReplayShard:
     Args:
       log: of this shard alone. The shard syncs it when it stops; whoever opened it closes it, after that.
       host, port: where to listen; port 0 takes a free one.
+      shared_memory: keep tables where clients on this host can read them, if this system has such memory.
     Raises: UserError for a table configuration that cannot work.
     """
 
@@ -50,22 +53,30 @@ class ReplayShard:
         metrics: Metrics,
         host: str = "127.0.0.1",
         port: int = 0,
+        shared_memory: bool = True,
     ) -> None:
         self.index, self.spec = index, spec
         self._host, self._port = host, port
         self._log = SharedLog(log) if log is not None else None
         size = SizeGauge(metrics)
-        self._tables = {
-            config.name: ServedTable(
-                # A restarted shard must not take keys of the one before for its own: generations are random ranges.
-                Table(config, spec, rng=np.random.default_rng(), first_generation=1 + (secrets.randbits(30) << 32)),
+        self._tables = dict[str, ServedTable]()
+        for config in tables:
+            segment = _segment(config, spec) if shared_memory else None
+            self._tables[config.name] = ServedTable(
+                Table(
+                    config,
+                    spec,
+                    rng=np.random.default_rng(),
+                    # A restarted shard must not take keys of the one before for its own: random ranges.
+                    first_generation=1 + (secrets.randbits(30) << 32),
+                    buffer=None if segment is None else segment.buffer,
+                ),
                 log=self._log if config.name == LOGGED_TABLE else None,
                 metrics=metrics,
                 size=size,
                 max_waiters=_NUM_THREADS // 4,
+                segment=segment,
             )
-            for config in tables
-        }
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix=f"replay-{index}")
         self._server = grpc.server(self._threads, options=[*COMMON_OPTIONS, *SERVER_OPTIONS])
         self._health = health.HealthServicer()
@@ -96,6 +107,9 @@ class ReplayShard:
             table.stop()
         self._server.stop(grace_seconds).wait(grace_seconds + 1.0)
         self._threads.shutdown(wait=True)
+        for table in self._tables.values():
+            if table.segment is not None:
+                table.segment.close()
         if self._log is not None:
             self._log.sync()
 
@@ -137,12 +151,33 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
         with _typed_refusals(context):
             table = _find(self._tables, request.table)
             view = wire.view_from_message(request.view, self._spec)
-            if not 0 < request.batch_size * wire.sample_row_bytes(self._spec, view) < MAX_MESSAGE_BYTES:
+            row_bytes = wire.DRAW_ROW_BYTES if request.keys_only else wire.sample_row_bytes(self._spec, view)
+            if not 0 < request.batch_size * row_bytes < MAX_MESSAGE_BYTES:
                 raise ValueError(f"batch_size {request.batch_size}: must be above 0 and fit one message")
             table.raise_max_priority(request.max_priority)
-            sample, stats = table.sample(request.batch_size, view)
-            columns = wire.encode_columns(wire.sample_columns(sample))
-            return replay_pb2.SampleReply(columns=columns, state=wire.stats_to_message(stats))
+            if request.keys_only:
+                draw, stats = table.draw(request.batch_size, view)
+                columns = wire.draw_columns(draw)
+            else:
+                sample, stats = table.sample(request.batch_size, view)
+                columns = wire.sample_columns(sample)
+            return replay_pb2.SampleReply(columns=wire.encode_columns(columns), state=wire.stats_to_message(stats))
+
+    def Attach(self, request: replay_pb2.AttachRequest, context: grpc.ServicerContext) -> replay_pb2.AttachReply:
+        with _typed_refusals(context):
+            table = _find(self._tables, request.table)
+            incarnation = table.stats().incarnation
+            if table.segment is None:
+                return replay_pb2.AttachReply(incarnation=incarnation)
+            handle = table.segment.handle
+            return replay_pb2.AttachReply(
+                pid=handle.pid,
+                descriptor=handle.descriptor,
+                token=handle.token,
+                num_bytes=handle.num_bytes,
+                num_slots=num_slots_of(table.config, self._spec),
+                incarnation=incarnation,
+            )
 
     def UpdatePriorities(
         self, request: replay_pb2.UpdatePrioritiesRequest, context: grpc.ServicerContext
@@ -175,6 +210,13 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
                 raise ValueError(f"shard_index {part.shard_index} of {part.num_shards} shards")
             num_transitions = table.seed_once(Path(request.log_directory), part)
             return replay_pb2.SeedReply(num_transitions=num_transitions, state=wire.stats_to_message(table.stats()))
+
+
+def _segment(config: TableConfig, spec: ChunkSpec) -> SharedSegment | None:
+    """Shared memory for a table's arena; None where this system cannot share it."""
+    if config.capacity_steps < 1 or not can_share():
+        return None
+    return SharedSegment(Arena.num_bytes(spec, num_slots_of(config, spec)))
 
 
 def _find(tables: dict[str, ServedTable], name: str) -> ServedTable:

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from replay_service.batch_filling import Allocate
 from replay_service.client import ShardClient, ShardSlow, ShardUnavailable
 from replay_service.drawing import BatchDrawer
 from replay_service.inserting import ChunkInserter
@@ -35,6 +36,8 @@ class ShardedReplay:
       endpoints: shard index to address, read anew while the object lives: shards restart on new ports.
       spec: what chunks look like; every shard must agree.
       metrics: where waits and drops on this side are counted.
+      shared_memory: read the windows of shards on this host out of their memory, where that is possible; windows of
+        all others come over gRPC.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ShardedReplay:
         *,
         rng: np.random.Generator,
         metrics: Metrics | None = None,
+        shared_memory: bool = True,
     ) -> None:
         self._endpoints, self._spec, self._metrics = endpoints, spec, metrics
         self._lock = threading.Lock()  # guards the two below
@@ -51,7 +55,7 @@ class ShardedReplay:
         self._turn = 0
         self._members = Membership(endpoints, spec)
         self._inserter = ChunkInserter(self._members, first_turn=int(rng.integers(1 << 16)))
-        self._drawer = BatchDrawer(self._members, spec, rng=rng)
+        self._drawer = BatchDrawer(self._members, spec, rng=rng, shared_memory=shared_memory, metrics=metrics)
 
     def insert(
         self,
@@ -79,8 +83,34 @@ class ShardedReplay:
     def sample(
         self, table: str, batch_size: int, *, view: View, importance_sampling_exponent: float, timeout_seconds: float
     ) -> SampledBatch:
+        """One batch of `sample_batches`."""
+        (batch,) = self.sample_batches(
+            table,
+            batch_size,
+            1,
+            view=view,
+            importance_sampling_exponent=importance_sampling_exponent,
+            timeout_seconds=timeout_seconds,
+        )
+        return batch
+
+    def sample_batches(
+        self,
+        table: str,
+        batch_size: int,
+        num_batches: int,
+        *,
+        view: View,
+        importance_sampling_exponent: float,
+        timeout_seconds: float,
+        allocate: Allocate = np.empty,
+    ) -> list[SampledBatch]:
         """Draws transitions from all shards with the probabilities that one table of all their chunks would have.
 
+        Batches drawn together share the cost of asking the shards; each is as if it had been drawn by itself.
+
+        Args:
+          allocate: gives the memory for the frames of each batch.
         Raises:
           ReplayTimeout: the limiter holds sampling back, too little is stored, or no shard answers; call again.
           ValueError: chunks of this run cannot be seen that way.
@@ -90,19 +120,21 @@ class ShardedReplay:
         deadline = time.monotonic() + timeout_seconds
         while True:
             shards = self._members.tables(table, n_step=view.n_step)
-            if self._reserve(table, batch_size, shards):
+            if self._reserve(table, batch_size * num_batches, shards):
                 try:
-                    batch = self._drawer.draw(
+                    batches = self._drawer.draw(
                         table,
                         batch_size,
+                        num_batches,
                         shards=shards,
                         view=view,
                         importance_sampling_exponent=importance_sampling_exponent,
+                        allocate=allocate,
                     )
                 finally:
-                    self._release(table, batch_size)
-                if batch is not None:
-                    return batch
+                    self._release(table, batch_size * num_batches)
+                if batches is not None:
+                    return batches
             if time.monotonic() >= deadline:
                 raise ReplayTimeout(_why_not(table, shards))
             self._wait_for_inserts(table, shards, min(_WAIT_SECONDS, seconds_left(deadline)))

@@ -24,12 +24,13 @@ class Arena:
       generation: int64 [S], which write filled the slot; never the same twice, 0 is none.
 
     Args:
-      buffer: writable memory of `Arena.num_bytes(spec, num_slots)` zeroed bytes; None takes anonymous memory, of which
-        the kernel gives each page when it is first written.
+      buffer: `Arena.num_bytes(spec, num_slots)` bytes, zeroed, or those of another arena; what cannot be written makes
+        an arena that can be read. None takes anonymous memory, of which the kernel gives each page when it is first
+        written.
     """
 
-    def __init__(self, spec: ChunkSpec, num_slots: int, *, buffer: mmap.mmap | memoryview | None = None) -> None:
-        memory = memoryview(buffer if buffer is not None else mmap.mmap(-1, self.num_bytes(spec, num_slots)))
+    def __init__(self, spec: ChunkSpec, num_slots: int, *, buffer: memoryview | None = None) -> None:
+        memory = buffer if buffer is not None else memoryview(mmap.mmap(-1, self.num_bytes(spec, num_slots)))
         arrays = dict[str, Array]()
         for name, dtype, shape, offset in _layout(spec, num_slots):
             arrays[name] = np.ndarray(shape, dtype, memory, offset)

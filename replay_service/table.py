@@ -8,7 +8,7 @@ import numpy as np
 from replay_service.rate_limiter import Flow
 from replay_service.sampler import PrioritySampler
 from replay_service.storage import Arena
-from replay_service.types import TableConfig, TableSample, TableStats
+from replay_service.types import TableConfig, TableDraw, TableSample, TableStats
 from replay_service.writers import RecentInserts
 from upcycle.chunks import Array, Chunk, ChunkSpec
 from upcycle.errors import UserError
@@ -25,16 +25,23 @@ class Table:
       rng: draws are a function of it and of the calls.
       first_generation: generations count up from here. Give every incarnation of a table another range, so that keys of
         the one before are recognised as stale.
+      buffer: zeroed memory for the arena, of `num_slots_of(config, spec)` slots; None takes its own.
     Raises: UserError for a configuration under which inserts or samples would wait for ever.
     """
 
     def __init__(
-        self, config: TableConfig, spec: ChunkSpec, *, rng: np.random.Generator, first_generation: int = 1
+        self,
+        config: TableConfig,
+        spec: ChunkSpec,
+        *,
+        rng: np.random.Generator,
+        first_generation: int = 1,
+        buffer: memoryview | None = None,
     ) -> None:
         _check(config, spec)
         self.config, self.spec = config, spec
-        num_slots = -(-config.capacity_steps // spec.steps)
-        self._arena = Arena(spec, num_slots)
+        num_slots = num_slots_of(config, spec)
+        self._arena = Arena(spec, num_slots, buffer=buffer)
         exponent = config.priority_exponent if config.sampler == "proportional" else 0.0
         self._sampler = PrioritySampler(num_slots * spec.steps, exponent, rng=rng)
         self._num_transitions = np.zeros(num_slots, np.int64)  # by slot
@@ -70,8 +77,8 @@ class Table:
         self._num_seeded += num_transitions
         return num_transitions
 
-    def sample(self, batch_size: int, view: View) -> TableSample:
-        """Draws transitions with replacement and copies their windows.
+    def draw(self, batch_size: int, view: View) -> TableDraw:
+        """Draws transitions with replacement.
 
         Returns: `batch_size` transitions, or none if nothing can be drawn with this view.
         Raises: ValueError if chunks of this table cannot be seen this way.
@@ -84,13 +91,15 @@ class Table:
             items, probability = np.zeros(0, np.int64), np.zeros(0, np.float64)
         slot, offset = np.divmod(items, self.spec.steps)
         self._flow = self._flow.after_sample(len(items))
+        return TableDraw(slot, offset, self._arena.generation[slot], probability)
+
+    def sample(self, batch_size: int, view: View) -> TableSample:
+        """Draws like `draw` and copies the windows."""
+        draw = self.draw(batch_size, view)
         return TableSample(
-            windows=gather_windows(self.spec, self._arena.frame, self._arena.columns, slot, offset, view),
-            slot=slot,
-            offset=offset,
-            generation=self._arena.generation[slot],
-            probability=probability,
-            policy_version=self._arena.columns["policy_version"][slot, offset + self.spec.history],
+            draw=draw,
+            windows=gather_windows(self.spec, self._arena.frame, self._arena.columns, draw.slot, draw.offset, view),
+            policy_version=self._arena.columns["policy_version"][draw.slot, draw.offset + self.spec.history],
         )
 
     def update_priorities(self, slots: Array, offsets: Array, generations: Array, priorities: Array) -> int:
@@ -169,6 +178,11 @@ class Table:
     def _valid(self, slots: slice) -> Array:
         columns = {name: self._arena.columns[name][slots] for name in ("terminated", "truncated", "priority")}
         return valid_starts(self.spec, columns, self._arena.num_rows[slots], self._n_step)
+
+
+def num_slots_of(config: TableConfig, spec: ChunkSpec) -> int:
+    """Slots of a table: its capacity in whole chunks."""
+    return -(-config.capacity_steps // spec.steps)
 
 
 def _check(config: TableConfig, spec: ChunkSpec) -> None:

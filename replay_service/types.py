@@ -67,21 +67,32 @@ class SampledBatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TableSample:
-    """B transitions drawn from one table.
+class TableDraw:
+    """B transitions drawn from one table, by name.
 
     Attributes:
-      windows: the transitions.
       slot, offset, generation: where they lie, int64 [B].
       probability: of one draw from this table, float64 [B].
-      policy_version: int64 [B].
     """
 
-    windows: Windows
     slot: Array
     offset: Array
     generation: Array
     probability: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TableSample:
+    """B transitions drawn from one table, with what they hold.
+
+    Attributes:
+      draw: which transitions.
+      windows: the transitions.
+      policy_version: int64 [B].
+    """
+
+    draw: TableDraw
+    windows: Windows
     policy_version: Array
 
 

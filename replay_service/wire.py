@@ -14,7 +14,7 @@ import numpy as np
 
 from replay_service import replay_pb2
 from replay_service.rate_limiter import Flow
-from replay_service.types import TableSample, TableStats
+from replay_service.types import TableDraw, TableSample, TableStats
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import CorruptDataError
 from upcycle.windows import View, Windows
@@ -22,12 +22,23 @@ from upcycle.windows import View, Windows
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """Dtype and shape of one row of each column."""
 
+DRAW_LAYOUT: Final[Layout] = {
+    "slot": ("int64", ()),
+    "offset": ("int64", ()),
+    "generation": ("int64", ()),
+    "probability": ("float64", ()),
+}
+"""The columns of a sample reply to a client that reads the windows itself."""
+
 UPDATE_LAYOUT: Final[Layout] = {
     "slot": ("int64", ()),
     "offset": ("int64", ()),
     "generation": ("int64", ()),
     "priority": ("float64", ()),
 }
+
+DRAW_ROW_BYTES: Final = 4 * 8
+"""Bytes of one transition in a reply of keys alone."""
 
 _MAGIC: Final = b"UPCW"
 _VERSION: Final = 1
@@ -38,10 +49,7 @@ _ALIGNMENT: Final = 8
 def sample_layout(spec: ChunkSpec, view: View) -> Layout:
     """The columns of a sample reply."""
     return {
-        "slot": ("int64", ()),
-        "offset": ("int64", ()),
-        "generation": ("int64", ()),
-        "probability": ("float64", ()),
+        **DRAW_LAYOUT,
         "policy_version": ("int64", ()),
         "action": ("int64", ()),
         "n_step_return": ("float32", ()),
@@ -56,14 +64,21 @@ def sample_row_bytes(spec: ChunkSpec, view: View) -> int:
     return sum(np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in layout)
 
 
+def draw_columns(draw: TableDraw) -> dict[str, Array]:
+    """The columns of `DRAW_LAYOUT`."""
+    return {
+        "slot": draw.slot,
+        "offset": draw.offset,
+        "generation": draw.generation,
+        "probability": draw.probability,
+    }
+
+
 def sample_columns(sample: TableSample) -> dict[str, Array]:
     """The columns of `sample_layout`."""
     windows: Windows = sample.windows
     return {
-        "slot": sample.slot,
-        "offset": sample.offset,
-        "generation": sample.generation,
-        "probability": sample.probability,
+        **draw_columns(sample.draw),
         "policy_version": sample.policy_version,
         "action": windows.action,
         "n_step_return": windows.n_step_return,

@@ -178,6 +178,9 @@ class DistillationConfig(Section):
     """tau, of both softmaxes; coefficient / temperature is the real weight."""
     latch: bool = True
     """Once the student has reached its teacher, distillation stays off (the paper's code); else it may come back."""
+    score_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The multiplier follows an exponential average of the student's scores, in which the older ones weigh so much; 0
+    (the paper's code) takes the newest alone. A few games tell little, and a student weaned too soon forgets."""
     clip_multiplier: bool = True
     """Keep the multiplier at 1 for a student below random; the paper's code lets it, and the learning rate, rise."""
 

@@ -44,6 +44,9 @@ METRICS: Final[Mapping[str, Metric]] = {
     "replay_insert_wait_seconds_total": Metric("counter", "Time that inserts waited for samples (the limiter)."),
     "replay_sample_wait_seconds_total": Metric("counter", "Time that samples waited for inserts (the limiter)."),
     "replay_size": Metric("gauge", "Transitions that this shard holds, in agent steps."),
+    "replay_torn_windows_total": Metric(
+        "counter", "Windows overwritten while they were read out of shared memory, and drawn again."
+    ),
     "replay_stale_updates_total": Metric(
         "counter", "Priority updates dropped because their slot had been overwritten."
     ),

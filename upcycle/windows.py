@@ -87,7 +87,14 @@ def valid_starts(spec: ChunkSpec, columns: dict[str, Array], num_rows: Array, n_
 
 
 def gather_windows(
-    spec: ChunkSpec, frame: Array, columns: dict[str, Array], slots: Array, offsets: Array, view: View
+    spec: ChunkSpec,
+    frame: Array,
+    columns: dict[str, Array],
+    slots: Array,
+    offsets: Array,
+    view: View,
+    *,
+    out: Array | None = None,
 ) -> Windows:
     """Copies the windows of transitions (slot, offset) out of padded chunks.
 
@@ -95,6 +102,7 @@ def gather_windows(
       frame: [S, rows, *frame_shape].
       columns: `action`, `reward`, `terminated`, `first`, each [S, rows].
       slots, offsets: int64 [B]; offset counts usable rows of the slot, from 0.
+      out: where the frames go, C-contiguous [B, stack + n_step, *frame_shape]; None takes new memory.
     Guarantee: for a valid start the observation equals what the behaviour policy saw; frames of a next observation
     that lies past the end of its episode are arbitrary and carry discount 0.
     """
@@ -103,7 +111,7 @@ def gather_windows(
     window = start[:, None] + np.arange(1 - view.stack, view.n_step + 1)  # [B, stack + n_step]
     flat = slots[:, None] * rows + np.minimum(window, rows - 1)
     # mode="clip" skips NumPy's bounds buffer, which halves the speed of a large gather; the indices are in range.
-    frames = np.take(frame.reshape(num_slots * rows, *spec.frame_shape), flat, axis=0, mode="clip")
+    frames = np.take(frame.reshape(num_slots * rows, *spec.frame_shape), flat, axis=0, out=out, mode="clip")
     _fill_stacks(frames, columns["first"].reshape(-1)[flat[:, : view.stack]], view)
 
     steps = flat[:, view.stack - 1 : view.stack - 1 + view.n_step]  # rows t .. t + n_step - 1

@@ -1,12 +1,14 @@
 """Batches: dealing out a draw, prefetching, writing back, ending."""
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from learner.batch_source import BatchSource, split
+from learner.batch_source import BatchSource, FrameBuffers
 from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
 from upcycle.chunks import Array
 from upcycle.windows import View, Windows
@@ -35,17 +37,31 @@ class ScriptedReplay:
         self.written: list[tuple[TransitionKeys, Array]] = []
         self.wrote = threading.Event()
 
-    def sample(
-        self, table: str, batch_size: int, *, view: View, importance_sampling_exponent: float, timeout_seconds: float
-    ) -> SampledBatch:
+    def sample_batches(
+        self,
+        table: str,
+        batch_size: int,
+        num_batches: int,
+        *,
+        view: View,
+        importance_sampling_exponent: float,
+        timeout_seconds: float,
+        allocate: Callable[[tuple[int, ...], str], Array],
+    ) -> list[SampledBatch]:
+        assert timeout_seconds > 0
         assert (table, view, importance_sampling_exponent) == ("online", VIEW, 0.5)
         if self.fails:
             raise RuntimeError("the table is gone")
         if self.empty:
             threading.Event().wait(0.01)
             raise ReplayTimeout("nothing")
-        self.drawn += batch_size
-        return draw(batch_size, self.drawn - batch_size)
+        batches = [draw(batch_size, self.drawn + number * batch_size) for number in range(num_batches)]
+        for number, batch in enumerate(batches):
+            frames = allocate(batch.windows.frames.shape, "uint8")
+            frames[...] = batch.windows.frames
+            batches[number] = replace(batch, windows=replace(batch.windows, frames=frames))
+        self.drawn += batch_size * num_batches
+        return batches
 
     def update_priorities(self, table: str, keys: TransitionKeys, priorities: Array) -> None:
         self.written.append((keys, priorities))
@@ -62,21 +78,7 @@ def source(replay: ScriptedReplay, *, prefetch: int = 2, per_request: int = 2) -
         prefetch_batches=prefetch,
         batches_per_request=per_request,
         device=torch.device("cpu"),
-        rng=np.random.default_rng(0),
     )
-
-
-def test_a_draw_is_dealt_out_completely_and_weights_are_normalised_per_batch() -> None:
-    whole = draw(12)
-    parts = list(split(whole, 3, np.random.default_rng(1)))
-    assert [len(part.probabilities) for part in parts] == [4, 4, 4]
-    assert sorted(int(action) for part in parts for action in part.windows.action) == list(range(12))
-    for part in parts:
-        assert part.importance_weights.max() == 1.0
-        expected = whole.importance_weights[part.windows.action]
-        np.testing.assert_allclose(part.importance_weights, expected / expected.max())
-        np.testing.assert_array_equal(part.keys.slot, part.windows.action)
-    assert not np.array_equal(parts[0].windows.action, np.arange(4)), "a stratified draw must not be dealt in order"
 
 
 def test_both_states_are_views_of_one_window() -> None:
@@ -86,6 +88,27 @@ def test_both_states_are_views_of_one_window() -> None:
     assert batch.observation[0, :, 0, 0].tolist() == [0, 1, 2]
     assert batch.next_observation[0, :, 0, 0].tolist() == [2, 3, 4]
     assert batch.observation.untyped_storage().data_ptr() == batch.next_observation.untyped_storage().data_ptr()
+
+
+def test_frames_are_used_again_once_the_learner_has_gone_on() -> None:
+    with source(ScriptedReplay(), prefetch=2, per_request=1) as batches:
+        seen = list[int]()
+        for _ in range(20):
+            batch = batches.next(10)
+            assert batch is not None
+            assert batch.frames[:, 0].eq(0).all()
+            assert batch.frames[:, 4].eq(4).all()
+            seen.append(batch.frames.untyped_storage().data_ptr())
+    assert len(set(seen)) <= 5  # queued, in the fetch thread's hand, with the learner, and given back
+
+
+def test_a_buffer_of_another_shape_is_not_used_again() -> None:
+    buffers = FrameBuffers(torch.device("cpu"))
+    first = buffers.take((2, 3), "uint8")
+    buffers.give_back(torch.from_numpy(first))
+    assert buffers.take((2, 4), "uint8").shape == (2, 4)
+    buffers.give_back(torch.from_numpy(first))
+    assert np.shares_memory(buffers.take((2, 3), "uint8"), first)
 
 
 def test_prefetching_is_bounded() -> None:

@@ -60,3 +60,13 @@ def test_a_teacher_not_above_random_is_refused(teacher: float, tolerance: float)
 
 def test_a_teacher_above_random_is_accepted() -> None:
     check_teacher(teacher_score=-5.0, random_score=-20.7, tolerance=1.0)
+
+
+def test_smoothing_follows_the_scores_slowly() -> None:
+    distillation, values = Distillation(), list[float]()
+    for version, score in enumerate((1.0, 1.0, 0.0, 2.0, 2.0)):
+        distillation.observe(score, version, latch=True, smoothing=0.5)
+        values.append(distillation.value)
+    assert values == pytest.approx([0.5, 0.25, 0.625, 0.0, 0.0])
+    assert distillation.weaned
+    assert distillation.score == pytest.approx(1.59375)

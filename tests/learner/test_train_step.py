@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.batch_source import to_batch
+from learner.batch_source import FrameBuffers
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from replay_service.sharding import SampledBatch, TransitionKeys
@@ -36,7 +36,7 @@ def step_on(device: str, steps: int) -> tuple[float, float]:
     def teacher(observation: torch.Tensor) -> torch.Tensor:
         return torch.arange(6.0, device=observation.device).expand(len(observation), 6) * 0.1
 
-    batch, losses = to_batch(sampled(32), VIEW, state.device), (0.0, 0.0)
+    batch, losses = FrameBuffers(state.device).to_batch(sampled(32), VIEW), (0.0, 0.0)
     for _ in range(steps):
         result = train_step(
             state, batch, learner=LearnerConfig(), distillation=DistillationConfig(), multiplier=1.0, teacher=teacher

@@ -49,7 +49,11 @@ def table_config(name: str = "online", **changes: Any) -> TableConfig:
 
 @contextmanager
 def running_shards(
-    tables: Sequence[TableConfig], *, count: int = 1, logs: Mapping[int, ExperienceLogWriter] | None = None
+    tables: Sequence[TableConfig],
+    *,
+    count: int = 1,
+    logs: Mapping[int, ExperienceLogWriter] | None = None,
+    shared_memory: bool = True,
 ) -> Generator[tuple[list[ReplayShard], dict[int, str]]]:
     """Shards in this process, and a mapping of their addresses that tests may change."""
     shards, addresses = list[ReplayShard](), dict[int, str]()
@@ -61,6 +65,7 @@ def running_shards(
                 tables=tables,
                 log=(logs or {}).get(index),
                 metrics=Metrics("replay", "test", index),
+                shared_memory=shared_memory,
             )
             shards.append(shard)
             addresses[index] = shard.start()
@@ -72,10 +77,12 @@ def running_shards(
 
 @contextmanager
 def connected(
-    addresses: Mapping[int, str], *, metrics: Metrics | None = None, seed: int = 0
+    addresses: Mapping[int, str], *, metrics: Metrics | None = None, seed: int = 0, shared_memory: bool = True
 ) -> Generator[ShardedReplay]:
     """A client of whatever `addresses` holds at the time."""
-    replay = ShardedReplay(lambda: addresses, SPEC, rng=np.random.default_rng(seed), metrics=metrics)
+    replay = ShardedReplay(
+        lambda: addresses, SPEC, rng=np.random.default_rng(seed), metrics=metrics, shared_memory=shared_memory
+    )
     try:
         yield replay
     finally:

@@ -67,12 +67,12 @@ def test_any_sequence_of_calls_leaves_the_table_like_a_plain_list(data: st.DataO
                 assert not table.insert(make_chunk(99), writer_id="w", sequence=number)
             case "sample":
                 sample, expected = table.sample(data.draw(st.integers(1, 6)), VIEW), oracle.probabilities()
-                assert (len(sample.slot) > 0) == (len(expected) > 0)
-                for row in range(len(sample.slot)):
-                    drawn, offset = int(sample.policy_version[row]), int(sample.offset[row])
-                    assert sample.probability[row] == pytest.approx(expected[drawn, offset], rel=1e-9)
+                assert (len(sample.draw.slot) > 0) == (len(expected) > 0)
+                for row in range(len(sample.draw.slot)):
+                    drawn, offset = int(sample.policy_version[row]), int(sample.draw.offset[row])
+                    assert sample.draw.probability[row] == pytest.approx(expected[drawn, offset], rel=1e-9)
                     assert bool((sample.windows.frames[row] == drawn).all())
-                    keys.append((drawn, int(sample.slot[row]), offset, int(sample.generation[row])))
+                    keys.append((drawn, int(sample.draw.slot[row]), offset, int(sample.draw.generation[row])))
             case "update" if keys:
                 chosen = data.draw(st.lists(st.sampled_from(keys), min_size=1, max_size=6))
                 priorities = data.draw(st.lists(st.floats(0.01, 200), min_size=len(chosen), max_size=len(chosen)))
@@ -102,7 +102,7 @@ def test_draws_follow_the_probabilities() -> None:
     priorities = np.arange(SPEC.steps, dtype=float)  # the first of them cannot be drawn
     table.insert(make_chunk(1, priorities=priorities), writer_id="w", sequence=0)
     draws = 50 * 560
-    counts = np.bincount(np.concatenate([table.sample(560, VIEW).offset for _ in range(50)]), minlength=SPEC.steps)
+    counts = np.bincount(np.concatenate([table.sample(560, VIEW).draw.offset for _ in range(50)]), minlength=SPEC.steps)
     # Stratified: each batch of 560 meets each expectation (a whole number here) to within its two borders.
     np.testing.assert_allclose(counts, draws * priorities / priorities.sum(), atol=2 * 50)
     assert counts[0] == 0
@@ -112,11 +112,13 @@ def test_uniform_ignores_priorities() -> None:
     table = make_table(table_config(capacity_steps=SPEC.steps, sampler="uniform"))
     table.insert(make_chunk(1, priorities=[1, 100, 0, 1, 1, 1, 1, MAX_PRIORITY]), writer_id="w", sequence=0)
     sample = table.sample(70, VIEW)
-    assert sample.probability == pytest.approx(np.full(70, 1 / 7))
-    assert np.bincount(sample.offset, minlength=8)[[0, 1, 3, 4, 5, 6, 7]].tolist() == pytest.approx([10] * 7, abs=2)
-    assert table.update_priorities(sample.slot, sample.offset, sample.generation, np.full(70, 5.0)) == 0
+    assert sample.draw.probability == pytest.approx(np.full(70, 1 / 7))
+    assert np.bincount(sample.draw.offset, minlength=8)[[0, 1, 3, 4, 5, 6, 7]].tolist() == pytest.approx(
+        [10] * 7, abs=2
+    )
+    assert table.update_priorities(sample.draw.slot, sample.draw.offset, sample.draw.generation, np.full(70, 5.0)) == 0
     table.check_invariants()
-    assert table.sample(1, VIEW).probability == pytest.approx([1 / 7])
+    assert table.sample(1, VIEW).draw.probability == pytest.approx([1 / 7])
 
 
 def test_unrated_chunks_get_the_highest_priority_seen_anywhere() -> None:
@@ -137,7 +139,7 @@ def test_windows_of_whole_lanes_come_out_right() -> None:
     for view in (View(n_step=2, stack=2, gamma=0.9), View(n_step=1, stack=1, gamma=0.8, clip_rewards=False)):
         sample = table.sample(400, view)
         found = set[tuple[int, int]]()
-        for row, (slot, offset) in enumerate(zip(sample.slot.tolist(), sample.offset.tolist(), strict=True)):
+        for row, (slot, offset) in enumerate(zip(sample.draw.slot.tolist(), sample.draw.offset.tolist(), strict=True)):
             episode, step = origin[slot * SPEC.steps + offset + SPEC.history].tolist()
             expected = expected_transition(SPEC, lane, episode, step, view)
             assert expected is not None
@@ -173,7 +175,7 @@ def test_keys_of_an_earlier_incarnation_are_stale() -> None:
     for table in (before, after):
         table.insert(make_chunk(1), writer_id="w", sequence=0)
     sample = before.sample(4, VIEW)
-    assert after.update_priorities(sample.slot, sample.offset, sample.generation, np.full(4, 9.0)) == 4
+    assert after.update_priorities(sample.draw.slot, sample.draw.offset, sample.draw.generation, np.full(4, 9.0)) == 4
     assert after.stats().num_stale_updates == 4
     assert after.stats().max_priority == 1.0
 

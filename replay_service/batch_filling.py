@@ -1,0 +1,139 @@
+"""Batches while they are put together: from replies that carry windows, and from replies that only name them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from replay_service.allocation import importance_weights
+from replay_service.mapped_arena import MappedArena
+from replay_service.types import SampledBatch, TransitionKeys
+from replay_service.wire import sample_layout
+from upcycle.chunks import Array, ChunkSpec
+from upcycle.windows import View, Windows
+
+Allocate = Callable[[tuple[int, ...], str], Array]
+"""Gives an array of a shape and dtype, C-contiguous, for the frames of one batch."""
+
+
+class Reply(Protocol):
+    """What one shard gave for one request."""
+
+    @property
+    def num_rows(self) -> int:
+        """Transitions in the reply."""
+        ...
+
+    def copy_to(self, columns: Mapping[str, Array], begin: int, rows: Array) -> int:
+        """Copies some of its transitions to columns[name][begin:], and returns how many of them were still there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowReply:
+    """A reply that carries the windows."""
+
+    columns: Mapping[str, Array]
+
+    @property
+    def num_rows(self) -> int:
+        """Transitions in the reply."""
+        return len(self.columns["slot"])
+
+    def copy_to(self, columns: Mapping[str, Array], begin: int, rows: Array) -> int:
+        """Copies transitions out of the message: the only copy between it and the learner's batch."""
+        for name, column in self.columns.items():
+            np.take(column, rows, axis=0, out=columns[name][begin : begin + len(rows)], mode="clip")
+        return len(rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyReply:
+    """A reply that names transitions of a shard whose arena is mapped here."""
+
+    columns: Mapping[str, Array]
+    arena: MappedArena
+    view: View
+
+    @property
+    def num_rows(self) -> int:
+        """Transitions in the reply."""
+        return len(self.columns["slot"])
+
+    def copy_to(self, columns: Mapping[str, Array], begin: int, rows: Array) -> int:
+        """Copies transitions out of the shard's memory; those overwritten since the draw are left out."""
+        keys = {name: column[rows] for name, column in self.columns.items()}
+        place = slice(begin, begin + len(rows))
+        windows, policy_version, whole = self.arena.gather(
+            keys["slot"], keys["offset"], keys["generation"], self.view, out=columns["frames"][place]
+        )
+        keys |= {
+            "action": windows.action,
+            "n_step_return": windows.n_step_return,
+            "discount": windows.discount,
+            "policy_version": policy_version,
+        }
+        num_whole = int(np.count_nonzero(whole))
+        for name, column in keys.items():
+            columns[name][begin : begin + num_whole] = column[whole]
+        if num_whole < len(rows):
+            columns["frames"][begin : begin + num_whole] = columns["frames"][place][whole]
+        return num_whole
+
+
+class BatchFilling:
+    """One batch of `size` transitions, filled from the front, in any order.
+
+    Attributes:
+      num_rows: transitions that are in it.
+    """
+
+    def __init__(self, size: int, spec: ChunkSpec, view: View, allocate: Allocate) -> None:
+        self._size, self.num_rows = size, 0
+        self._shard = np.empty(size, np.int64)
+        self._columns = dict[str, Array]()
+        for name, (dtype, shape) in sample_layout(spec, view).items():
+            whole = (size, *shape)
+            self._columns[name] = allocate(whole, dtype) if name == "frames" else np.empty(whole, dtype)
+
+    @property
+    def num_missing(self) -> int:
+        """Transitions that it has room for."""
+        return self._size - self.num_rows
+
+    def add(self, shard: int, reply: Reply, rows: Array) -> int:
+        """Takes these rows of a shard's reply; returns how many of them were lost on the way."""
+        num_added = reply.copy_to(self._columns, self.num_rows, rows)
+        self._shard[self.num_rows : self.num_rows + num_added] = shard
+        self.num_rows += num_added
+        return len(rows) - num_added
+
+    def drop(self, shard: int) -> None:
+        """Takes a shard's transitions out again."""
+        kept = self._shard[: self.num_rows] != shard
+        num_kept = int(np.count_nonzero(kept))
+        if num_kept < self.num_rows:
+            for column in (self._shard, *self._columns.values()):
+                column[:num_kept] = column[: self.num_rows][kept]
+            self.num_rows = num_kept
+
+    def finish(self, share: Mapping[int, float], num_items: int, exponent: float) -> SampledBatch:
+        """The batch, once it is full.
+
+        Args:
+          share: of each shard in the mass of all.
+          num_items: N, transitions that could be drawn in all shards.
+          exponent: beta of the importance weights.
+        """
+        columns = self._columns
+        shares = np.zeros(max(share) + 1)
+        shares[list(share)] = list(share.values())
+        probability = columns["probability"] * shares[self._shard]
+        return SampledBatch(
+            windows=Windows(columns["frames"], columns["action"], columns["n_step_return"], columns["discount"]),
+            keys=TransitionKeys(self._shard, columns["slot"], columns["offset"], columns["generation"]),
+            probabilities=probability,
+            importance_weights=importance_weights(probability, num_items, exponent),
+            policy_version=columns["policy_version"],
+        )
