@@ -2,7 +2,6 @@
 
 from __future__ import annotations  # gRPC's generic types exist for type checkers alone
 
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,28 +13,22 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from replay_service import replay_pb2, replay_pb2_grpc, wire
+from replay_service.failures import ShardUnavailable, translated
 from replay_service.mapped_arena import MappedArena
 from replay_service.options import CHANNEL_OPTIONS, COMMON_OPTIONS
 from replay_service.shared_memory import SegmentHandle, SegmentUnreachable, can_share
-from replay_service.types import TableStats
+from replay_service.types import TableStats, Transport
 from upcycle.chunks import Array, ChunkSpec
-from upcycle.errors import CorruptDataError, UpcycleError, UserError
+from upcycle.errors import CorruptDataError
 from upcycle.windows import View
 
 _log = structlog.get_logger(__name__)
 
 _RETRY_PAUSES: Final = (0.02, 0.1)  # seconds; a shard that is away for longer counts as lost, others take over
+_LOCAL_SECONDS: Final = 1.0  # a socket of this host answers at once or not at all
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
-
-
-class ShardUnavailable(UpcycleError):
-    """The shard cannot be reached, or is stopping. Whether it took the call is unknown."""
-
-
-class ShardSlow(UpcycleError):
-    """The shard did not answer within the deadline. Whether it took the call is unknown."""
 
 
 class _Stub(Protocol):
@@ -63,7 +56,8 @@ class ShardClient:
     def __init__(self, address: str, spec: ChunkSpec) -> None:
         self.address = address
         self._spec = spec
-        self._mapping = threading.Lock()  # guards _arenas
+        self._local: tuple[grpc.Channel, _Stub] | None = None
+        self._mapping = threading.Lock()  # guards _arenas, and the making of _local
         self._arenas = dict[str, tuple[int, MappedArena | None]]()  # by table, with the incarnation it is of
         self._channel = grpc.insecure_channel(address, options=[*COMMON_OPTIONS, *CHANNEL_OPTIONS])
         self._stub = cast(_Stub, replay_pb2_grpc.ReplayStub(self._channel))
@@ -132,28 +126,38 @@ class ShardClient:
 
         return finish
 
-    def arena(self, table: str, incarnation: int, *, timeout_seconds: float) -> MappedArena | None:
-        """The table's arena, mapped here; None if the shard keeps it elsewhere: on another host, say.
+    def arena(
+        self, table: str, incarnation: int, *, transport: Transport, timeout_seconds: float
+    ) -> MappedArena | None:
+        """The table's arena, mapped here; None if `transport` forbids it or the shard keeps it out of reach.
 
-        It is mapped once for each incarnation of the table.
+        It is mapped once for each incarnation of the table. Samples of a shard whose arena is not mapped come through
+        its Unix socket from then on, if there is one on this host.
         """
+        if transport == "tcp":
+            return None
         with self._mapping:
             known = self._arenas.get(table)
             if known is None or known[0] != incarnation:
-                known = (incarnation, self._map(table, incarnation, timeout_seconds))
+                known = (incarnation, self._attach(table, incarnation, transport, timeout_seconds))
                 self._arenas[table] = known
             return known[1]
 
-    def _map(self, table: str, incarnation: int, timeout_seconds: float) -> MappedArena | None:
+    def _attach(self, table: str, incarnation: int, transport: Transport, timeout_seconds: float) -> MappedArena | None:
         """Held: _mapping."""
-        if not can_share():
-            return None
         reply = self._repeat(self._stub.Attach, replay_pb2.AttachRequest(table=table), timeout_seconds)
-        if not reply.num_bytes or reply.incarnation != incarnation:
-            return None
+        arena = None
+        if transport == "auto" and can_share() and reply.num_bytes and reply.incarnation == incarnation:
+            arena = self._map(table, reply)
+        if arena is None and reply.local_address and self._local is None:
+            self._local = _open_local(reply.local_address)
+            _log.info("unix_socket", address=self.address, used=self._local is not None)
+        return arena
+
+    def _map(self, table: str, reply: replay_pb2.AttachReply) -> MappedArena | None:
         handle = SegmentHandle(reply.pid, reply.descriptor, reply.token, reply.num_bytes)
         try:
-            return MappedArena.map(handle, self._spec, num_slots=reply.num_slots, incarnation=incarnation)
+            return MappedArena.map(handle, self._spec, num_slots=reply.num_slots, incarnation=reply.incarnation)
         except SegmentUnreachable as error:
             _log.info("arena_not_mapped", address=self.address, table=table, reason=str(error))
             return None
@@ -162,7 +166,8 @@ class ShardClient:
         self, request: replay_pb2.SampleRequest, layout: wire.Layout, timeout_seconds: float
     ) -> Callable[[], tuple[dict[str, Array], TableStats]]:
         try:
-            future = self._stub.Sample.future(request, timeout=timeout_seconds)
+            stub = self._stub if self._local is None else self._local[1]
+            future = stub.Sample.future(request, timeout=timeout_seconds)
         except ValueError as error:  # gRPC's way to say that this channel has been closed
             closed = ShardUnavailable(f"replay shard at {self.address}: {error}")
 
@@ -175,7 +180,7 @@ class ShardClient:
             try:
                 reply = future.result()
             except (grpc.RpcError, grpc.FutureCancelledError) as error:
-                raise _translated(error, self.address) from error
+                raise translated(error, self.address) from error
             columns = wire.decode_columns(reply.columns, layout, max_rows=request.batch_size)
             return columns, wire.stats_from_message(reply.state)
 
@@ -236,6 +241,8 @@ class ShardClient:
     def close(self) -> None:
         """Closes the connection; calls under way end with ShardUnavailable."""
         self._channel.close()
+        if self._local is not None:
+            self._local[0].close()
 
     def _repeat(
         self, call: grpc.UnaryUnaryMultiCallable[_Request, _Reply], request: _Request, timeout_seconds: float
@@ -246,7 +253,7 @@ class ShardClient:
             try:
                 return call(request, timeout=max(deadline - time.monotonic(), 0.001))
             except grpc.RpcError as error:
-                failure = _translated(error, self.address)
+                failure = translated(error, self.address)
                 away = isinstance(failure, ShardUnavailable)
                 if not away or pause is None or time.monotonic() + pause >= deadline:
                     raise failure from error
@@ -256,21 +263,14 @@ class ShardClient:
         raise AssertionError("unreachable")
 
 
-def _translated(error: BaseException, address: str) -> Exception:
-    """The error that a status stands for, see replay.proto."""
-    if not isinstance(error, grpc.Call):
-        return ShardUnavailable(f"replay shard at {address}: {error!r}")
-    code, details = error.code(), error.details() or ""
-    match code:
-        case grpc.StatusCode.DATA_LOSS:
-            return CorruptDataError(f"replay shard at {address}: {details}")
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            return UserError(**cast(dict[str, str], json.loads(details)))
-        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.RESOURCE_EXHAUSTED | grpc.StatusCode.UNIMPLEMENTED:
-            return ValueError(f"replay shard at {address}: {details}")
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return ShardSlow(f"replay shard at {address}: {details}")
-        case grpc.StatusCode.UNKNOWN if details.startswith("Exception calling application"):
-            return UpcycleError(f"replay shard at {address} failed: {details}")
-        case _:  # UNAVAILABLE, and what a dying peer's connection turns into
-            return ShardUnavailable(f"replay shard at {address}: {details}")
+def _open_local(address: str) -> tuple[grpc.Channel, _Stub] | None:
+    """A channel to a Unix socket; None if nobody of that name listens on this host."""
+    channel = grpc.insecure_channel(address, options=[*COMMON_OPTIONS, *CHANNEL_OPTIONS])
+    try:
+        cast(_HealthStub, health_pb2_grpc.HealthStub(channel)).Check(
+            health_pb2.HealthCheckRequest(service=""), timeout=_LOCAL_SECONDS
+        )
+    except grpc.RpcError:
+        channel.close()
+        return None
+    return channel, cast(_Stub, replay_pb2_grpc.ReplayStub(channel))

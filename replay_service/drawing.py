@@ -7,10 +7,11 @@ import numpy as np
 
 from replay_service.allocation import shares, split_batch
 from replay_service.batch_filling import Allocate, BatchFilling, KeyReply, Reply, WindowReply
-from replay_service.client import ShardClient, ShardSlow, ShardUnavailable
+from replay_service.client import ShardClient
+from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.membership import CALL_SECONDS, Membership
 from replay_service.options import MAX_BULK_BYTES
-from replay_service.types import SampledBatch, TableStats
+from replay_service.types import SampledBatch, TableStats, Transport
 from replay_service.wire import sample_row_bytes
 from upcycle.chunks import ChunkSpec
 from upcycle.metrics import Metrics
@@ -23,7 +24,7 @@ class BatchDrawer:
     """Draws batches from the shards that `members` knows. Thread-safe.
 
     Args:
-      shared_memory: read the windows of shards on this host out of their memory, where that is possible.
+      transport: how windows may come.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class BatchDrawer:
         spec: ChunkSpec,
         *,
         rng: np.random.Generator,
-        shared_memory: bool,
+        transport: Transport,
         metrics: Metrics | None,
     ) -> None:
         self._members, self._spec, self._rng = members, spec, rng
-        self._shared_memory, self._metrics = shared_memory, metrics
+        self._transport: Transport = transport
+        self._metrics = metrics
         self._lock = threading.Lock()  # guards rng
 
     def draw(
@@ -130,7 +132,7 @@ class BatchDrawer:
     ) -> list[Callable[[], tuple[Reply, TableStats]]]:
         """Sends the requests for `count` transitions of one shard, and returns what waits for the replies."""
         priority = self._members.max_priority(table)
-        arena = client.arena(table, incarnation, timeout_seconds=CALL_SECONDS) if self._shared_memory else None
+        arena = client.arena(table, incarnation, transport=self._transport, timeout_seconds=CALL_SECONDS)
         if arena is not None:
             finish_draw = client.begin_draw(
                 table, count, arena=arena, view=view, max_priority=priority, timeout_seconds=CALL_SECONDS

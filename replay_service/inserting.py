@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from replay_service.client import ShardClient, ShardSlow, ShardUnavailable
+from replay_service.client import ShardClient
+from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.membership import CALL_SECONDS, Membership, seconds_left
 from replay_service.options import MAX_BULK_BYTES, MAX_MESSAGE_BYTES
 from replay_service.types import ReplayTimeout

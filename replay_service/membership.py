@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from replay_service.client import ShardClient, ShardSlow, ShardUnavailable
+from replay_service.client import ShardClient
+from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.types import TableStats
 from upcycle.chunks import ChunkSpec
 from upcycle.errors import UpcycleError

@@ -113,20 +113,22 @@ class AttachRequest(_message.Message):
     def __init__(self, table: _Optional[str] = ...) -> None: ...
 
 class AttachReply(_message.Message):
-    __slots__ = ("pid", "descriptor", "token", "num_bytes", "num_slots", "incarnation")
+    __slots__ = ("pid", "descriptor", "token", "num_bytes", "num_slots", "incarnation", "local_address")
     PID_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
     NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     pid: int
     descriptor: int
     token: bytes
     num_bytes: int
     num_slots: int
     incarnation: int
-    def __init__(self, pid: _Optional[int] = ..., descriptor: _Optional[int] = ..., token: _Optional[bytes] = ..., num_bytes: _Optional[int] = ..., num_slots: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    local_address: str
+    def __init__(self, pid: _Optional[int] = ..., descriptor: _Optional[int] = ..., token: _Optional[bytes] = ..., num_bytes: _Optional[int] = ..., num_slots: _Optional[int] = ..., incarnation: _Optional[int] = ..., local_address: _Optional[str] = ...) -> None: ...
 
 class UpdatePrioritiesRequest(_message.Message):
     __slots__ = ("table", "columns", "max_priority")

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +82,8 @@ class ReplayShard:
         self._server = grpc.server(self._threads, options=[*COMMON_OPTIONS, *SERVER_OPTIONS])
         self._health = health.HealthServicer()
         self._stopped = threading.Event()
-        replay_pb2_grpc.add_ReplayServicer_to_server(_Servicer(spec, self._tables), self._server)
+        local_address = self._listen_locally()
+        replay_pb2_grpc.add_ReplayServicer_to_server(_Servicer(spec, self._tables, local_address), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def start(self) -> str:
@@ -96,6 +98,14 @@ class ReplayShard:
         self._server.start()
         self._health.set(health.OVERALL_HEALTH, health_pb2.HealthCheckResponse.SERVING)
         return f"{self._host}:{port}"
+
+    def _listen_locally(self) -> str:
+        """Listens on a Unix socket of a random name that is no file; returns its address, "" where there are none."""
+        if sys.platform != "linux":
+            return ""
+        address = f"unix-abstract:upcycle-replay-{secrets.token_hex(16)}"
+        self._server.add_insecure_port(address)
+        return address
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Refuses new calls, ends waits, lets calls under way finish, then syncs the log. Safe to call twice."""
@@ -131,8 +141,8 @@ class ReplayShard:
 class _Servicer(replay_pb2_grpc.ReplayServicer):
     """Messages to calls of `ServedTable` and back; every refusal becomes a typed status."""
 
-    def __init__(self, spec: ChunkSpec, tables: dict[str, ServedTable]) -> None:
-        self._spec, self._tables = spec, tables
+    def __init__(self, spec: ChunkSpec, tables: dict[str, ServedTable], local_address: str) -> None:
+        self._spec, self._tables, self._local_address = spec, tables, local_address
 
     def Insert(self, request: replay_pb2.InsertRequest, context: grpc.ServicerContext) -> replay_pb2.InsertReply:
         with _typed_refusals(context):
@@ -168,7 +178,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             table = _find(self._tables, request.table)
             incarnation = table.stats().incarnation
             if table.segment is None:
-                return replay_pb2.AttachReply(incarnation=incarnation)
+                return replay_pb2.AttachReply(incarnation=incarnation, local_address=self._local_address)
             handle = table.segment.handle
             return replay_pb2.AttachReply(
                 pid=handle.pid,
@@ -177,6 +187,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
                 num_bytes=handle.num_bytes,
                 num_slots=num_slots_of(table.config, self._spec),
                 incarnation=incarnation,
+                local_address=self._local_address,
             )
 
     def UpdatePriorities(

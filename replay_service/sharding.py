@@ -10,11 +10,12 @@ from typing import Final
 import numpy as np
 
 from replay_service.batch_filling import Allocate
-from replay_service.client import ShardClient, ShardSlow, ShardUnavailable
+from replay_service.client import ShardClient
 from replay_service.drawing import BatchDrawer
+from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.inserting import ChunkInserter
 from replay_service.membership import CALL_SECONDS, Membership, seconds_left
-from replay_service.types import ReplayTimeout, SampledBatch, TableStats, TransitionKeys, total_stats
+from replay_service.types import ReplayTimeout, SampledBatch, TableStats, TransitionKeys, Transport, total_stats
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
@@ -36,8 +37,7 @@ class ShardedReplay:
       endpoints: shard index to address, read anew while the object lives: shards restart on new ports.
       spec: what chunks look like; every shard must agree.
       metrics: where waits and drops on this side are counted.
-      shared_memory: read the windows of shards on this host out of their memory, where that is possible; windows of
-        all others come over gRPC.
+      transport: how windows may reach this client.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ShardedReplay:
         *,
         rng: np.random.Generator,
         metrics: Metrics | None = None,
-        shared_memory: bool = True,
+        transport: Transport = "auto",
     ) -> None:
         self._endpoints, self._spec, self._metrics = endpoints, spec, metrics
         self._lock = threading.Lock()  # guards the two below
@@ -55,7 +55,7 @@ class ShardedReplay:
         self._turn = 0
         self._members = Membership(endpoints, spec)
         self._inserter = ChunkInserter(self._members, first_turn=int(rng.integers(1 << 16)))
-        self._drawer = BatchDrawer(self._members, spec, rng=rng, shared_memory=shared_memory, metrics=metrics)
+        self._drawer = BatchDrawer(self._members, spec, rng=rng, transport=transport, metrics=metrics)
 
     def insert(
         self,

@@ -9,6 +9,10 @@ from upcycle.chunks import Array
 from upcycle.errors import UpcycleError
 from upcycle.windows import Windows
 
+Transport = Literal["auto", "unix", "tcp"]
+"""How windows reach a client: the quickest way there is (shared memory, else a Unix socket on the same host, else TCP),
+or no quicker one than the one named."""
+
 
 class ReplayTimeout(UpcycleError):
     """Replay did not take or give in time: the limiter held the call back, or shards are away. Repeating is safe."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from replay_service.server import ReplayShard
 from replay_service.sharding import ShardedReplay
-from replay_service.types import TableConfig
+from replay_service.types import TableConfig, Transport
 from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.config import EnvConfig
 from upcycle.experience_log import ExperienceLogWriter
@@ -77,11 +77,11 @@ def running_shards(
 
 @contextmanager
 def connected(
-    addresses: Mapping[int, str], *, metrics: Metrics | None = None, seed: int = 0, shared_memory: bool = True
+    addresses: Mapping[int, str], *, metrics: Metrics | None = None, seed: int = 0, transport: Transport = "auto"
 ) -> Generator[ShardedReplay]:
     """A client of whatever `addresses` holds at the time."""
     replay = ShardedReplay(
-        lambda: addresses, SPEC, rng=np.random.default_rng(seed), metrics=metrics, shared_memory=shared_memory
+        lambda: addresses, SPEC, rng=np.random.default_rng(seed), metrics=metrics, transport=transport
     )
     try:
         yield replay

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from replay_service.client import ShardClient, ShardUnavailable
+from replay_service.client import ShardClient
+from replay_service.failures import ShardUnavailable
 from tests.replay_service.chunk_factory import (
     ENV,
     SPEC,

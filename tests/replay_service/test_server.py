@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replay_service.client import ShardClient, ShardUnavailable
+from replay_service.client import ShardClient
+from replay_service.failures import ShardUnavailable
 from replay_service.server import ReplayShard
 from tests.replay_service.chunk_factory import (
     ENV,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from replay_service.client import ShardClient
 from replay_service.mapped_arena import MappedArena
 from replay_service.shared_memory import SegmentHandle, SegmentUnreachable, SharedSegment, can_share, map_segment
 from replay_service.storage import Arena
+from replay_service.types import Transport
 from tests.replay_service.chunk_factory import (
     SPEC,
     VIEW,
@@ -111,11 +113,11 @@ def test_an_overwritten_window_is_told_from_a_whole_one() -> None:
     assert mapped.gather(slots, offsets, generations, VIEW, out=out)[2].tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("shared_memory", [True, False])
-def test_both_ways_give_the_same_windows(shared_memory: bool) -> None:
+@pytest.mark.parametrize("transport", get_args(Transport))
+def test_every_way_gives_the_same_windows(transport: Transport) -> None:
     with (
         running_shards([table_config()], count=3) as (_, addresses),
-        connected(addresses, shared_memory=shared_memory) as replay,
+        connected(addresses, transport=transport) as replay,
     ):
         for number in range(12):
             replay.insert("online", [make_data(number)], writer_id="w", first_sequence=number, timeout_seconds=10)
@@ -169,7 +171,7 @@ def test_a_shard_without_shared_memory_is_read_over_grpc() -> None:
     with running_shards([table_config()], shared_memory=False) as (_, addresses):
         client = ShardClient(addresses[0], SPEC)
         stats = client.stats("online", timeout_seconds=5)
-        assert client.arena("online", stats.incarnation, timeout_seconds=5) is None
+        assert client.arena("online", stats.incarnation, transport="auto", timeout_seconds=5) is None
         client.close()
         with connected(addresses) as replay:
             replay.insert("online", [make_data(3)], writer_id="w", first_sequence=0, timeout_seconds=10)
