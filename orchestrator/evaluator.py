@@ -34,7 +34,7 @@ def evaluate_snapshot(
     baselines: Baselines,
     *,
     episodes: int,
-    kind: Literal["evaluation", "final"],
+    kind: Literal["evaluation", "playoff", "final"],
     stop: StopSignal,
     threads: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
@@ -80,7 +80,7 @@ def evaluate_snapshot(
 class Evaluator:
     """Scores the newest policy version, at most one every `evaluation.period_seconds`, until `stop` is set.
 
-    The best one so far is kept beside the run's newest versions: a run that ends badly still has a teacher to give.
+    The best ones so far are kept beside the run's newest versions: a run that ends badly still has a teacher to give.
 
     A version that cannot be read (pruned meanwhile, torn) is logged and passed over; the next one comes.
     """
@@ -99,7 +99,7 @@ class Evaluator:
         self._snapshots = SnapshotFolder(folder.snapshots)
         scores = [record for record in folder.scores() if record["kind"] == "evaluation"]
         self._newest = max((int(record["policy_version"]) for record in scores), default=-1)
-        self._best = max((float(record["mean_return"]) for record in scores), default=None)
+        self._returns = {int(record["policy_version"]): float(record["mean_return"]) for record in scores}
         self._score: Record | None = None
         self._episode = 0
 
@@ -144,9 +144,7 @@ class Evaluator:
             return
         self._newest, self._score = int(record["policy_version"]), {**record, "returns": []}
         self._folder.append_score(record)
-        if self._best is None or record["mean_return"] >= self._best:
-            self._best = float(record["mean_return"])
-            self._snapshots.keep_best(snapshot)
+        self._rank(snapshot, float(record["mean_return"]))
         self._metrics.set("evaluator_mean_return", record["mean_return"])
         self._metrics.set("evaluator_policy_version", self._newest)
         if record["normalised"] is not None:
@@ -158,6 +156,17 @@ class Evaluator:
                 self._tracker.publish_score(record)
             except TrackerUnavailable:
                 self._metrics.increment("tracker_unavailable_total")
+
+    def _rank(self, snapshot: Snapshot, mean_return: float) -> None:
+        """Keeps a copy of a version that is among the best so far; of equals, the later ones."""
+        self._returns[self._newest] = mean_return
+        ranking = sorted(self._returns, key=lambda version: (self._returns[version], version), reverse=True)
+        finalists = ranking[: self._config.evaluation.finalists]
+        if self._newest in finalists:
+            self._snapshots.keep_finalist(snapshot, self._newest)
+        self._snapshots.dismiss_finalists(finalists)
+        if self._newest == ranking[0]:
+            self._snapshots.keep_best(snapshot)
 
     def _note_episode(self, ended: int, _frames: int) -> None:
         self._episode = ended

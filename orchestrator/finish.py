@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 
@@ -21,28 +21,47 @@ _CONTROLS: Final = Path(__file__).resolve().parent.parent / "deploy" / "controls
 
 
 def final_evaluation(folder: RunFolder, view: View, stop: StopSignal) -> Record | None:
-    """Scores the run's best policy version over `evaluation.final_episodes` games and appends the score as "final".
+    """Scores the policy version that the run gives back over `evaluation.final_episodes` games, and appends the score.
+
+    Where there are several finalists, each plays so many games first, and the winner becomes the run's best version.
+    Choosing and scoring are kept apart: the final games are others than those that a version was chosen by.
 
     Returns: the score, or None if `stop` was set before it was complete.
     Raises: CorruptDataError if the weights are damaged.
     """
+    torch.set_num_threads(1)
+    snapshots = SnapshotFolder(folder.snapshots)
+    finalists = snapshots.finalists()
+    if len(finalists) > 1:
+        candidates = {version: read_snapshot(path) for version, path in finalists.items()}
+        returns = dict[int, float]()
+        for number, (version, candidate) in enumerate(candidates.items(), start=1):
+            record = _play(folder, candidate, "playoff", f"play-off {number} of {len(candidates)}", view, stop)
+            if record is None:
+                return None
+            returns[version] = float(record["mean_return"])
+        snapshots.keep_best(candidates[max(returns, key=lambda version: (returns[version], version))])
+    return _play(folder, _result(snapshots), "final", "final evaluation", view, stop)
+
+
+def _play(
+    folder: RunFolder, snapshot: Snapshot, kind: Literal["playoff", "final"], title: str, view: View, stop: StopSignal
+) -> Record | None:
     config, baselines = folder.config, Baselines.from_manifest(folder.manifest)
-    snapshot = _result(SnapshotFolder(folder.snapshots))
     episodes = config.evaluation.final_episodes
     counts = {name: int(snapshot.metadata[name]) for name in ("env_frames", "learner_steps")}
 
     def show(ended: int, _frames: int) -> None:
         view.show(Progress("evaluation", ended / episodes, teacher_return=baselines.teacher, **counts))
 
-    view.say(f"final evaluation: {episodes} games of policy version {snapshot.metadata['policy_version']}")
+    view.say(f"{title}: {episodes} games of policy version {snapshot.metadata['policy_version']}")
     show(0, 0)
-    torch.set_num_threads(1)
     record = evaluate_snapshot(
         config,
         snapshot,
         baselines,
         episodes=episodes,
-        kind="final",
+        kind=kind,
         stop=stop,
         threads=os.cpu_count() or 1,  # nothing else runs by now
         on_progress=show,
@@ -53,10 +72,7 @@ def final_evaluation(folder: RunFolder, view: View, stop: StopSignal) -> Record 
 
 
 def _result(snapshots: SnapshotFolder) -> Snapshot:
-    """The policy that the run gives back: the one with the best evaluation, or the newest if none was evaluated.
-
-    Choosing and scoring are kept apart: the final games are others than those it was chosen by.
-    """
+    """The policy that the run gives back: the best one, or the newest if none was evaluated."""
     best = snapshots.best()
     if best is not None:
         return read_snapshot(best)

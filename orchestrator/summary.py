@@ -41,7 +41,7 @@ def summarise(
     teacher = cast(dict[str, Any] | None, manifest.get("teacher"))
     random_score = cast(float | None, manifest.get("random_score"))
     finals = [record for record in scores if record.get("kind") == "final"]
-    evaluations = [record for record in scores if record.get("kind") != "final"]
+    evaluations = [record for record in scores if record.get("kind") == "evaluation"]
     last: Mapping[str, Any] = scores[-1] if scores else {}
     final: Summary | None = None
     if finals or scores:

@@ -215,6 +215,9 @@ class EvaluationConfig(Section):
     """Episodes of each evaluation while training."""
     final_episodes: PositiveInt = 30
     """Episodes of the final evaluation, and of the teacher's."""
+    finalists: PositiveInt = 1
+    """How many of the best evaluated versions play as many episodes at the end, to settle which one is given back; 1
+    takes the best evaluation's word for it."""
     lanes: PositiveInt = 5
     """Environments played side by side."""
     epsilon: Fraction = 0.001

@@ -170,7 +170,7 @@ class RunFolder:
         """Adds one line to scores.jsonl; on disk when it returns.
 
         Keys: phase, env_frames, learner_steps, policy_version, mean_return, normalised (or null), episodes, returns,
-        kind ("evaluation" or "final").
+        kind ("evaluation", "playoff" or "final").
         """
         path = self.path / "scores.jsonl"
         line = json.dumps(dict(record), allow_nan=False).encode() + b"\n"

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -21,6 +21,7 @@ Tensors = dict[str, NDArray[Any]]
 _BEST: Final = "best.safetensors"
 _LATEST: Final = "latest.json"
 _NAME: Final = re.compile(r"policy-(\d{10})\.safetensors")
+_FINALIST: Final = re.compile(r"finalist-(\d{10})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +141,21 @@ class SnapshotFolder:
         """The file of the version with the best evaluation so far, or None before the first."""
         path = self.path / _BEST
         return path if path.exists() else None
+
+    def keep_finalist(self, snapshot: Snapshot, version: int) -> None:
+        """Keeps a copy of a version that no pruning removes, until `dismiss_finalists` does."""
+        write_snapshot(self.path / f"finalist-{version:010d}.safetensors", snapshot.tensors, snapshot.metadata)
+
+    def finalists(self) -> dict[int, Path]:
+        """The files of the finalists by version, ascending."""
+        paths = sorted(self.path.glob("finalist-*.safetensors"))
+        return {int(match[1]): path for path in paths if (match := _FINALIST.fullmatch(path.name))}
+
+    def dismiss_finalists(self, stay: Collection[int]) -> None:
+        """Removes the copies of all finalists but those that stay."""
+        for version, path in self.finalists().items():
+            if version not in stay:
+                path.unlink(missing_ok=True)
 
     def prune(self, keep: int) -> list[int]:
         """Removes all but the `keep` newest versions; returns the versions removed.

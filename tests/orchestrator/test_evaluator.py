@@ -7,13 +7,15 @@ import torch
 from actors.envs import env_spec
 from orchestrator.baselines import Baselines
 from orchestrator.evaluator import Evaluator, evaluate_snapshot
+from orchestrator.finish import final_evaluation
+from orchestrator.progress import SilentView
 from tests.orchestrator.runs import catch
 from upcycle.errors import CorruptDataError
 from upcycle.metrics import Metrics
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
-from upcycle.snapshots import Snapshot, SnapshotFolder
+from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
 from upcycle.torch_io import to_numpy
 
 CONFIG = catch("evaluation.period_seconds=0.1")
@@ -106,3 +108,41 @@ def test_each_version_is_scored_once_and_damaged_ones_are_passed_over(folder: Ru
     assert run() == [1, 3]
     assert metrics.value("evaluator_policy_version") == 3
     assert metrics.value("evaluator_episodes_total") == 10
+
+
+def test_the_best_versions_play_off_and_the_winner_is_given_back(tmp_path: Path):
+    config = catch("evaluation.period_seconds=0.1", "evaluation.finalists=3", "evaluation.final_episodes=40")
+    folder = RunFolder.create(tmp_path / "run", config, teacher=None, random_score=-0.5)
+    snapshots = SnapshotFolder(folder.snapshots)
+    for version in range(1, 7):
+        snapshots.publish(version, weights(version), metadata(version))
+        Evaluator(config, folder, BASELINES, Metrics("evaluator", "run"), OneGame()).run()
+    scores = {record["policy_version"]: record["mean_return"] for record in folder.scores()}
+    top = sorted(scores, key=lambda version: (scores[version], version), reverse=True)[:3]
+    assert sorted(snapshots.finalists()) == sorted(top)
+    assert len(set(scores.values())) > 1, "these versions are too alike to rank"
+
+    final = final_evaluation(folder, SilentView(), StopSignal())
+    assert final is not None
+    played = {record["policy_version"]: record for record in folder.scores() if record["kind"] == "playoff"}
+    assert sorted(played) == sorted(top)
+    assert [record["episodes"] for record in played.values()] == [40, 40, 40]
+    winner = max(played, key=lambda version: (played[version]["mean_return"], version))
+    best = snapshots.best()
+    assert best is not None
+    assert int(read_snapshot(best).metadata["policy_version"]) == final["policy_version"] == winner
+    assert final["kind"] == folder.scores()[-1]["kind"] == "final"
+
+
+def test_a_stopped_play_off_settles_nothing(tmp_path: Path):
+    config = catch("evaluation.finalists=2")
+    folder = RunFolder.create(tmp_path / "run", config, teacher=None, random_score=-0.5)
+    snapshots = SnapshotFolder(folder.snapshots)
+    for version in (1, 2):
+        snapshots.publish(version, weights(version), metadata(version))
+        Evaluator(config, folder, BASELINES, Metrics("evaluator", "run"), OneGame()).run()
+    stop = StopSignal()
+    stop.set()
+    assert final_evaluation(folder, SilentView(), stop) is None
+    assert [record["kind"] for record in folder.scores()] == ["evaluation", "evaluation"]
+    assert len(snapshots.finalists()) == 2
