@@ -161,3 +161,35 @@ class SeedReply(_message.Message):
     num_transitions: int
     state: TableState
     def __init__(self, num_transitions: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class InspectRequest(_message.Message):
+    __slots__ = ("table", "view", "num_windows")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    NUM_WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    view: View
+    num_windows: int
+    def __init__(self, table: _Optional[str] = ..., view: _Optional[_Union[View, _Mapping]] = ..., num_windows: _Optional[int] = ...) -> None: ...
+
+class InspectReply(_message.Message):
+    __slots__ = ("state", "tables", "reserved_bytes", "held_bytes", "priorities", "ages", "stalest_policy_version", "newest_policy_version", "windows")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PRIORITIES_FIELD_NUMBER: _ClassVar[int]
+    AGES_FIELD_NUMBER: _ClassVar[int]
+    STALEST_POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    state: TableState
+    tables: _containers.RepeatedScalarFieldContainer[str]
+    reserved_bytes: int
+    held_bytes: int
+    priorities: bytes
+    ages: bytes
+    stalest_policy_version: int
+    newest_policy_version: int
+    windows: bytes
+    def __init__(self, state: _Optional[_Union[TableState, _Mapping]] = ..., tables: _Optional[_Iterable[str]] = ..., reserved_bytes: _Optional[int] = ..., held_bytes: _Optional[int] = ..., priorities: _Optional[bytes] = ..., ages: _Optional[bytes] = ..., stalest_policy_version: _Optional[int] = ..., newest_policy_version: _Optional[int] = ..., windows: _Optional[bytes] = ...) -> None: ...

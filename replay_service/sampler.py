@@ -34,6 +34,13 @@ class PrioritySampler:
         return view
 
     @property
+    def priorities(self) -> Array:
+        """Priorities of all items, float64 [num_items], also of those that cannot be drawn; a view for reading."""
+        view = self._priorities.view()
+        view.flags.writeable = False
+        return view
+
+    @property
     def mass(self) -> float:
         """Sum of priority^exponent over the valid items."""
         return self._tree.total
@@ -70,15 +77,17 @@ class PrioritySampler:
         """Takes note of a priority seen here or elsewhere."""
         self.max_priority = max(self.max_priority, priority)
 
-    def draw(self, batch_size: int) -> tuple[Array, Array]:
+    def draw(self, batch_size: int, *, rng: np.random.Generator | None = None) -> tuple[Array, Array]:
         """Draws with replacement, one item from each of `batch_size` equal parts of the mass (stratified).
 
         Guarantee: an item of probability p is expected batch_size x p times.
+        Args:
+          rng: draws with this generator and leaves the sampler's own alone.
         Returns: items int64 [B] and their probabilities float64 [B]. Nothing can be drawn from a mass of 0.
         """
         assert self.mass > 0
         assert batch_size > 0
-        positions = (np.arange(batch_size) + self._rng.random(batch_size)) * (self.mass / batch_size)
+        positions = (np.arange(batch_size) + (rng or self._rng).random(batch_size)) * (self.mass / batch_size)
         items = self._tree.find(positions)
         return items, self._tree.weights[items] / self.mass
 

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from replay_service import replay_pb2, replay_pb2_grpc, wire
+from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
 from replay_service.options import COMMON_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
 from replay_service.served_table import LOGGED_TABLE, LogPart, ServedTable, ShardStopping, SharedLog, SizeGauge
 from replay_service.table import Table
@@ -175,6 +175,15 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
                 raise ValueError(f"shard_index {part.shard_index} of {part.num_shards} shards")
             num_transitions = table.seed_once(Path(request.log_directory), part)
             return replay_pb2.SeedReply(num_transitions=num_transitions, state=wire.stats_to_message(table.stats()))
+
+    def Inspect(self, request: replay_pb2.InspectRequest, context: grpc.ServicerContext) -> replay_pb2.InspectReply:
+        with _typed_refusals(context):
+            table = _find(self._tables, request.table)
+            view = wire.view_from_message(request.view, self._spec)
+            if not 0 <= request.num_windows <= inspection.MAX_WINDOWS:
+                raise ValueError(f"num_windows {request.num_windows}: at most {inspection.MAX_WINDOWS}")
+            contents, stats = table.inspect(request.num_windows, view, rng=np.random.default_rng())
+            return inspection.to_message(inspection.TableInspection(contents, stats, tuple(sorted(self._tables))))
 
 
 def _find(tables: dict[str, ServedTable], name: str) -> ServedTable:

@@ -12,10 +12,11 @@ import numpy as np
 from replay_service.client import ShardClient, ShardSlow, ShardUnavailable
 from replay_service.drawing import BatchDrawer
 from replay_service.inserting import ChunkInserter
+from replay_service.inspection import TableInspection
 from replay_service.membership import CALL_SECONDS, Membership, seconds_left
 from replay_service.types import ReplayTimeout, SampledBatch, TableStats, TransitionKeys, total_stats
 from upcycle.chunks import Array, ChunkSpec
-from upcycle.errors import UserError
+from upcycle.errors import UpcycleError, UserError
 from upcycle.metrics import Metrics
 from upcycle.windows import View
 
@@ -151,6 +152,19 @@ class ShardedReplay:
         if not fresh:
             raise ReplayTimeout(_why_not(table, {}))
         return total_stats(fresh)
+
+    def inspect(self, table: str, num_windows: int, *, view: View) -> dict[int, TableInspection | UpcycleError]:
+        """What each announced shard holds in a table, or why it does not say; changes nothing at the shards.
+
+        Raises: ValueError or UserError for a request that makes no sense to them.
+        """
+        answers = dict[int, TableInspection | UpcycleError]()
+        for index, client in self._members.announced().items():
+            try:
+                answers[index] = client.inspect(table, num_windows, view=view, timeout_seconds=CALL_SECONDS)
+            except (ShardUnavailable, ShardSlow) as error:
+                answers[index] = error
+        return answers
 
     def seed(
         self,
