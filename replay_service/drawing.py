@@ -41,9 +41,11 @@ class BatchDrawer:
         drawn: dict[int, list[_Columns]] = {index: [] for index, (_, stats) in shards.items() if stats.mass > 0}
         masses = {index: stats.mass for index, (_, stats) in shards.items()}
         num_items = {index: stats.num_drawable for index, (_, stats) in shards.items()}
+        stratified = all(stats.stratified for _, stats in shards.values())
         while drawn and (missing := batch_size - sum(map(_num_rows, drawn.values()))):
             with self._lock:
-                counts = split_batch(missing, shares(np.array([masses[index] for index in drawn])), self._rng)
+                parts = shares(np.array([masses[index] for index in drawn]))
+                counts = split_batch(missing, parts, self._rng, stratified=stratified)
             asked = {index: count for index, count in zip(drawn, counts.tolist(), strict=True) if count}
             for index, reply in self._ask(table, asked, shards, view).items():
                 if reply is None:

@@ -36,6 +36,7 @@ class ReplayShard:
 
     Args:
       log: of this shard alone. The shard syncs it when it stops; whoever opened it closes it, after that.
+      rng: draws are a function of it and of the calls; None takes another one each time.
       host, port: where to listen; port 0 takes a free one.
     Raises: UserError for a table configuration that cannot work.
     """
@@ -48,6 +49,7 @@ class ReplayShard:
         tables: Sequence[TableConfig],
         log: ExperienceLogWriter | None,
         metrics: Metrics,
+        rng: np.random.Generator | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
@@ -58,13 +60,13 @@ class ReplayShard:
         self._tables = {
             config.name: ServedTable(
                 # A restarted shard must not take keys of the one before for its own: generations are random ranges.
-                Table(config, spec, rng=np.random.default_rng(), first_generation=1 + (secrets.randbits(30) << 32)),
+                Table(config, spec, rng=generator, first_generation=1 + (secrets.randbits(30) << 32)),
                 log=self._log if config.name == LOGGED_TABLE else None,
                 metrics=metrics,
                 size=size,
                 max_waiters=_NUM_THREADS // 4,
             )
-            for config in tables
+            for config, generator in zip(tables, (rng or np.random.default_rng()).spawn(len(tables)), strict=True)
         }
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix=f"replay-{index}")
         self._server = grpc.server(self._threads, options=[*COMMON_OPTIONS, *SERVER_OPTIONS])

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -47,8 +48,9 @@ class ShardedReplay:
         metrics: Metrics | None = None,
     ) -> None:
         self._endpoints, self._spec, self._metrics = endpoints, spec, metrics
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards the three below
         self._in_flight: dict[str, int] = {}
+        self._num_dropped: dict[str, int] = {}  # priority updates by table
         self._turn = 0
         self._members = Membership(endpoints, spec)
         self._inserter = ChunkInserter(self._members, first_turn=int(rng.integers(1 << 16)))
@@ -139,8 +141,10 @@ class ShardedReplay:
                 num_dropped += int(np.count_nonzero(mine))
                 continue
             self._members.observe(index, client, table, stats)
+        with self._lock:
+            self._num_dropped[table] = self._num_dropped.get(table, 0) + num_dropped
         if self._metrics is not None and num_dropped:
-            self._metrics.increment("replay_stale_updates_total", num_dropped)
+            self._metrics.increment("replay_dropped_updates_total", num_dropped)
 
     def stats(self, table: str) -> TableStats:
         """Fresh counters of a table, added up and by shard. Raises ReplayTimeout if no shard answers."""
@@ -151,7 +155,8 @@ class ShardedReplay:
                 fresh[index] = stats
         if not fresh:
             raise ReplayTimeout(_why_not(table, {}))
-        return total_stats(fresh)
+        with self._lock:
+            return replace(total_stats(fresh), num_dropped_updates=self._num_dropped.get(table, 0))
 
     def inspect(self, table: str, num_windows: int, *, view: View) -> dict[int, TableInspection | UpcycleError]:
         """What each announced shard holds in a table, or why it does not say; changes nothing at the shards.

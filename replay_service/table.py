@@ -38,7 +38,7 @@ class Table:
         num_slots = -(-config.capacity_steps // spec.steps)
         self._arena = Arena(spec, num_slots)
         exponent = config.priority_exponent if config.sampler == "proportional" else 0.0
-        self._sampler = PrioritySampler(num_slots * spec.steps, exponent, rng=rng)
+        self._sampler = PrioritySampler(num_slots * spec.steps, exponent, rng=rng, stratified=config.stratified)
         self._num_transitions = np.zeros(num_slots, np.int64)  # by slot
         self._stored_seconds = np.full(num_slots, math.nan)  # by slot
         self._flow = Flow(config.samples_per_insert, config.error_buffer_steps, config.min_size_to_sample)
@@ -138,6 +138,7 @@ class Table:
             num_stale_updates=self._num_stale,
             num_duplicate_chunks=self._num_duplicates,
             revision=self._revision,
+            stratified=self.config.stratified,
             incarnation=self._first_generation,
         )
 

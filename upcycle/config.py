@@ -94,6 +94,9 @@ class ReplayConfig(Section):
     """How the table `online` is sampled; `teacher` is always sampled uniformly."""
     priority_exponent: Annotated[float, Field(ge=0, le=1)] = 0.5
     """alpha: sampling probability is proportional to priority^alpha."""
+    stratified: bool = True
+    """Draw one transition from each of `learner.batch_size` equal parts of the priority mass, as Dopamine does; false
+    draws them independently."""
     importance_sampling_exponent: Fraction = 0.5
     """beta: importance weights are (N P(i))^-beta, divided by the largest of the batch."""
     samples_per_insert: Annotated[float, Field(gt=0)] = 8.0

@@ -49,7 +49,11 @@ def table_config(name: str = "online", **changes: Any) -> TableConfig:
 
 @contextmanager
 def running_shards(
-    tables: Sequence[TableConfig], *, count: int = 1, logs: Mapping[int, ExperienceLogWriter] | None = None
+    tables: Sequence[TableConfig],
+    *,
+    count: int = 1,
+    logs: Mapping[int, ExperienceLogWriter] | None = None,
+    seed: int | None = None,
 ) -> Generator[tuple[list[ReplayShard], dict[int, str]]]:
     """Shards in this process, and a mapping of their addresses that tests may change."""
     shards, addresses = list[ReplayShard](), dict[int, str]()
@@ -61,6 +65,7 @@ def running_shards(
                 tables=tables,
                 log=(logs or {}).get(index),
                 metrics=Metrics("replay", "test", index),
+                rng=np.random.default_rng([seed, index]) if seed is not None else None,
             )
             shards.append(shard)
             addresses[index] = shard.start()
