@@ -16,6 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional
 from tyro.extras import SubcommandApp
 
 from orchestrator.cli_options import RUNS, Overrides, check_positive, find_preset, open_run
+from orchestrator.cli_replay import replay_app
 from orchestrator.cli_teacher import teacher_app
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
 
@@ -156,6 +157,7 @@ def doctor(*, runs: Path = RUNS, json: bool = False) -> int:
 
 
 app.command(teacher_app, name="teacher", help="List, show, collect from, publish and evaluate teachers.")
+app.command(replay_app, name="replay", help="Look into the replay of a run.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The learning curve as a picture. The only module that imports matplotlib."""
+"""The learning curve as a picture. Only this module and `orchestrator.contact_sheet` import matplotlib."""
 
 import io
 from collections.abc import Mapping, Sequence

@@ -68,6 +68,7 @@ def _online_table(config: RunConfig) -> TableConfig:
         capacity_steps=-(-replay.capacity_steps // replay.num_shards),
         sampler=replay.sampler,
         priority_exponent=replay.priority_exponent,
+        stratified=replay.stratified,
         samples_per_insert=replay.samples_per_insert,
         error_buffer_steps=max(1, replay.error_buffer_steps // replay.num_shards),
         min_size_to_sample=-(-replay.min_size_to_sample // replay.num_shards),

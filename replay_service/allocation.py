@@ -15,13 +15,19 @@ def shares(masses: Array) -> Array:
     return masses / masses.sum()
 
 
-def split_batch(batch_size: int, parts: Array, rng: np.random.Generator) -> Array:
+def split_batch(batch_size: int, parts: Array, rng: np.random.Generator, *, stratified: bool = True) -> Array:
     """Deals out `batch_size` draws to shards with these shares.
 
-    Guarantee: the counts sum to `batch_size`, shard k is expected batch_size x q_k times exactly, and each count
-    differs from that by less than 1 (systematic sampling); a share of 0 gets nothing.
+    Guarantee: the counts sum to `batch_size`, and shard k is expected batch_size x q_k times exactly; stratified, each
+    count differs from that by less than 1 (systematic sampling), else it is that of independent draws (multinomial). A
+    share of 0 gets nothing.
     Returns: int64 [K].
     """
+    if not stratified:
+        counts = np.zeros(len(parts), np.int64)
+        some = parts > 0  # the multinomial draw gives what rounding leaves over to the last shard, whatever its share
+        counts[some] = rng.multinomial(batch_size, parts[some] / parts[some].sum())
+        return counts
     bounds = np.concatenate(([0.0], np.cumsum(parts) * batch_size))
     bounds[int(np.flatnonzero(parts)[-1]) + 1 :] = batch_size  # whatever rounding made of the last bounds
     return np.diff(np.minimum(np.floor(bounds + rng.random()), batch_size)).astype(np.int64)

@@ -12,7 +12,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from replay_service import replay_pb2, replay_pb2_grpc, wire
+from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
 from replay_service.failures import ShardUnavailable, translated
 from replay_service.mapped_arena import MappedArena
 from replay_service.options import CHANNEL_OPTIONS, COMMON_OPTIONS
@@ -40,6 +40,7 @@ class _Stub(Protocol):
     UpdatePriorities: grpc.UnaryUnaryMultiCallable[replay_pb2.UpdatePrioritiesRequest, replay_pb2.UpdatePrioritiesReply]
     Stats: grpc.UnaryUnaryMultiCallable[replay_pb2.StatsRequest, replay_pb2.StatsReply]
     Seed: grpc.UnaryUnaryMultiCallable[replay_pb2.SeedRequest, replay_pb2.SeedReply]
+    Inspect: grpc.UnaryUnaryMultiCallable[replay_pb2.InspectRequest, replay_pb2.InspectReply]
 
 
 class _HealthStub(Protocol):
@@ -230,6 +231,13 @@ class ShardClient:
             newest_transitions=newest_transitions or 0,
         )
         return self._repeat(self._stub.Seed, request, timeout_seconds).num_transitions
+
+    def inspect(
+        self, table: str, num_windows: int, *, view: View, timeout_seconds: float
+    ) -> inspection.TableInspection:
+        """What a table holds; changes nothing there."""
+        request = replay_pb2.InspectRequest(table=table, view=wire.view_to_message(view), num_windows=num_windows)
+        return inspection.from_message(self._repeat(self._stub.Inspect, request, timeout_seconds), self._spec, view)
 
     def check_health(self, *, timeout_seconds: float) -> None:
         """Returns if the shard serves."""

@@ -60,10 +60,11 @@ class BatchDrawer:
         """
         masses = {index: stats.mass for index, (_, stats) in shards.items() if stats.mass > 0}
         num_items = {index: shards[index][1].num_drawable for index in masses}
+        stratified = all(stats.stratified for _, stats in shards.values())
         batches = [BatchFilling(batch_size, self._spec, view, allocate) for _ in range(num_batches)]
         while masses and (missing := sum(batch.num_missing for batch in batches)):
             with self._lock:
-                counts = split_batch(missing, shares(np.array(list(masses.values()))), self._rng)
+                counts = split_batch(missing, shares(np.array(list(masses.values()))), self._rng, stratified=stratified)
             asked = {index: count for index, count in zip(masses, counts.tolist(), strict=True) if count}
             replies = self._ask(table, asked, shards, view)
             for index, answer in replies.items():

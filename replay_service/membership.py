@@ -54,6 +54,11 @@ class Membership:
         with self._changed:
             return {index: member.client for index, member in sorted(self._members.items()) if member.live}
 
+    def announced(self) -> dict[int, ShardClient]:
+        """All announced shards, whether they answer or not."""
+        with self._changed:
+            return {index: member.client for index, member in sorted(self._members.items())}
+
     def tables(self, table: str, *, n_step: int = 0) -> dict[int, tuple[ShardClient, TableStats]]:
         """Live shards with the newest known counters of a table; a shard that has none yet is asked for them."""
         known = dict[int, tuple[ShardClient, TableStats]]()

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TableState(_message.Message):
-    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation")
+    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation", "independent_draws")
     NUM_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_INSERTS_FIELD_NUMBER: _ClassVar[int]
     NUM_PACED_INSERTS_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class TableState(_message.Message):
     NUM_REFUSED_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    INDEPENDENT_DRAWS_FIELD_NUMBER: _ClassVar[int]
     num_transitions: int
     num_free_inserts: int
     num_paced_inserts: int
@@ -44,7 +45,8 @@ class TableState(_message.Message):
     num_refused_chunks: int
     revision: int
     incarnation: int
-    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    independent_draws: bool
+    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ..., independent_draws: bool = ...) -> None: ...
 
 class InsertRequest(_message.Message):
     __slots__ = ("table", "writer_id", "first_sequence", "chunks", "wait_seconds", "max_priority")
@@ -187,3 +189,35 @@ class SeedReply(_message.Message):
     num_transitions: int
     state: TableState
     def __init__(self, num_transitions: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class InspectRequest(_message.Message):
+    __slots__ = ("table", "view", "num_windows")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    NUM_WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    view: View
+    num_windows: int
+    def __init__(self, table: _Optional[str] = ..., view: _Optional[_Union[View, _Mapping]] = ..., num_windows: _Optional[int] = ...) -> None: ...
+
+class InspectReply(_message.Message):
+    __slots__ = ("state", "tables", "reserved_bytes", "held_bytes", "priorities", "ages", "stalest_policy_version", "newest_policy_version", "windows")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PRIORITIES_FIELD_NUMBER: _ClassVar[int]
+    AGES_FIELD_NUMBER: _ClassVar[int]
+    STALEST_POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    state: TableState
+    tables: _containers.RepeatedScalarFieldContainer[str]
+    reserved_bytes: int
+    held_bytes: int
+    priorities: bytes
+    ages: bytes
+    stalest_policy_version: int
+    newest_policy_version: int
+    windows: bytes
+    def __init__(self, state: _Optional[_Union[TableState, _Mapping]] = ..., tables: _Optional[_Iterable[str]] = ..., reserved_bytes: _Optional[int] = ..., held_bytes: _Optional[int] = ..., priorities: _Optional[bytes] = ..., ages: _Optional[bytes] = ..., stalest_policy_version: _Optional[int] = ..., newest_policy_version: _Optional[int] = ..., windows: _Optional[bytes] = ...) -> None: ...

@@ -64,6 +64,11 @@ class ReplayStub(object):
                 request_serializer=replay__service_dot_replay__pb2.SeedRequest.SerializeToString,
                 response_deserializer=replay__service_dot_replay__pb2.SeedReply.FromString,
                 _registered_method=True)
+        self.Inspect = channel.unary_unary(
+                '/upcycle.replay.v1.Replay/Inspect',
+                request_serializer=replay__service_dot_replay__pb2.InspectRequest.SerializeToString,
+                response_deserializer=replay__service_dot_replay__pb2.InspectReply.FromString,
+                _registered_method=True)
 
 
 class ReplayServicer(object):
@@ -111,6 +116,13 @@ class ReplayServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Inspect(self, request, context):
+        """What a table holds, for people. Changes nothing: it counts as no sampling and moves no generator but its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplayServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +155,11 @@ def add_ReplayServicer_to_server(servicer, server):
                     servicer.Seed,
                     request_deserializer=replay__service_dot_replay__pb2.SeedRequest.FromString,
                     response_serializer=replay__service_dot_replay__pb2.SeedReply.SerializeToString,
+            ),
+            'Inspect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Inspect,
+                    request_deserializer=replay__service_dot_replay__pb2.InspectRequest.FromString,
+                    response_serializer=replay__service_dot_replay__pb2.InspectReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +324,33 @@ class Replay(object):
             '/upcycle.replay.v1.Replay/Seed',
             replay__service_dot_replay__pb2.SeedRequest.SerializeToString,
             replay__service_dot_replay__pb2.SeedReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inspect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/upcycle.replay.v1.Replay/Inspect',
+            replay__service_dot_replay__pb2.InspectRequest.SerializeToString,
+            replay__service_dot_replay__pb2.InspectReply.FromString,
             options,
             channel_credentials,
             insecure,

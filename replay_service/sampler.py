@@ -1,7 +1,7 @@
 """Which transitions are drawn: probability proportional to priority^exponent; exponent 0 is uniform.
 
-Source: Schaul et al. 2016 (arXiv 1511.05952), proportional variant; stratified draws and a maximum priority that never
-falls, as Dopamine has them.
+Source: Schaul et al. 2016 (arXiv 1511.05952), proportional variant; stratified draws, where they are asked for, and a
+maximum priority that never falls, as Dopamine has them.
 """
 
 import numpy as np
@@ -18,8 +18,8 @@ class PrioritySampler:
       num_valid: items that can be drawn.
     """
 
-    def __init__(self, num_items: int, exponent: float, *, rng: np.random.Generator) -> None:
-        self._exponent, self._rng = exponent, rng
+    def __init__(self, num_items: int, exponent: float, *, rng: np.random.Generator, stratified: bool = True) -> None:
+        self._exponent, self._rng, self._stratified = exponent, rng, stratified
         self._priorities = np.zeros(num_items, np.float64)
         self._valid = np.zeros(num_items, bool)
         self._tree = SumTree(num_items)
@@ -30,6 +30,13 @@ class PrioritySampler:
     def valid(self) -> Array:
         """Which items can be drawn, bool [num_items]; a view for reading."""
         view = self._valid.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def priorities(self) -> Array:
+        """Priorities of all items, float64 [num_items], also of those that cannot be drawn; a view for reading."""
+        view = self._priorities.view()
         view.flags.writeable = False
         return view
 
@@ -70,15 +77,22 @@ class PrioritySampler:
         """Takes note of a priority seen here or elsewhere."""
         self.max_priority = max(self.max_priority, priority)
 
-    def draw(self, batch_size: int) -> tuple[Array, Array]:
-        """Draws with replacement, one item from each of `batch_size` equal parts of the mass (stratified).
+    def draw(self, batch_size: int, *, rng: np.random.Generator | None = None) -> tuple[Array, Array]:
+        """Draws with replacement: stratified, one item from each of `batch_size` equal parts of the mass, in the order
+        of the items; or else independently.
 
-        Guarantee: an item of probability p is expected batch_size x p times.
+        Guarantee: an item of probability p is expected batch_size x p times; stratified, it is drawn less than 2 times
+        more or less often than that.
+        Args:
+          rng: draws with this generator and leaves the sampler's own alone.
         Returns: items int64 [B] and their probabilities float64 [B]. Nothing can be drawn from a mass of 0.
         """
         assert self.mass > 0
         assert batch_size > 0
-        positions = (np.arange(batch_size) + self._rng.random(batch_size)) * (self.mass / batch_size)
+        positions = (rng or self._rng).random(batch_size)
+        if self._stratified:
+            positions = (np.arange(batch_size) + positions) / batch_size
+        positions *= self.mass
         items = self._tree.find(positions)
         return items, self._tree.weights[items] / self.mass
 

@@ -9,6 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
+from replay_service.inspection import TableContents
 from replay_service.shared_memory import SharedSegment
 from replay_service.table import Table
 from replay_service.types import TableDraw, TableSample, TableStats
@@ -210,6 +213,11 @@ class ServedTable:
                 self._table.set_n_step(n_step)
             return self._stats()
 
+    def inspect(self, num_windows: int, view: View, *, rng: np.random.Generator) -> tuple[TableContents, TableStats]:
+        """What the table holds, and counters; changes nothing. Raises ValueError for an impossible view."""
+        with self._changed:
+            return self._table.inspect(num_windows, view, now=time.monotonic(), rng=rng), self._stats()
+
     def wait_for_change(self, known_revision: int, timeout_seconds: float) -> None:
         """Waits until chunks have come in since `known_revision`, for a time at the most."""
         with self._waiting() as may_wait, self._changed:
@@ -240,7 +248,7 @@ class ServedTable:
             if self._log is not None and not duplicate:
                 self._metrics.increment("replay_log_bytes_total", self._log.append(encoded))
             with self._changed:
-                self._table.insert(encoded.chunk, writer_id=writer_id, sequence=sequence)
+                self._table.insert(encoded.chunk, writer_id=writer_id, sequence=sequence, now=time.monotonic())
                 self._changed.notify_all()
                 size = self._table.stats().num_transitions
             if duplicate:

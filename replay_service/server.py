@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from replay_service import replay_pb2, replay_pb2_grpc, wire
+from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
 from replay_service.options import COMMON_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
 from replay_service.served_table import LOGGED_TABLE, LogPart, ServedTable, ShardStopping, SharedLog, SizeGauge
 from replay_service.shared_memory import SharedSegment, can_share
@@ -39,6 +39,7 @@ class ReplayShard:
 
     Args:
       log: of this shard alone. The shard syncs it when it stops; whoever opened it closes it, after that.
+      rng: draws are a function of it and of the calls; None takes another one each time.
       host, port: where to listen; port 0 takes a free one.
       shared_memory: keep tables where clients on this host can read them, if this system has such memory.
     Raises: UserError for a table configuration that cannot work.
@@ -52,6 +53,7 @@ class ReplayShard:
         tables: Sequence[TableConfig],
         log: ExperienceLogWriter | None,
         metrics: Metrics,
+        rng: np.random.Generator | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         shared_memory: bool = True,
@@ -60,14 +62,15 @@ class ReplayShard:
         self._host, self._port = host, port
         self._log = SharedLog(log) if log is not None else None
         size = SizeGauge(metrics)
+        generators = (rng or np.random.default_rng()).spawn(len(tables))
         self._tables = dict[str, ServedTable]()
-        for config in tables:
+        for config, generator in zip(tables, generators, strict=True):
             segment = _segment(config, spec) if shared_memory else None
             self._tables[config.name] = ServedTable(
                 Table(
                     config,
                     spec,
-                    rng=np.random.default_rng(),
+                    rng=generator,
                     # A restarted shard must not take keys of the one before for its own: random ranges.
                     first_generation=1 + (secrets.randbits(30) << 32),
                     buffer=None if segment is None else segment.buffer,
@@ -221,6 +224,15 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
                 raise ValueError(f"shard_index {part.shard_index} of {part.num_shards} shards")
             num_transitions = table.seed_once(Path(request.log_directory), part)
             return replay_pb2.SeedReply(num_transitions=num_transitions, state=wire.stats_to_message(table.stats()))
+
+    def Inspect(self, request: replay_pb2.InspectRequest, context: grpc.ServicerContext) -> replay_pb2.InspectReply:
+        with _typed_refusals(context):
+            table = _find(self._tables, request.table)
+            view = wire.view_from_message(request.view, self._spec)
+            if not 0 <= request.num_windows <= inspection.MAX_WINDOWS:
+                raise ValueError(f"num_windows {request.num_windows}: at most {inspection.MAX_WINDOWS}")
+            contents, stats = table.inspect(request.num_windows, view, rng=np.random.default_rng())
+            return inspection.to_message(inspection.TableInspection(contents, stats, tuple(sorted(self._tables))))
 
 
 def _segment(config: TableConfig, spec: ChunkSpec) -> SharedSegment | None:

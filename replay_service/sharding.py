@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +14,12 @@ from replay_service.client import ShardClient
 from replay_service.drawing import BatchDrawer
 from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.inserting import ChunkInserter
+from replay_service.inspection import TableInspection
 from replay_service.membership import CALL_SECONDS, Membership, seconds_left
+from replay_service.seeding import seed_shards
 from replay_service.types import ReplayTimeout, SampledBatch, TableStats, TransitionKeys, Transport, total_stats
 from upcycle.chunks import Array, ChunkSpec
-from upcycle.errors import UserError
+from upcycle.errors import UpcycleError, UserError
 from upcycle.metrics import Metrics
 from upcycle.windows import View
 
@@ -50,8 +52,9 @@ class ShardedReplay:
         transport: Transport = "auto",
     ) -> None:
         self._endpoints, self._spec, self._metrics = endpoints, spec, metrics
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards the three below
         self._in_flight: dict[str, int] = {}
+        self._num_dropped: dict[str, int] = {}  # priority updates by table
         self._turn = 0
         self._members = Membership(endpoints, spec)
         self._inserter = ChunkInserter(self._members, first_turn=int(rng.integers(1 << 16)))
@@ -170,8 +173,10 @@ class ShardedReplay:
                 num_dropped += int(np.count_nonzero(mine))
                 continue
             self._members.observe(index, client, table, stats)
+        with self._lock:
+            self._num_dropped[table] = self._num_dropped.get(table, 0) + num_dropped
         if self._metrics is not None and num_dropped:
-            self._metrics.increment("replay_stale_updates_total", num_dropped)
+            self._metrics.increment("replay_dropped_updates_total", num_dropped)
 
     def stats(self, table: str) -> TableStats:
         """Fresh counters of a table, added up and by shard. Raises ReplayTimeout if no shard answers."""
@@ -182,7 +187,21 @@ class ShardedReplay:
                 fresh[index] = stats
         if not fresh:
             raise ReplayTimeout(_why_not(table, {}))
-        return total_stats(fresh)
+        with self._lock:
+            return replace(total_stats(fresh), num_dropped_updates=self._num_dropped.get(table, 0))
+
+    def inspect(self, table: str, num_windows: int, *, view: View) -> dict[int, TableInspection | UpcycleError]:
+        """What each announced shard holds in a table, or why it does not say; changes nothing at the shards.
+
+        Raises: ValueError or UserError for a request that makes no sense to them.
+        """
+        answers = dict[int, TableInspection | UpcycleError]()
+        for index, client in self._members.announced().items():
+            try:
+                answers[index] = client.inspect(table, num_windows, view=view, timeout_seconds=CALL_SECONDS)
+            except (ShardUnavailable, ShardSlow) as error:
+                answers[index] = error
+        return answers
 
     def seed(
         self,
@@ -198,33 +217,14 @@ class ShardedReplay:
         Returns: transitions stored.
         Raises: UserError or CorruptDataError about the log; ReplayTimeout if a shard did not answer.
         """
-        deadline = time.monotonic() + timeout_seconds
-        indices = sorted(self._endpoints())
-        if not indices:
-            raise ReplayTimeout(_why_not(table, {}))
-
-        def seed_one(part: int) -> int:
-            while True:
-                client = self._members.live().get(indices[part])
-                try:
-                    if client is not None:
-                        return client.seed(
-                            table,
-                            log_directory.absolute(),
-                            shard_index=part,
-                            num_shards=len(indices),
-                            newest_transitions=newest_transitions,
-                            timeout_seconds=max(seconds_left(deadline), 1.0),
-                        )
-                except (ShardUnavailable, ShardSlow):
-                    assert client is not None
-                    self._members.lost(indices[part], client)
-                if time.monotonic() >= deadline:
-                    raise ReplayTimeout(f"table {table!r}: shard {indices[part]} was not seeded in {timeout_seconds} s")
-                self._members.wait(_WAIT_SECONDS)
-
-        with ThreadPoolExecutor(len(indices), thread_name_prefix="replay-seed") as threads:
-            return sum(threads.map(seed_one, range(len(indices))))
+        return seed_shards(
+            self._members,
+            sorted(self._endpoints()),
+            table,
+            log_directory.absolute(),
+            newest_transitions,
+            timeout_seconds=timeout_seconds,
+        )
 
     def close(self) -> None:
         """Closes all connections. Safe to call twice."""

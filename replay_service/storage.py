@@ -45,6 +45,17 @@ class Arena:
         _, dtype, shape, offset = _layout(spec, num_slots)[-1]
         return offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
+    @property
+    def reserved_bytes(self) -> int:
+        """Memory of all slots, filled or not."""
+        return self.num_bytes(self.spec, self.num_slots)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the rows that the slots hold."""
+        row_bytes = self.spec.frame_bytes + sum(column.itemsize for column in self.columns.values())
+        return int(self.num_rows.sum()) * row_bytes
+
     def write(self, slot: int, chunk: Chunk, *, generation: int) -> None:
         """Replaces what `slot` holds."""
         rows = chunk.num_rows

@@ -1,10 +1,12 @@
 """A table: chunks in slots, their transitions drawn by priority. Pure: no lock, no clock, no global randomness."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
+from replay_service.inspection import ShownWindows, TableContents, ages, histogram
 from replay_service.rate_limiter import Flow
 from replay_service.sampler import PrioritySampler
 from replay_service.storage import Arena
@@ -43,8 +45,9 @@ class Table:
         num_slots = num_slots_of(config, spec)
         self._arena = Arena(spec, num_slots, buffer=buffer)
         exponent = config.priority_exponent if config.sampler == "proportional" else 0.0
-        self._sampler = PrioritySampler(num_slots * spec.steps, exponent, rng=rng)
+        self._sampler = PrioritySampler(num_slots * spec.steps, exponent, rng=rng, stratified=config.stratified)
         self._num_transitions = np.zeros(num_slots, np.int64)  # by slot
+        self._stored_seconds = np.full(num_slots, math.nan)  # by slot
         self._flow = Flow(config.samples_per_insert, config.error_buffer_steps, config.min_size_to_sample)
         self._recent = RecentInserts()
         self._first_generation = self._next_generation = first_generation
@@ -59,21 +62,23 @@ class Table:
         """Whether this insert has been accepted before."""
         return (writer_id, sequence) in self._recent
 
-    def insert(self, chunk: Chunk, *, writer_id: str, sequence: int) -> bool:
+    def insert(self, chunk: Chunk, *, writer_id: str, sequence: int, now: float = math.nan) -> bool:
         """Stores a chunk; a duplicate changes nothing but its counter. The caller has asked `may_insert`.
 
+        Args:
+          now: seconds on the clock of `inspect`, if known.
         Returns: whether the chunk is new.
         """
         if self.is_duplicate(writer_id, sequence):
             self._num_duplicates += 1
             return False
-        self._store(chunk, self._flow.after_insert)
+        self._store(chunk, self._flow.after_insert, now)
         self._recent.add(writer_id, sequence)
         return True
 
     def seed(self, chunk: Chunk) -> int:
         """Stores a chunk from a log, which the limiter does not count as inserted; returns its transitions."""
-        num_transitions = self._store(chunk, self._flow.after_seed)
+        num_transitions = self._store(chunk, self._flow.after_seed, math.nan)
         self._num_seeded += num_transitions
         return num_transitions
 
@@ -123,7 +128,7 @@ class Table:
         """Lets exactly those transitions be drawn that are valid with this horizon."""
         if n_step != self._n_step:
             self._n_step = n_step
-            self._sampler.mask(self._valid(slice(None)).reshape(-1))
+            self._sampler.mask(self._valid(slice(None), self._n_step).reshape(-1))
 
     def raise_max_priority(self, priority: float) -> None:
         """Takes note of a priority that another shard has seen, so that new chunks rank alike everywhere."""
@@ -142,7 +147,50 @@ class Table:
             num_stale_updates=self._num_stale,
             num_duplicate_chunks=self._num_duplicates,
             revision=self._revision,
+            stratified=self.config.stratified,
             incarnation=self._first_generation,
+        )
+
+    def inspect(self, num_windows: int, view: View, *, now: float, rng: np.random.Generator) -> TableContents:
+        """What the table holds, in one pass over its priorities. Changes nothing.
+
+        Args:
+          num_windows: windows drawn by priority with `rng`; fewer come back where those drawn are not valid with the
+            n-step length of `view`, and none while nothing can be drawn.
+        Raises: ValueError if chunks of this table cannot be seen this way.
+        """
+        view.check(self.spec)
+        usable = slice(self.spec.history, self.spec.history + self.spec.steps)
+        priorities = self._sampler.priorities
+        filled = self._num_transitions > 0
+        columns = {name: self._arena.columns[name][filled, usable] for name in ("policy_version", "priority")}
+        versions = columns["policy_version"][columns["priority"] > 0]
+        return TableContents(
+            reserved_bytes=self._arena.reserved_bytes,
+            held_bytes=self._arena.held_bytes,
+            priorities=histogram(priorities[self._sampler.valid & (priorities > 0)]),
+            ages=ages(self._num_transitions, self._arena.generation, self._stored_seconds, now),
+            stalest_policy_version=int(versions.min()) if len(versions) else None,
+            newest_policy_version=int(versions.max()) if len(versions) else None,
+            shown=self._show(self._pick(num_windows, view.n_step, rng), view),
+        )
+
+    def _pick(self, num_windows: int, n_step: int, rng: np.random.Generator) -> Array:
+        """Items drawn without a trace, those that are valid with `n_step`, int64 [at most num_windows]."""
+        if not num_windows or self._sampler.mass == 0:
+            return np.zeros(0, np.int64)
+        items, _ = self._sampler.draw(num_windows, rng=rng)
+        if n_step == self._n_step:
+            return items
+        slot, offset = np.divmod(items, self.spec.steps)
+        return items[self._valid(slot, n_step)[np.arange(len(slot)), offset]]
+
+    def _show(self, items: Array, view: View) -> ShownWindows:
+        slot, offset = np.divmod(items, self.spec.steps)
+        return ShownWindows(
+            gather_windows(self.spec, self._arena.frame, self._arena.columns, slot, offset, view),
+            self._sampler.priorities[items],
+            self._arena.columns["policy_version"][slot, offset + self.spec.history],
         )
 
     def check_invariants(self) -> None:
@@ -156,18 +204,20 @@ class Table:
         assert bool((generations < self._next_generation).all()), "a generation from the future"
         in_order = np.roll(self._arena.generation, -self._next_slot)
         assert bool((np.diff(in_order[in_order > 0]) > 0).all()), "slots are not in order of age"
-        assert np.array_equal(self._sampler.valid, self._valid(slice(None)).reshape(-1)), "wrong items can be drawn"
+        assert np.array_equal(self._sampler.valid, self._valid(slice(None), self._n_step).reshape(-1)), (
+            "wrong items can be drawn"
+        )
 
-    def _store(self, chunk: Chunk, count: Callable[[int], Flow]) -> int:
+    def _store(self, chunk: Chunk, count: Callable[[int], Flow], now: float) -> int:
         """Overwrites the oldest slot; `count` is the flow's method that counts the transitions coming in."""
         slot, spec = self._next_slot, self.spec
         num_transitions = chunk.num_transitions(spec)
         evicted = int(self._num_transitions[slot])
         self._flow = count(num_transitions).after_eviction(evicted)
         self._arena.write(slot, chunk, generation=self._next_generation)
-        self._num_transitions[slot] = num_transitions
+        self._num_transitions[slot], self._stored_seconds[slot] = num_transitions, now
         usable = self._arena.columns["priority"][slot, spec.history : spec.history + spec.steps]
-        self._sampler.put(slot * spec.steps, usable, self._valid(slice(slot, slot + 1))[0])
+        self._sampler.put(slot * spec.steps, usable, self._valid(slice(slot, slot + 1), self._n_step)[0])
         self._next_generation += 1
         self._next_slot = (slot + 1) % self._arena.num_slots
         if self._next_slot == 0:  # Full: as large as it will ever be, however short its chunks are.
@@ -175,9 +225,9 @@ class Table:
         self._revision += 1
         return num_transitions
 
-    def _valid(self, slots: slice) -> Array:
+    def _valid(self, slots: slice | Array, n_step: int) -> Array:
         columns = {name: self._arena.columns[name][slots] for name in ("terminated", "truncated", "priority")}
-        return valid_starts(self.spec, columns, self._arena.num_rows[slots], self._n_step)
+        return valid_starts(self.spec, columns, self._arena.num_rows[slots], n_step)
 
 
 def num_slots_of(config: TableConfig, spec: ChunkSpec) -> int:

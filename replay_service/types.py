@@ -27,6 +27,8 @@ class TableConfig:
       capacity_steps: transitions kept; the oldest chunk leaves first. Rounded up to whole chunks.
       sampler: "uniform", or "proportional" to priority^priority_exponent.
       priority_exponent: alpha in [0, 1]; ignored by "uniform".
+      stratified: one draw from each of as many equal parts of the mass as are asked for, instead of independent draws;
+        the expected batch is the same, its spread is smaller.
       samples_per_insert: transitions sampled per transition inserted; None is no limiter.
       error_buffer_steps: inserts that both sides may be apart from that ratio.
       min_size_to_sample: transitions stored before the first is sampled.
@@ -36,6 +38,7 @@ class TableConfig:
     capacity_steps: int
     sampler: Literal["uniform", "proportional"] = "uniform"
     priority_exponent: float = 0.5
+    stratified: bool = True
     samples_per_insert: float | None = None
     error_buffer_steps: int = 0
     min_size_to_sample: int = 1
@@ -112,10 +115,12 @@ class TableStats:
       mass: sum of priority^exponent over them.
       max_priority: the highest priority ever seen.
       num_seeded: transitions seeded since the start.
-      num_stale_updates: priority updates dropped because their slot had been overwritten.
+      num_stale_updates: priority updates dropped because their slot had been overwritten, that is, came too late.
       num_duplicate_chunks: chunks that had been inserted before.
       num_refused_chunks: chunks that failed verification.
       revision: grows with every insert and seed.
+      num_dropped_updates: priority updates that this client gave up, because their shard was away; 0 at a shard.
+      stratified: see `TableConfig`.
       incarnation: another one after each start of the shard; its counters begin anew with it. 0 in a sum.
       shards: the same by shard index; empty for a single shard.
     """
@@ -131,6 +136,8 @@ class TableStats:
     num_duplicate_chunks: int = 0
     num_refused_chunks: int = 0
     revision: int = 0
+    num_dropped_updates: int = 0
+    stratified: bool = True
     incarnation: int = 0
     shards: Mapping[int, "TableStats"] = field(default_factory=dict[int, "TableStats"])
 
@@ -172,5 +179,6 @@ def total_stats(shards: Mapping[int, TableStats]) -> TableStats:
         num_duplicate_chunks=sum(stats.num_duplicate_chunks for stats in every),
         num_refused_chunks=sum(stats.num_refused_chunks for stats in every),
         revision=sum(stats.revision for stats in every),
+        stratified=all(stats.stratified for stats in every),
         shards=dict(shards),
     )

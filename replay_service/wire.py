@@ -192,6 +192,7 @@ def stats_to_message(stats: TableStats) -> replay_pb2.TableState:
         num_refused_chunks=stats.num_refused_chunks,
         revision=stats.revision,
         incarnation=stats.incarnation,
+        independent_draws=not stats.stratified,
     )
 
 
@@ -219,4 +220,5 @@ def stats_from_message(message: replay_pb2.TableState) -> TableStats:
         num_refused_chunks=message.num_refused_chunks,
         revision=message.revision,
         incarnation=message.incarnation,
+        stratified=not message.independent_draws,
     )

@@ -25,7 +25,7 @@ LAYERS = {
 OWNERS = {
     "ray": ("orchestrator/",),
     "redis": ("upcycle/tracker.py",),
-    "grpc": ("replay_service/server.py", "replay_service/client.py"),
+    "grpc": ("replay_service/server.py", "replay_service/client.py", "replay_service/failures.py"),
     "envpool": ("actors/envs.py",),
     "prometheus_client": ("upcycle/metrics.py",),
     "tyro": ("orchestrator/cli",),

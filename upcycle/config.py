@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from upcycle.config_checks import check_run
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PhaseName = Literal["offline", "online", "rl"]
@@ -94,6 +96,9 @@ class ReplayConfig(Section):
     """How the table `online` is sampled; `teacher` is always sampled uniformly."""
     priority_exponent: Annotated[float, Field(ge=0, le=1)] = 0.5
     """alpha: sampling probability is proportional to priority^alpha."""
+    stratified: bool = True
+    """Draw one transition from each of `learner.batch_size` equal parts of the priority mass, as Dopamine does; false
+    draws them independently."""
     importance_sampling_exponent: Fraction = 0.5
     """beta: importance weights are (N P(i))^-beta, divided by the largest of the batch."""
     samples_per_insert: Annotated[float, Field(gt=0)] = 8.0
@@ -279,26 +284,5 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.phases or list(self.phases) != [phase for phase in PHASES if phase in self.phases]:
-            raise ValueError(f"phases must be a selection of {', '.join(PHASES)} in that order, each once")
-        if self.teacher is None and set(self.phases) & {"offline", "online"}:
-            raise ValueError("the phases offline and online need a [teacher]; set phases=rl to train from scratch")
-        replay, learner = self.replay, self.learner
-        if learner.n_step > replay.max_n_step:
-            raise ValueError(
-                f"learner.n_step is above replay.max_n_step ({replay.max_n_step}): chunks would not reach that far; "
-                "raise the latter"
-            )
-        if replay.min_size_to_sample > replay.capacity_steps:
-            raise ValueError(
-                "replay.min_size_to_sample is above replay.capacity_steps: sampling would never begin (deadlock); "
-                "lower the one or raise the other"
-            )
-        in_flight = learner.batch_size * (learner.prefetch_batches + learner.batches_per_request)
-        if replay.error_buffer_steps * replay.samples_per_insert < in_flight:
-            raise ValueError(
-                "replay.error_buffer_steps x replay.samples_per_insert is below the samples in flight "
-                f"(learner.batch_size x (learner.prefetch_batches + learner.batches_per_request) = {in_flight}): "
-                "inserting and sampling would wait for each other (deadlock); raise replay.error_buffer_steps"
-            )
+        check_run(self, PHASES)
         return self

@@ -50,6 +50,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "replay_stale_updates_total": Metric(
         "counter", "Priority updates dropped because their slot had been overwritten."
     ),
+    "replay_dropped_updates_total": Metric("counter", "Priority updates given up because their shard was away."),
     "replay_refused_chunks_total": Metric("counter", "Chunks refused because they failed verification."),
     "replay_duplicate_inserts_total": Metric("counter", "Chunks that had been inserted before, acknowledged again."),
     "replay_log_bytes_total": Metric("counter", "Bytes appended to the experience log."),

@@ -54,6 +54,7 @@ def running_shards(
     count: int = 1,
     logs: Mapping[int, ExperienceLogWriter] | None = None,
     shared_memory: bool = True,
+    seed: int | None = None,
 ) -> Generator[tuple[list[ReplayShard], dict[int, str]]]:
     """Shards in this process, and a mapping of their addresses that tests may change."""
     shards, addresses = list[ReplayShard](), dict[int, str]()
@@ -66,6 +67,7 @@ def running_shards(
                 log=(logs or {}).get(index),
                 metrics=Metrics("replay", "test", index),
                 shared_memory=shared_memory,
+                rng=np.random.default_rng([seed, index]) if seed is not None else None,
             )
             shards.append(shard)
             addresses[index] = shard.start()

@@ -127,7 +127,10 @@ def test_updates_for_a_lost_shard_are_dropped_and_counted() -> None:
         batch = replay.sample("online", 5, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
         elsewhere = replace(batch.keys, shard=np.full(5, 7))
         replay.update_priorities("online", elsewhere, np.full(5, 9.0))
-        assert metrics.value("replay_stale_updates_total") == 5
+        assert metrics.value("replay_dropped_updates_total") == 5
+        assert replay.stats("online").num_dropped_updates == 5
+        replay.update_priorities("online", batch.keys, np.full(5, 9.0))
+        assert metrics.value("replay_dropped_updates_total") == 5
 
 
 def test_sampling_waits_for_the_first_transitions_over_all_shards() -> None:

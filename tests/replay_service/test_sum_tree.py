@@ -1,5 +1,7 @@
 """The sum tree against a plain array."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,3 +69,32 @@ def test_an_empty_tree_is_refused() -> None:
 def test_weights_cannot_be_changed_behind_the_tree() -> None:
     with pytest.raises(ValueError, match="read-only"):
         SumTree(3).weights[0] = 1.0
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(num_leaves=st.integers(1, 300), num_updates=st.integers(500, 1500), seed=st.integers(0, 10_000))
+def test_nothing_drifts_however_often_weights_change_by_orders_of_magnitude(
+    num_leaves: int, num_updates: int, seed: int
+) -> None:
+    rng, tree, oracle = np.random.default_rng(seed), SumTree(num_leaves), np.zeros(num_leaves)
+    for _ in range(num_updates):
+        items = rng.integers(0, num_leaves, rng.integers(1, 9))
+        weights = np.where(rng.random(len(items)) < 0.1, 0.0, 10.0 ** rng.uniform(-14, 14, len(items)))
+        tree.set(items, weights)
+        for item, weight in zip(items.tolist(), weights.tolist(), strict=True):
+            oracle[item] = weight
+    # Whatever was there before has left nothing behind, to the last bit.
+    afresh = SumTree(num_leaves)
+    afresh.set_range(0, oracle)
+    assert tree.total == afresh.total
+    tree.check_invariants()
+    exact = math.fsum(oracle.tolist())
+    bound = max((num_leaves - 1).bit_length(), 1) * 2.0**-53
+    assert abs(tree.total - exact) <= bound * exact
+    # What is found covers its position, up to the rounding of the sums above it.
+    positions = rng.random(50) * tree.total
+    for item, position in zip(tree.find(positions).tolist(), positions.tolist(), strict=True):
+        below = math.fsum(oracle[:item].tolist())
+        assert below - 4 * bound * exact <= position <= below + oracle[item] + 4 * bound * exact
+    tree.set_range(0, np.zeros(num_leaves))
+    assert tree.total == 0.0  # no dust, which would let an item without weight be drawn

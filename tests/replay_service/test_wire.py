@@ -111,7 +111,21 @@ def test_another_version_is_refused() -> None:
 
 def test_counters_and_views_survive_their_messages() -> None:
     flow = Flow(8.0, 2, 3, 4, 5, 6, 7)
-    stats = TableStats(flow, 8, 9, 10, 1.5, 2.5, 11, 12, 13, 14, 15, 16)
+    stats = TableStats(
+        flow,
+        capacity_steps=8,
+        num_chunks=9,
+        num_drawable=10,
+        mass=1.5,
+        max_priority=2.5,
+        num_seeded=11,
+        num_stale_updates=12,
+        num_duplicate_chunks=13,
+        num_refused_chunks=14,
+        stratified=False,
+        revision=15,
+        incarnation=16,
+    )
     assert wire.stats_from_message(wire.stats_to_message(stats)) == stats
     unlimited = TableStats(Flow(None, 0, 0))
     assert wire.stats_from_message(wire.stats_to_message(unlimited)) == unlimited
