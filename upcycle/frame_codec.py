@@ -158,7 +158,7 @@ def unpack_runs(runs: Sequence[bytes | memoryview], skips: Array, present: Array
     """
     num_runs, width = int(out.shape[0]), int(out.shape[1])
     frame_bytes = _frame_bytes(out.shape[2:], out.dtype.str)
-    flat = out.reshape(num_runs, width, -1).view(np.uint8)
+    flat = out.reshape(num_runs, width, frame_bytes // out.itemsize).view(np.uint8)
     frames = (skips + present).astype(np.int64)
     column = np.arange(width)
     wanted = skips[:, None] + np.minimum(column, present[:, None] - 1)  # [B, W]
