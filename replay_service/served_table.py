@@ -12,7 +12,7 @@ from typing import Final
 from replay_service.shared_memory import SharedSegment
 from replay_service.table import Table
 from replay_service.types import TableDraw, TableSample, TableStats
-from upcycle.chunks import Array, Chunk, decode_chunk
+from upcycle.chunks import Array, Chunk, decode_chunk, encode_chunk
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.metrics import Metrics
@@ -26,7 +26,7 @@ _SEED_CHUNKS: Final = 16  # stored under one hold of the lock, so that seeding n
 
 @dataclass(frozen=True, slots=True)
 class EncodedChunk:
-    """A chunk as it came, verified, and decoded (a view of the same bytes)."""
+    """A chunk in the form that the log keeps, verified, and decoded."""
 
     data: bytes
     chunk: Chunk
@@ -123,7 +123,9 @@ class ServedTable:
                     self._num_refused += 1
                 self._metrics.increment("replay_refused_chunks_total")
                 raise
-            encoded.append(EncodedChunk(data, chunk, chunk.num_transitions(spec)))
+            # The log compresses a chunk as a whole, which frames that are compressed already would spoil.
+            raw = data if self._log is None or chunk.packed is None else encode_chunk(chunk, spec)
+            encoded.append(EncodedChunk(raw, chunk, chunk.num_transitions(spec)))
         return encoded
 
     def insert(
@@ -144,10 +146,13 @@ class ServedTable:
                 break
         return num_stored, self.stats()
 
-    def sample(self, batch_size: int, view: View) -> tuple[TableSample, TableStats]:
-        """Draws transitions; none if nothing can be drawn. Raises ValueError for an impossible view."""
+    def sample(self, batch_size: int, view: View, *, packed: bool = False) -> tuple[TableSample, TableStats]:
+        """Draws transitions, see `Table.sample`; none if nothing can be drawn.
+
+        Raises: ValueError for an impossible view.
+        """
         with self._changed:
-            sample = self._table.sample(batch_size, view)
+            sample = self._table.sample(batch_size, view, packed=packed)
             stats = self._sampled()
         self._count_samples(sample.draw, stats)
         return sample, stats
