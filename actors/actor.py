@@ -162,7 +162,7 @@ class Actor:
         """Hands chunks to the sender; waits while replay holds inserts back, but not once stopped."""
         started = time.monotonic()
         for chunk in chunks:
-            data = encode_chunk(chunk, self._spec)
+            data = encode_chunk(chunk, self._spec, codec=self._config.actors.compression)
             while not sender.put(data, _HOUSEKEEPING_SECONDS):
                 if self._stop.is_set():
                     _log.warning("chunks_given_up", writer_id=sender.writer_id)

@@ -45,7 +45,13 @@ class Context:
     def replay(self, role: Role) -> ShardedReplay:
         """A client of all shards, wherever they are at the time of each call."""
         rng = np.random.default_rng(seed_for(self.config.seed, f"{role}/replay", self.index))
-        replay = ShardedReplay(lambda: self.folder.endpoints("replay"), self.spec, rng=rng, metrics=self.metrics)
+        replay = ShardedReplay(
+            lambda: self.folder.endpoints("replay"),
+            self.spec,
+            rng=rng,
+            metrics=self.metrics,
+            packed=self.config.replay.wire != "raw",
+        )
         self.resources.callback(replay.close)
         return replay
 

@@ -1,5 +1,6 @@
 """A replay shard as one process of a run."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,10 @@ class ShardLoop:
         tables = [_online_table(context.config)]
         if teacher is not None:
             chunks = -(-teacher.num_chunks // replay.num_shards)  # its share of the log, rounded up
-            tables.append(_teacher_table(chunks * spec.steps))
+            tables.append(_teacher_table(context.config, chunks * spec.steps))
+        if replay.cold_on_disk:
+            folder = context.folder.experience / f"cold-{context.index}"
+            tables = [dataclasses.replace(table, cold_folder=str(folder)) for table in tables]
         log = None
         if replay.log_experience:
             log = context.resources.enter_context(ExperienceLogWriter.open(directory, spec, context.config.env))
@@ -72,10 +76,12 @@ def _online_table(config: RunConfig) -> TableConfig:
         samples_per_insert=replay.samples_per_insert,
         error_buffer_steps=max(1, replay.error_buffer_steps // replay.num_shards),
         min_size_to_sample=-(-replay.min_size_to_sample // replay.num_shards),
+        tier=replay.tier,
+        cold_cache_bytes=replay.cold_cache_bytes,
     )
 
 
-def _teacher_table(capacity_steps: int) -> TableConfig:
+def _teacher_table(config: RunConfig, capacity_steps: int) -> TableConfig:
     return TableConfig(
         name="teacher",
         capacity_steps=max(capacity_steps, 1),
@@ -84,6 +90,8 @@ def _teacher_table(capacity_steps: int) -> TableConfig:
         samples_per_insert=None,
         error_buffer_steps=1,
         min_size_to_sample=1,
+        tier=config.replay.teacher_tier,
+        cold_cache_bytes=config.replay.cold_cache_bytes,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from replay_service.allocation import importance_weights
 from replay_service.mapped_arena import MappedArena
+from replay_service.packed_windows import PackedWindows
 from replay_service.types import SampledBatch, TransitionKeys
 from replay_service.wire import sample_layout
 from upcycle.chunks import Array, ChunkSpec
@@ -32,9 +33,10 @@ class Reply(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowReply:
-    """A reply that carries the windows."""
+    """A reply that carries the windows; their frames may be in blocks, apart from the columns."""
 
     columns: Mapping[str, Array]
+    packed: PackedWindows | None = None
 
     @property
     def num_rows(self) -> int:
@@ -45,6 +47,8 @@ class WindowReply:
         """Copies transitions out of the message: the only copy between it and the learner's batch."""
         for name, column in self.columns.items():
             np.take(column, rows, axis=0, out=columns[name][begin : begin + len(rows)], mode="clip")
+        if self.packed is not None:
+            self.packed.take(rows).unpack_into(columns["frames"][begin : begin + len(rows)])
         return len(rows)
 
 

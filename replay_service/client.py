@@ -16,6 +16,7 @@ from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
 from replay_service.failures import ShardUnavailable, translated
 from replay_service.mapped_arena import MappedArena
 from replay_service.options import CHANNEL_OPTIONS, COMMON_OPTIONS
+from replay_service.packed_windows import PACKED_LAYOUT, PackedWindows
 from replay_service.shared_memory import SegmentHandle, SegmentUnreachable, can_share
 from replay_service.types import TableStats, Transport
 from upcycle.chunks import Array, ChunkSpec
@@ -88,16 +89,32 @@ class ShardClient:
         return reply.num_accepted, wire.stats_from_message(reply.state)
 
     def begin_sample(
-        self, table: str, batch_size: int, *, view: View, max_priority: float, timeout_seconds: float
-    ) -> Callable[[], tuple[dict[str, Array], TableStats]]:
+        self, table: str, batch_size: int, *, view: View, packed: bool, max_priority: float, timeout_seconds: float
+    ) -> Callable[[], tuple[dict[str, Array], PackedWindows | None, TableStats]]:
         """Sends a request and returns what waits for its reply: the columns of `wire.sample_layout`, and counters.
 
-        It is not repeated: another shard can give the samples as well.
+        With `packed` the frames may come apart from the columns, in blocks. It is not repeated: another shard can give
+        the samples as well.
         """
         request = replay_pb2.SampleRequest(
-            table=table, batch_size=batch_size, view=wire.view_to_message(view), max_priority=max_priority
+            table=table,
+            batch_size=batch_size,
+            view=wire.view_to_message(view),
+            max_priority=max_priority,
+            packed=packed,
         )
-        return self._begin(request, wire.sample_layout(self._spec, view), timeout_seconds)
+        receive = self._begin(request, timeout_seconds)
+
+        def finish() -> tuple[dict[str, Array], PackedWindows | None, TableStats]:
+            reply, stats = receive()
+            if not reply.packed:
+                layout = wire.sample_layout(self._spec, view)
+                return wire.decode_columns(reply.columns, layout, max_rows=batch_size), None, stats
+            columns = wire.decode_columns(reply.columns, wire.packed_layout(self._spec, view), max_rows=batch_size)
+            frames = PackedWindows.from_wire(columns, reply.packed_frames, view)
+            return {name: columns[name] for name in columns.keys() - PACKED_LAYOUT.keys()}, frames, stats
+
+        return finish
 
     def begin_draw(
         self,
@@ -117,10 +134,11 @@ class ShardClient:
             max_priority=max_priority,
             keys_only=True,
         )
-        finish_draw = self._begin(request, wire.DRAW_LAYOUT, timeout_seconds)
+        receive = self._begin(request, timeout_seconds)
 
         def finish() -> tuple[dict[str, Array], TableStats]:
-            columns, stats = finish_draw()
+            reply, stats = receive()
+            columns = wire.decode_columns(reply.columns, wire.DRAW_LAYOUT, max_rows=batch_size)
             if not arena.contains(columns["slot"], columns["offset"]):
                 raise CorruptDataError(f"replay shard at {self.address}: it names transitions outside its table")
             return columns, stats
@@ -164,8 +182,8 @@ class ShardClient:
             return None
 
     def _begin(
-        self, request: replay_pb2.SampleRequest, layout: wire.Layout, timeout_seconds: float
-    ) -> Callable[[], tuple[dict[str, Array], TableStats]]:
+        self, request: replay_pb2.SampleRequest, timeout_seconds: float
+    ) -> Callable[[], tuple[replay_pb2.SampleReply, TableStats]]:
         try:
             stub = self._stub if self._local is None else self._local[1]
             future = stub.Sample.future(request, timeout=timeout_seconds)
@@ -177,13 +195,12 @@ class ShardClient:
 
             return fail
 
-        def finish() -> tuple[dict[str, Array], TableStats]:
+        def finish() -> tuple[replay_pb2.SampleReply, TableStats]:
             try:
                 reply = future.result()
             except (grpc.RpcError, grpc.FutureCancelledError) as error:
                 raise translated(error, self.address) from error
-            columns = wire.decode_columns(reply.columns, layout, max_rows=request.batch_size)
-            return columns, wire.stats_from_message(reply.state)
+            return reply, wire.stats_from_message(reply.state)
 
         return finish
 
@@ -275,10 +292,8 @@ def _open_local(address: str) -> tuple[grpc.Channel, _Stub] | None:
     """A channel to a Unix socket; None if nobody of that name listens on this host."""
     channel = grpc.insecure_channel(address, options=[*COMMON_OPTIONS, *CHANNEL_OPTIONS])
     try:
-        cast(_HealthStub, health_pb2_grpc.HealthStub(channel)).Check(
-            health_pb2.HealthCheckRequest(service=""), timeout=_LOCAL_SECONDS
-        )
-    except grpc.RpcError:
+        grpc.channel_ready_future(channel).result(timeout=_LOCAL_SECONDS)
+    except grpc.FutureTimeoutError:
         channel.close()
         return None
     return channel, cast(_Stub, replay_pb2_grpc.ReplayStub(channel))

@@ -25,6 +25,7 @@ class BatchDrawer:
 
     Args:
       transport: how windows may come.
+      packed: their frames may come in LZ4 blocks.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class BatchDrawer:
         *,
         rng: np.random.Generator,
         transport: Transport,
+        packed: bool,
         metrics: Metrics | None,
     ) -> None:
         self._members, self._spec, self._rng = members, spec, rng
         self._transport: Transport = transport
+        self._packed = packed
         self._metrics = metrics
         self._lock = threading.Lock()  # guards rng
 
@@ -147,12 +150,12 @@ class BatchDrawer:
 
         def windows_of(size: int) -> Callable[[], tuple[Reply, TableStats]]:
             finish_sample = client.begin_sample(
-                table, size, view=view, max_priority=priority, timeout_seconds=CALL_SECONDS
+                table, size, view=view, packed=self._packed, max_priority=priority, timeout_seconds=CALL_SECONDS
             )
 
             def finish() -> tuple[Reply, TableStats]:
-                columns, stats = finish_sample()
-                return WindowReply(columns), stats
+                columns, packed, stats = finish_sample()
+                return WindowReply(columns, packed), stats
 
             return finish
 

@@ -87,26 +87,32 @@ class View(_message.Message):
     def __init__(self, n_step: _Optional[int] = ..., stack: _Optional[int] = ..., gamma: _Optional[float] = ..., clip_rewards: bool = ..., stack_fill: _Optional[str] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("table", "batch_size", "view", "max_priority", "keys_only")
+    __slots__ = ("table", "batch_size", "view", "max_priority", "packed", "keys_only")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     MAX_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     KEYS_ONLY_FIELD_NUMBER: _ClassVar[int]
     table: str
     batch_size: int
     view: View
     max_priority: float
+    packed: bool
     keys_only: bool
-    def __init__(self, table: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., max_priority: _Optional[float] = ..., keys_only: bool = ...) -> None: ...
+    def __init__(self, table: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., max_priority: _Optional[float] = ..., packed: bool = ..., keys_only: bool = ...) -> None: ...
 
 class SampleReply(_message.Message):
-    __slots__ = ("columns", "state")
+    __slots__ = ("columns", "state", "packed", "packed_frames")
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FRAMES_FIELD_NUMBER: _ClassVar[int]
     columns: bytes
     state: TableState
-    def __init__(self, columns: _Optional[bytes] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+    packed: bool
+    packed_frames: bytes
+    def __init__(self, columns: _Optional[bytes] = ..., state: _Optional[_Union[TableState, _Mapping]] = ..., packed: bool = ..., packed_frames: _Optional[bytes] = ...) -> None: ...
 
 class AttachRequest(_message.Message):
     __slots__ = ("table",)

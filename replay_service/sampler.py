@@ -45,6 +45,11 @@ class PrioritySampler:
         """Sum of priority^exponent over the valid items."""
         return self._tree.total
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that all items take."""
+        return self._priorities.nbytes + self._valid.nbytes + self._tree.memory_bytes
+
     def put(self, start: int, priorities: Array, valid: Array) -> None:
         """Replaces the items from `start` on.
 

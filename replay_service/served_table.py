@@ -12,12 +12,13 @@ from typing import Final
 import numpy as np
 
 from replay_service.inspection import TableContents
+from replay_service.shared_log import EncodedChunk, SharedLog
 from replay_service.shared_memory import SharedSegment
 from replay_service.table import Table
 from replay_service.types import TableDraw, TableSample, TableStats
-from upcycle.chunks import Array, Chunk, decode_chunk
+from upcycle.chunks import Array, decode_chunk, encode_chunk
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience_log import ExperienceLogReader
 from upcycle.metrics import Metrics
 from upcycle.windows import View
 
@@ -25,15 +26,6 @@ LOGGED_TABLE: Final = "online"
 """The table that actors fill, whose chunks go into the experience log."""
 
 _SEED_CHUNKS: Final = 16  # stored under one hold of the lock, so that seeding never keeps others waiting for long
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedChunk:
-    """A chunk as it came, verified, and decoded (a view of the same bytes)."""
-
-    data: bytes
-    chunk: Chunk
-    num_transitions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +53,6 @@ class SizeGauge:
         with self._lock:
             self._sizes[table] = num_transitions
             self._metrics.set("replay_size", sum(self._sizes.values()))
-
-
-class SharedLog:
-    """An experience log that several tables append to; the lock is held for one append."""
-
-    def __init__(self, writer: ExperienceLogWriter) -> None:
-        self._writer, self._lock = writer, threading.Lock()
-
-    def append(self, encoded: EncodedChunk) -> int:
-        """Appends a chunk; the kernel has it on return. Returns the bytes written. Raises UserError if disk is full."""
-        with self._lock:
-            before = self._writer.num_bytes
-            self._writer.append(encoded.data, encoded.num_transitions)
-            return self._writer.num_bytes - before
-
-    def sync(self) -> None:
-        """Forces everything appended so far to disk."""
-        with self._lock:
-            self._writer.sync()
 
 
 class ServedTable:
@@ -126,7 +99,9 @@ class ServedTable:
                     self._num_refused += 1
                 self._metrics.increment("replay_refused_chunks_total")
                 raise
-            encoded.append(EncodedChunk(data, chunk, chunk.num_transitions(spec)))
+            # The log compresses a chunk as a whole, which frames that are compressed already would spoil.
+            raw = data if self._log is None or chunk.packed is None else encode_chunk(chunk, spec)
+            encoded.append(EncodedChunk(raw, chunk, chunk.num_transitions(spec)))
         return encoded
 
     def insert(
@@ -147,10 +122,13 @@ class ServedTable:
                 break
         return num_stored, self.stats()
 
-    def sample(self, batch_size: int, view: View) -> tuple[TableSample, TableStats]:
-        """Draws transitions; none if nothing can be drawn. Raises ValueError for an impossible view."""
+    def sample(self, batch_size: int, view: View, *, packed: bool = False) -> tuple[TableSample, TableStats]:
+        """Draws transitions, see `Table.sample`; none if nothing can be drawn.
+
+        Raises: ValueError for an impossible view.
+        """
         with self._changed:
-            sample = self._table.sample(batch_size, view)
+            sample = self._table.sample(batch_size, view, packed=packed)
             stats = self._sampled()
         self._count_samples(sample.draw, stats)
         return sample, stats

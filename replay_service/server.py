@@ -16,7 +16,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
 from replay_service.options import COMMON_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
-from replay_service.served_table import LOGGED_TABLE, LogPart, ServedTable, ShardStopping, SharedLog, SizeGauge
+from replay_service.served_table import LOGGED_TABLE, LogPart, ServedTable, ShardStopping, SizeGauge
+from replay_service.shared_log import SharedLog
 from replay_service.shared_memory import SharedSegment, can_share
 from replay_service.storage import Arena
 from replay_service.table import Table, num_slots_of
@@ -65,7 +66,7 @@ class ReplayShard:
         generators = (rng or np.random.default_rng()).spawn(len(tables))
         self._tables = dict[str, ServedTable]()
         for config, generator in zip(tables, generators, strict=True):
-            segment = _segment(config, spec) if shared_memory else None
+            segment = _segment(config, spec) if shared_memory and config.tier == "raw" else None
             self._tables[config.name] = ServedTable(
                 Table(
                     config,
@@ -168,13 +169,19 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             if not 0 < request.batch_size * row_bytes < MAX_MESSAGE_BYTES:
                 raise ValueError(f"batch_size {request.batch_size}: must be above 0 and fit one message")
             table.raise_max_priority(request.max_priority)
+            packed = None
             if request.keys_only:
                 draw, stats = table.draw(request.batch_size, view)
                 columns = wire.draw_columns(draw)
             else:
-                sample, stats = table.sample(request.batch_size, view)
-                columns = wire.sample_columns(sample)
-            return replay_pb2.SampleReply(columns=wire.encode_columns(columns), state=wire.stats_to_message(stats))
+                sample, stats = table.sample(request.batch_size, view, packed=request.packed)
+                columns, packed = wire.sample_columns(sample), sample.packed
+            return replay_pb2.SampleReply(
+                columns=wire.encode_columns(columns),
+                state=wire.stats_to_message(stats),
+                packed=packed is not None,
+                packed_frames=b"" if packed is None else packed.blob,
+            )
 
     def Attach(self, request: replay_pb2.AttachRequest, context: grpc.ServicerContext) -> replay_pb2.AttachReply:
         with _typed_refusals(context):

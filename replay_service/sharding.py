@@ -40,6 +40,7 @@ class ShardedReplay:
       spec: what chunks look like; every shard must agree.
       metrics: where waits and drops on this side are counted.
       transport: how windows may reach this client.
+      packed: their frames may come in LZ4 blocks, from tables that hold them so.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ShardedReplay:
         rng: np.random.Generator,
         metrics: Metrics | None = None,
         transport: Transport = "auto",
+        packed: bool = True,
     ) -> None:
         self._endpoints, self._spec, self._metrics = endpoints, spec, metrics
         self._lock = threading.Lock()  # guards the three below
@@ -58,7 +60,7 @@ class ShardedReplay:
         self._turn = 0
         self._members = Membership(endpoints, spec)
         self._inserter = ChunkInserter(self._members, first_turn=int(rng.integers(1 << 16)))
-        self._drawer = BatchDrawer(self._members, spec, rng=rng, transport=transport, metrics=metrics)
+        self._drawer = BatchDrawer(self._members, spec, rng=rng, transport=transport, packed=packed, metrics=metrics)
 
     def insert(
         self,

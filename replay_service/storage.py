@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec
+from upcycle.windows import View, Windows, gather_windows
 
 _ALIGNMENT: Final = 64
 
@@ -46,11 +47,6 @@ class Arena:
         return offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
     @property
-    def reserved_bytes(self) -> int:
-        """Memory of all slots, filled or not."""
-        return self.num_bytes(self.spec, self.num_slots)
-
-    @property
     def held_bytes(self) -> int:
         """Memory of the rows that the slots hold."""
         row_bytes = self.spec.frame_bytes + sum(column.itemsize for column in self.columns.values())
@@ -62,10 +58,21 @@ class Arena:
         # The generation changes first and last: a reader without our lock sees 0 while the slot is being written.
         self.generation[slot] = 0
         self.frame[slot, :rows] = chunk.frame
+        # A window that ends with its episode may reach past a short chunk; all tiers then show the same frames.
+        self.frame[slot, rows:] = chunk.frame[-1]
         for name, column in self.columns.items():
             column[slot, :rows] = chunk.columns[name]
         self.num_rows[slot] = rows
         self.generation[slot] = generation
+
+    def gather(self, slots: Array, offsets: Array, view: View) -> Windows:
+        """Copies the windows of transitions, int64 [B] each; see `gather_windows`."""
+        return gather_windows(self.spec, self.frame, self.columns, slots, offsets, view)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that everything in it takes once it is full."""
+        return self.num_bytes(self.spec, self.num_slots)
 
 
 def _layout(spec: ChunkSpec, num_slots: int) -> list[tuple[str, np.dtype[np.generic], tuple[int, ...], int]]:

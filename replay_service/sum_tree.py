@@ -38,6 +38,11 @@ class SumTree:
         view.flags.writeable = False
         return view
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that all nodes take."""
+        return self._nodes.nbytes
+
     def set(self, items: Array, weights: Array) -> None:
         """Gives items, int64 [B], new weights, float64 [B]; of an item named twice the last weight stays."""
         nodes = items + self._capacity

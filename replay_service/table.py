@@ -9,12 +9,12 @@ import numpy as np
 from replay_service.inspection import ShownWindows, TableContents, ages, histogram
 from replay_service.rate_limiter import Flow
 from replay_service.sampler import PrioritySampler
-from replay_service.storage import Arena
+from replay_service.tiers import WarmStorage, make_storage
 from replay_service.types import TableConfig, TableDraw, TableSample, TableStats
 from replay_service.writers import RecentInserts
 from upcycle.chunks import Array, Chunk, ChunkSpec
 from upcycle.errors import UserError
-from upcycle.windows import View, gather_windows, valid_starts
+from upcycle.windows import View, Windows, valid_starts, window_values
 
 
 class Table:
@@ -27,7 +27,7 @@ class Table:
       rng: draws are a function of it and of the calls.
       first_generation: generations count up from here. Give every incarnation of a table another range, so that keys of
         the one before are recognised as stale.
-      buffer: zeroed memory for the arena, of `num_slots_of(config, spec)` slots; None takes its own.
+      buffer: zeroed memory for the arena of the tier "raw", of `num_slots_of(config, spec)` slots; None takes its own.
     Raises: UserError for a configuration under which inserts or samples would wait for ever.
     """
 
@@ -43,7 +43,7 @@ class Table:
         _check(config, spec)
         self.config, self.spec = config, spec
         num_slots = num_slots_of(config, spec)
-        self._arena = Arena(spec, num_slots, buffer=buffer)
+        self._storage = make_storage(config, spec, num_slots, buffer=buffer)
         exponent = config.priority_exponent if config.sampler == "proportional" else 0.0
         self._sampler = PrioritySampler(num_slots * spec.steps, exponent, rng=rng, stratified=config.stratified)
         self._num_transitions = np.zeros(num_slots, np.int64)  # by slot
@@ -96,16 +96,18 @@ class Table:
             items, probability = np.zeros(0, np.int64), np.zeros(0, np.float64)
         slot, offset = np.divmod(items, self.spec.steps)
         self._flow = self._flow.after_sample(len(items))
-        return TableDraw(slot, offset, self._arena.generation[slot], probability)
+        return TableDraw(slot, offset, self._storage.generation[slot], probability)
 
-    def sample(self, batch_size: int, view: View) -> TableSample:
-        """Draws like `draw` and copies the windows."""
+    def sample(self, batch_size: int, view: View, *, packed: bool = False) -> TableSample:
+        """Draws like `draw` and copies the windows; compressed ones, if `packed` and the tier has them so."""
         draw = self.draw(batch_size, view)
-        return TableSample(
-            draw=draw,
-            windows=gather_windows(self.spec, self._arena.frame, self._arena.columns, draw.slot, draw.offset, view),
-            policy_version=self._arena.columns["policy_version"][draw.slot, draw.offset + self.spec.history],
-        )
+        storage, place = self._storage, (draw.slot, draw.offset)
+        policy_version = storage.columns["policy_version"][draw.slot, draw.offset + self.spec.history]
+        if not packed or not isinstance(storage, WarmStorage):
+            return TableSample(draw, storage.gather(*place, view), policy_version)
+        frames = np.empty((len(draw.slot), 0), self.spec.frame_dtype)
+        windows = Windows(frames, *window_values(self.spec, storage.columns, *place, view))
+        return TableSample(draw, windows, policy_version, storage.windows(*place, view))
 
     def update_priorities(self, slots: Array, offsets: Array, generations: Array, priorities: Array) -> int:
         """Gives transitions new priorities, float64 [B]; of one that is named twice the last stays.
@@ -115,10 +117,10 @@ class Table:
         """
         if not bool(((priorities > 0) & np.isfinite(priorities)).all()):
             raise ValueError("priorities must be finite and above 0")
-        inside = (slots >= 0) & (slots < self._arena.num_slots) & (offsets >= 0) & (offsets < self.spec.steps)
+        inside = (slots >= 0) & (slots < self._storage.num_slots) & (offsets >= 0) & (offsets < self.spec.steps)
         if not bool(inside.all()):
             raise ValueError("keys lie outside the table")
-        current = self._arena.generation[slots] == generations
+        current = self._storage.generation[slots] == generations
         self._sampler.update((slots * self.spec.steps + offsets)[current], priorities[current])
         num_stale = len(slots) - int(np.count_nonzero(current))
         self._num_stale += num_stale
@@ -138,8 +140,8 @@ class Table:
         """Counters as of now."""
         return TableStats(
             flow=self._flow,
-            capacity_steps=self._arena.num_slots * self.spec.steps,
-            num_chunks=int(np.count_nonzero(self._arena.num_rows)),
+            capacity_steps=self._storage.num_slots * self.spec.steps,
+            num_chunks=int(np.count_nonzero(self._storage.num_rows)),
             num_drawable=self._sampler.num_valid,
             mass=self._sampler.mass,
             max_priority=self._sampler.max_priority,
@@ -163,13 +165,13 @@ class Table:
         usable = slice(self.spec.history, self.spec.history + self.spec.steps)
         priorities = self._sampler.priorities
         filled = self._num_transitions > 0
-        columns = {name: self._arena.columns[name][filled, usable] for name in ("policy_version", "priority")}
+        columns = {name: self._storage.columns[name][filled, usable] for name in ("policy_version", "priority")}
         versions = columns["policy_version"][columns["priority"] > 0]
         return TableContents(
-            reserved_bytes=self._arena.reserved_bytes,
-            held_bytes=self._arena.held_bytes,
+            reserved_bytes=self._storage.memory_bytes,
+            held_bytes=self._storage.held_bytes,
             priorities=histogram(priorities[self._sampler.valid & (priorities > 0)]),
-            ages=ages(self._num_transitions, self._arena.generation, self._stored_seconds, now),
+            ages=ages(self._num_transitions, self._storage.generation, self._stored_seconds, now),
             stalest_policy_version=int(versions.min()) if len(versions) else None,
             newest_policy_version=int(versions.max()) if len(versions) else None,
             shown=self._show(self._pick(num_windows, view.n_step, rng), view),
@@ -188,21 +190,26 @@ class Table:
     def _show(self, items: Array, view: View) -> ShownWindows:
         slot, offset = np.divmod(items, self.spec.steps)
         return ShownWindows(
-            gather_windows(self.spec, self._arena.frame, self._arena.columns, slot, offset, view),
+            self._storage.gather(slot, offset, view),
             self._sampler.priorities[items],
-            self._arena.columns["policy_version"][slot, offset + self.spec.history],
+            self._storage.columns["policy_version"][slot, offset + self.spec.history],
         )
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that chunks, priorities and their index take now (the tier "raw": once it is full)."""
+        return self._storage.memory_bytes + self._sampler.memory_bytes + self._num_transitions.nbytes
 
     def check_invariants(self) -> None:
         """Raises AssertionError if parts of the table contradict each other. For tests; takes a pass over all rows."""
         self._sampler.check_invariants()
-        filled = self._arena.num_rows > 0
+        filled = self._storage.num_rows > 0
         assert self._flow.num_transitions == int(self._num_transitions.sum()), "size is not the sum over the slots"
         assert not self._num_transitions[~filled].any(), "an empty slot holds transitions"
-        generations = self._arena.generation[filled]
+        generations = self._storage.generation[filled]
         assert len(np.unique(generations)) == len(generations), "two slots of one generation"
         assert bool((generations < self._next_generation).all()), "a generation from the future"
-        in_order = np.roll(self._arena.generation, -self._next_slot)
+        in_order = np.roll(self._storage.generation, -self._next_slot)
         assert bool((np.diff(in_order[in_order > 0]) > 0).all()), "slots are not in order of age"
         assert np.array_equal(self._sampler.valid, self._valid(slice(None), self._n_step).reshape(-1)), (
             "wrong items can be drawn"
@@ -212,22 +219,21 @@ class Table:
         """Overwrites the oldest slot; `count` is the flow's method that counts the transitions coming in."""
         slot, spec = self._next_slot, self.spec
         num_transitions = chunk.num_transitions(spec)
-        evicted = int(self._num_transitions[slot])
-        self._flow = count(num_transitions).after_eviction(evicted)
-        self._arena.write(slot, chunk, generation=self._next_generation)
+        self._storage.write(slot, chunk, generation=self._next_generation)  # first: a full disk must change nothing
+        self._flow = count(num_transitions).after_eviction(int(self._num_transitions[slot]))
         self._num_transitions[slot], self._stored_seconds[slot] = num_transitions, now
-        usable = self._arena.columns["priority"][slot, spec.history : spec.history + spec.steps]
+        usable = self._storage.columns["priority"][slot, spec.history : spec.history + spec.steps]
         self._sampler.put(slot * spec.steps, usable, self._valid(slice(slot, slot + 1), self._n_step)[0])
         self._next_generation += 1
-        self._next_slot = (slot + 1) % self._arena.num_slots
+        self._next_slot = (slot + 1) % self._storage.num_slots
         if self._next_slot == 0:  # Full: as large as it will ever be, however short its chunks are.
             self._flow = replace(self._flow, min_size_to_sample=0)
         self._revision += 1
         return num_transitions
 
     def _valid(self, slots: slice | Array, n_step: int) -> Array:
-        columns = {name: self._arena.columns[name][slots] for name in ("terminated", "truncated", "priority")}
-        return valid_starts(self.spec, columns, self._arena.num_rows[slots], n_step)
+        columns = {name: self._storage.columns[name][slots] for name in ("terminated", "truncated", "priority")}
+        return valid_starts(self.spec, columns, self._storage.num_rows[slots], n_step)
 
 
 def num_slots_of(config: TableConfig, spec: ChunkSpec) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from replay_service.packed_windows import PackedWindows
 from replay_service.rate_limiter import Flow
 from upcycle.chunks import Array
 from upcycle.errors import UpcycleError
@@ -16,6 +17,10 @@ or no quicker one than the one named."""
 
 class ReplayTimeout(UpcycleError):
     """Replay did not take or give in time: the limiter held the call back, or shards are away. Repeating is safe."""
+
+
+Tier = Literal["raw", "warm", "cold"]
+"""Frames as they are; in LZ4 blocks, decoded window by window; or chunk by chunk in zstd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,9 @@ class TableConfig:
       samples_per_insert: transitions sampled per transition inserted; None is no limiter.
       error_buffer_steps: inserts that both sides may be apart from that ratio.
       min_size_to_sample: transitions stored before the first is sampled.
+      tier: how frames are kept, see `replay_service.tiers`.
+      cold_folder: where the tier "cold" keeps them in files; None keeps them in memory.
+      cold_cache_bytes: frames of recently sampled chunks that the tier "cold" keeps decoded.
     """
 
     name: str
@@ -42,6 +50,9 @@ class TableConfig:
     samples_per_insert: float | None = None
     error_buffer_steps: int = 0
     min_size_to_sample: int = 1
+    tier: Tier = "raw"
+    cold_folder: str | None = None
+    cold_cache_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,13 +105,15 @@ class TableSample:
 
     Attributes:
       draw: which transitions.
-      windows: the transitions.
+      windows: the transitions; without frames, [B, 0], where `packed` holds them.
       policy_version: int64 [B].
+      packed: the frames in LZ4 blocks, where that was asked for and they are stored so.
     """
 
     draw: TableDraw
     windows: Windows
     policy_version: Array
+    packed: PackedWindows | None = None
 
 
 @dataclass(frozen=True, slots=True)

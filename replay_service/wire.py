@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from replay_service import replay_pb2
+from replay_service.packed_windows import PACKED_LAYOUT
 from replay_service.rate_limiter import Flow
 from replay_service.types import TableDraw, TableSample, TableStats
 from upcycle.chunks import Array, ChunkSpec
@@ -58,6 +59,11 @@ def sample_layout(spec: ChunkSpec, view: View) -> Layout:
     }
 
 
+def packed_layout(spec: ChunkSpec, view: View) -> Layout:
+    """The columns of a packed sample reply."""
+    return {name: row for name, row in sample_layout(spec, view).items() if name != "frames"} | PACKED_LAYOUT
+
+
 def sample_row_bytes(spec: ChunkSpec, view: View) -> int:
     """Bytes of one transition in a sample reply."""
     layout = sample_layout(spec, view).values()
@@ -75,15 +81,16 @@ def draw_columns(draw: TableDraw) -> dict[str, Array]:
 
 
 def sample_columns(sample: TableSample) -> dict[str, Array]:
-    """The columns of `sample_layout`."""
+    """The columns of `sample_layout`, or of `packed_layout` if the sample is packed."""
     windows: Windows = sample.windows
+    frames = {"frames": windows.frames} if sample.packed is None else sample.packed.columns
     return {
         **draw_columns(sample.draw),
         "policy_version": sample.policy_version,
         "action": windows.action,
         "n_step_return": windows.n_step_return,
         "discount": windows.discount,
-        "frames": windows.frames,
+        **frames,
     }
 
 

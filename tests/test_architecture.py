@@ -28,6 +28,7 @@ OWNERS = {
     "grpc": ("replay_service/server.py", "replay_service/client.py", "replay_service/failures.py"),
     "envpool": ("actors/envs.py",),
     "prometheus_client": ("upcycle/metrics.py",),
+    "lz4": ("upcycle/frame_codec.py",),
     "tyro": ("orchestrator/cli",),
     "torch": (
         "upcycle/networks.py",

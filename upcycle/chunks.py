@@ -10,19 +10,29 @@ Row t describes observation s_t and what followed: `frame[t]` is the newest fram
 `reward[t]`, `terminated[t]` and `truncated[t]` came back for it, and `first[t]` says that s_t opens an episode. The row
 after an ended one holds the true final observation (it is the autoreset row of EnvPool, whose action is ignored): it
 is no transition, and its `priority` is 0. A usable row is the start of a transition only if its `priority` is above 0.
+
+Its wire form, which the experience log keeps as well:
+
+    magic 4 | version 2 | reserved 2 | header bytes 4 | header | columns | frames | CRC-32 of all before, 4
+
+The header names every column's dtype and shape and the codec of the frames: "none" is raw bytes, "lz4" the blocks of
+`upcycle.frame_codec`. It is compared with what the specification demands and never interpreted. Version 1, which older
+logs hold, has raw frames before the columns, names no codec, and has no checksum of its own.
 """
 
 import json
 import math
 import struct
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from upcycle.errors import CorruptDataError
+from upcycle.frame_codec import PackedFrames
 
 Array = NDArray[Any]
 
@@ -40,10 +50,17 @@ COLUMNS: Final[dict[str, str]] = {
 MAX_PRIORITY: Final = float("inf")
 """A `priority` that stands for "as high as the highest one the table has seen" (rows nobody has rated yet)."""
 
+
+Codec = Literal["none", "lz4"]
+"""How the frames of a chunk travel."""
+
 _MAGIC: Final = b"UPCH"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _PREFIX: Final = struct.Struct("<4sHHI")  # magic, version, reserved, header bytes
+_CRC: Final = struct.Struct("<I")
 _MAX_HEADER_BYTES: Final = 1 << 16
+
+_Layout = list[tuple[str, np.dtype[Any], tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +110,23 @@ class Chunk:
     Attributes:
       frame: [rows, *frame_shape].
       columns: the arrays named in `COLUMNS`, each [rows].
+      packed: the same frames in LZ4 blocks, where the chunk came that way.
     Guarantee: `history < num_rows <= spec.rows`; a chunk with fewer than `spec.rows` rows is the tail of a lane that
     was closed, so it has `num_rows - history` usable rows at the most.
     """
 
     frame: Array
     columns: dict[str, Array]
+    packed: PackedFrames | None = None
 
     @property
     def num_rows(self) -> int:
         """Rows that this chunk holds."""
         return int(self.frame.shape[0])
+
+    def packed_frames(self) -> PackedFrames:
+        """The frames in LZ4 blocks: those that came, or compressed now."""
+        return self.packed if self.packed is not None else PackedFrames.pack(self.frame)
 
     def num_transitions(self, spec: ChunkSpec) -> int:
         """Usable rows that start a transition (one agent step each)."""
@@ -111,29 +134,47 @@ class Chunk:
         return int(np.count_nonzero(usable > 0))
 
 
-def encode_chunk(chunk: Chunk, spec: ChunkSpec) -> bytes:
-    """Wire form: a versioned header that names every column's dtype and shape, then the raw column bytes.
+def encode_chunk(chunk: Chunk, spec: ChunkSpec, *, codec: Codec = "none") -> bytes:
+    """Wire form of a chunk, with its frames raw or compressed.
 
     Raises: ValueError if the chunk does not fit `spec` (a programmer's error, caught before it leaves the process).
     """
-    arrays = {"frame": chunk.frame, **{name: chunk.columns[name] for name in COLUMNS}}
-    problem = _mismatch(arrays, spec)
+    problem = _mismatch(chunk, spec)
     if problem:
         raise ValueError(f"chunk does not fit its specification: {problem}")
-    header = _header(_layout(spec, chunk.num_rows))
-    body = (np.ascontiguousarray(array).tobytes() for array in arrays.values())
-    return b"".join((_PREFIX.pack(_MAGIC, _VERSION, 0, len(header)), header, *body))
+    header = _header(_layout(spec, chunk.num_rows, _VERSION), codec)
+    columns = [_raw(chunk.columns[name]) for name in COLUMNS]
+    frames = chunk.packed_frames().blob if codec == "lz4" else _raw(chunk.frame)
+    parts = [_PREFIX.pack(_MAGIC, _VERSION, 0, len(header)), header, *columns, frames]
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return b"".join([*parts, _CRC.pack(crc)])
 
 
 def decode_chunk(data: bytes | memoryview, spec: ChunkSpec) -> Chunk:
-    """Inverse of `encode_chunk`; the arrays are read-only views into `data`.
+    """Inverse of `encode_chunk`, of this version and of version 1.
 
-    Raises: CorruptDataError if the magic, the version, a dtype, a shape or the length is not what `spec` demands.
+    The columns, and frames that are not compressed, are read-only views into `data`; compressed ones are decoded, each
+    block checked, and kept as they came in `Chunk.packed`. Of version 2, a chunk in which any byte has changed is
+    refused.
+    Raises: CorruptDataError if the magic, the version, the checksum, a dtype, a shape, a block or the length is not
+      what `spec` demands.
     """
     view = memoryview(data)
-    offset, rows = _read_header(view, spec)
-    arrays = dict[str, Array]()
-    for name, dtype, shape in _layout(spec, rows):
+    version, offset, rows, codec = _read_header(view, spec)
+    if version == _VERSION:
+        if len(view) < offset + _CRC.size or _CRC.unpack(view[-_CRC.size :])[0] != zlib.crc32(view[: -_CRC.size]):
+            raise CorruptDataError("chunk refused: it fails its checksum (damaged or truncated message)")
+        view = view[: -_CRC.size]
+    arrays, packed = dict[str, Array](), None
+    for name, dtype, shape in _layout(spec, rows, version):
+        if name == "frame" and codec == "lz4":
+            packed = PackedFrames.parse(
+                view[offset:], rows=rows, frame_shape=spec.frame_shape, frame_dtype=spec.frame_dtype
+            )
+            arrays[name], offset = packed.unpack(), len(view)
+            continue
         count = math.prod(shape)
         if offset + count * dtype.itemsize > len(view):
             raise CorruptDataError(f"chunk refused: column {name!r} runs past the data (truncated message)")
@@ -141,52 +182,63 @@ def decode_chunk(data: bytes | memoryview, spec: ChunkSpec) -> Chunk:
         offset += count * dtype.itemsize
     if offset != len(view):
         raise CorruptDataError(f"chunk refused: {len(view) - offset} bytes left over after the last column")
-    problem = _mismatch(arrays, spec)
+    chunk = Chunk(frame=arrays.pop("frame"), columns=arrays, packed=packed)
+    problem = _mismatch(chunk, spec)
     if problem:
         raise CorruptDataError(f"chunk refused: {problem}")
-    return Chunk(frame=arrays.pop("frame"), columns=arrays)
+    return chunk
 
 
-def _layout(spec: ChunkSpec, rows: int) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+def _raw(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _layout(spec: ChunkSpec, rows: int, version: int) -> _Layout:
     """Columns of a chunk of so many rows, in their order on the wire."""
-    columns = [(name, np.dtype(dtype), (rows,)) for name, dtype in COLUMNS.items()]
-    return [("frame", np.dtype(spec.frame_dtype), (rows, *spec.frame_shape)), *columns]
+    columns: _Layout = [(name, np.dtype(dtype), (rows,)) for name, dtype in COLUMNS.items()]
+    frame = ("frame", np.dtype(spec.frame_dtype), (rows, *spec.frame_shape))
+    return [frame, *columns] if version == 1 else [*columns, frame]
 
 
-def _header(layout: list[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> bytes:
-    return json.dumps([[name, dtype.str, list(shape)] for name, dtype, shape in layout]).encode()
+def _header(layout: _Layout, codec: Codec | None) -> bytes:
+    entries: list[list[Any]] = [[name, dtype.str, list(shape)] for name, dtype, shape in layout]
+    return json.dumps(entries if codec is None else [["codec", codec], *entries]).encode()
 
 
 @lru_cache(maxsize=16)
-def _known_headers(spec: ChunkSpec) -> dict[bytes, int]:
-    """Every header that a chunk of `spec` can have, and its number of rows."""
-    return {_header(_layout(spec, rows)): rows for rows in range(spec.history + 1, spec.rows + 1)}
+def _known_headers(spec: ChunkSpec) -> dict[tuple[int, bytes], tuple[int, Codec]]:
+    """Every version and header that a chunk of `spec` can have, with its number of rows and its codec."""
+    known = dict[tuple[int, bytes], tuple[int, Codec]]()
+    codecs: tuple[Codec, ...] = ("none", "lz4")
+    for rows in range(spec.history + 1, spec.rows + 1):
+        known[1, _header(_layout(spec, rows, 1), None)] = rows, "none"
+        for codec in codecs:
+            known[_VERSION, _header(_layout(spec, rows, _VERSION), codec)] = rows, codec
+    return known
 
 
-def _read_header(view: memoryview, spec: ChunkSpec) -> tuple[int, int]:
-    """Returns where the columns begin and how many rows they have.
-
-    The header is compared with the one that `spec` demands, so nothing in it is ever interpreted but that number.
-    """
+def _read_header(view: memoryview, spec: ChunkSpec) -> tuple[int, int, int, Codec]:
+    """Returns the version, where the columns begin, how many rows they have, and the codec of the frames."""
     if len(view) < _PREFIX.size:
         raise CorruptDataError(f"chunk refused: {len(view)} bytes are shorter than its header")
     magic, version, _, header_bytes = _PREFIX.unpack_from(view)
-    if magic != _MAGIC or version != _VERSION:
+    if magic != _MAGIC or version not in (1, _VERSION):
         raise CorruptDataError(
-            f"chunk refused: magic {magic!r}, version {version}; this build reads {_MAGIC!r}, {_VERSION}"
+            f"chunk refused: magic {magic!r}, version {version}; this build reads {_MAGIC!r}, 1 and {_VERSION}"
         )
     if header_bytes > _MAX_HEADER_BYTES or _PREFIX.size + header_bytes > len(view):
         raise CorruptDataError(f"chunk refused: header of {header_bytes} bytes runs past the data")
     header = bytes(view[_PREFIX.size : _PREFIX.size + header_bytes])
-    rows = _known_headers(spec).get(header)
-    if rows is not None:
-        return _PREFIX.size + header_bytes, rows
-    wanted = _header(_layout(spec, spec.rows)).decode()
+    known = _known_headers(spec).get((version, header))
+    if known is not None:
+        return version, _PREFIX.size + header_bytes, *known
+    wanted = _header(_layout(spec, spec.rows, version), None if version == 1 else "none").decode()
     raise CorruptDataError(f"chunk refused: header {header[:400]!r} instead of {wanted!r} (or fewer rows)")
 
 
-def _mismatch(arrays: dict[str, Array], spec: ChunkSpec) -> str | None:
-    """Says how `arrays` differ from what `spec` demands, or None."""
+def _mismatch(chunk: Chunk, spec: ChunkSpec) -> str | None:
+    """Says how a chunk differs from what `spec` demands, or None."""
+    arrays = {"frame": chunk.frame, **chunk.columns}
     if set(arrays) != {"frame", *COLUMNS}:
         return f"columns {sorted(arrays)} instead of {sorted(['frame', *COLUMNS])}"
     frame = arrays["frame"]

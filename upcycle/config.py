@@ -7,21 +7,15 @@ frame skip), the field's unit; agent steps and learner steps say so in their nam
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from upcycle.config_checks import check_run
+from upcycle.config_experience import ActorsConfig, ReplayConfig
+from upcycle.config_section import Fraction, PositiveInt, Section
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 PhaseName = Literal["offline", "online", "rl"]
 PHASES: tuple[PhaseName, ...] = ("offline", "online", "rl")
 """All phases, in their order."""
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, and an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class EnvConfig(Section):
@@ -76,61 +70,6 @@ class TeacherConfig(Section):
     """Exploration of the collecting teacher, dealt out over its lanes, so that its buffer covers its own mistakes."""
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     """A teacher whose score is not above the random score by more than this is refused."""
-
-
-class ReplayConfig(Section):
-    """The sharded replay service. All capacities are totals over the shards, in agent steps."""
-
-    num_shards: PositiveInt = 2
-    """Replay processes."""
-    capacity_steps: PositiveInt = 200_000
-    """Transitions kept by the table `online`; the oldest chunk leaves first."""
-    teacher_capacity_steps: PositiveInt = 1_000_000
-    """Newest transitions of the teacher's log that the table `teacher` takes; memory is reserved for what is there."""
-    chunk_steps: Annotated[int, Field(ge=8, le=1024)] = 64
-    """Usable steps of a chunk."""
-    max_n_step: Annotated[int, Field(ge=1, le=32)] = 5
-    """Rows that a chunk carries for n-step returns: the largest `learner.n_step` this experience can ever serve, in
-    this run or as a teacher's buffer."""
-    sampler: Literal["uniform", "proportional"] = "uniform"
-    """How the table `online` is sampled; `teacher` is always sampled uniformly."""
-    priority_exponent: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """alpha: sampling probability is proportional to priority^alpha."""
-    stratified: bool = True
-    """Draw one transition from each of `learner.batch_size` equal parts of the priority mass, as Dopamine does; false
-    draws them independently."""
-    importance_sampling_exponent: Fraction = 0.5
-    """beta: importance weights are (N P(i))^-beta, divided by the largest of the batch."""
-    samples_per_insert: Annotated[float, Field(gt=0)] = 8.0
-    """Transitions sampled per transition inserted, over all shards; 8 is batch 32 per 4 agent steps."""
-    error_buffer_steps: PositiveInt = 4_000
-    """How many inserted steps sampling and inserting may be apart from that ratio before one waits for the other."""
-    min_size_to_sample: PositiveInt = 5_000
-    """Transitions in `online` before the first is sampled."""
-    log_experience: bool = True
-    """Append every accepted chunk to the run's experience log, the buffer of the next generation."""
-
-
-class ActorsConfig(Section):
-    """The acting processes."""
-
-    num_actors: PositiveInt = 2
-    """Actor processes."""
-    lanes: PositiveInt = 8
-    """Environments in each actor."""
-    recv_batch: Annotated[int, Field(ge=0)] = 0
-    """Lanes served per batch of EnvPool's asynchronous interface; 0 means half of the lanes."""
-    epsilon_start: Fraction = 1.0
-    """Exploration at the first agent step."""
-    epsilon_end: Fraction = 0.01
-    """Exploration after the decay."""
-    epsilon_decay_frames: PositiveInt = 200_000
-    """Environment frames of all actors together over which epsilon falls linearly. A student that has been through an
-    offline phase starts at `epsilon_end` (its learner steps have counted, as in the paper's code)."""
-    weight_poll_seconds: Annotated[float, Field(gt=0)] = 1.0
-    """How often an actor looks for a newer policy version."""
-    threads: PositiveInt = 1
-    """Threads of one actor: EnvPool's and the policy's."""
 
 
 class LearnerConfig(Section):

@@ -107,31 +107,46 @@ def gather_windows(
     that lies past the end of its episode are arbitrary and carry discount 0.
     """
     num_slots, rows = frame.shape[:2]
-    start = offsets + spec.history
-    window = start[:, None] + np.arange(1 - view.stack, view.n_step + 1)  # [B, stack + n_step]
-    flat = slots[:, None] * rows + np.minimum(window, rows - 1)
+    flat = slots[:, None] * rows + window_rows(spec, offsets, view)
     # mode="clip" skips NumPy's bounds buffer, which halves the speed of a large gather; the indices are in range.
     frames = np.take(frame.reshape(num_slots * rows, *spec.frame_shape), flat, axis=0, out=out, mode="clip")
-    _fill_stacks(frames, columns["first"].reshape(-1)[flat[:, : view.stack]], view)
+    fill_stacks(frames, stack_openings(spec, columns, slots, offsets, view), view)
+    return Windows(frames, *window_values(spec, columns, slots, offsets, view))
 
-    steps = flat[:, view.stack - 1 : view.stack - 1 + view.n_step]  # rows t .. t + n_step - 1
+
+def window_rows(spec: ChunkSpec, offsets: Array, view: View) -> Array:
+    """Rows of their chunks that windows show, int64 [B, stack + n_step]."""
+    return np.minimum((offsets + spec.history)[:, None] + np.arange(1 - view.stack, view.n_step + 1), spec.rows - 1)
+
+
+def window_values(
+    spec: ChunkSpec, columns: dict[str, Array], slots: Array, offsets: Array, view: View
+) -> tuple[Array, Array, Array]:
+    """What a window holds beside its frames: action, n_step_return and discount, as in `Windows`."""
+    steps = slots[:, None] * spec.rows + window_rows(spec, offsets, view)[:, view.stack - 1 : -1]  # t .. t + n_step - 1
     reward = columns["reward"].reshape(-1)[steps].astype(np.float64)
     if view.clip_rewards:
         np.clip(reward, -1.0, 1.0, out=reward)
     terminated = columns["terminated"].reshape(-1)[steps]
     ended_before = np.cumsum(terminated, axis=1) - terminated > 0
     gammas = view.gamma ** np.arange(view.n_step)
-    return Windows(
-        frames=frames,
-        action=columns["action"].reshape(-1)[steps[:, 0]].astype(np.int64),
-        n_step_return=np.where(ended_before, 0.0, reward * gammas).sum(axis=1).astype(np.float32),
-        discount=np.where(terminated.any(axis=1), 0.0, view.gamma**view.n_step).astype(np.float32),
+    return (
+        columns["action"].reshape(-1)[steps[:, 0]].astype(np.int64),
+        np.where(ended_before, 0.0, reward * gammas).sum(axis=1).astype(np.float32),
+        np.where(terminated.any(axis=1), 0.0, view.gamma**view.n_step).astype(np.float32),
     )
 
 
-def _fill_stacks(frames: Array, first: Array, view: View) -> None:
-    """Replaces, in place, frames from before the episode's start; `first` is of the observation's rows, [B, stack]."""
-    reaches_back = first[:, 1:].any(axis=1)
-    for b in np.flatnonzero(reaches_back):
-        opening = view.stack - 1 - int(np.argmax(first[b, ::-1]))  # the newest episode start within the stack
+def stack_openings(spec: ChunkSpec, columns: dict[str, Array], slots: Array, offsets: Array, view: View) -> Array:
+    """How many of a window's first frames come from before its episode's start, int64 [B]."""
+    rows = slots[:, None] * spec.rows + window_rows(spec, offsets, view)[:, : view.stack]
+    first = columns["first"].reshape(-1)[rows]
+    # Of several episode starts within the stack the newest counts.
+    return np.where(first.any(axis=1), view.stack - 1 - np.argmax(first[:, ::-1], axis=1), 0)
+
+
+def fill_stacks(frames: Array, openings: Array, view: View) -> None:
+    """Replaces, in place, the first openings[b] frames of each window, [B, stack + n_step, *frame_shape]."""
+    for b in np.flatnonzero(openings):
+        opening = openings[b]
         frames[b, :opening] = 0 if view.stack_fill == "zeros" else frames[b, opening]

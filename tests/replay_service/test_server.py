@@ -85,7 +85,7 @@ def test_requests_that_make_no_sense_are_refused_with_their_reason() -> None:
             client.stats("online", n_step=3, timeout_seconds=5)
         for batch_size in (0, -1, 10**7):
             with pytest.raises(ValueError, match="batch_size"):
-                client.begin_sample("online", batch_size, view=VIEW, max_priority=0, timeout_seconds=5)()
+                client.begin_sample("online", batch_size, view=VIEW, packed=False, max_priority=0, timeout_seconds=5)()
         columns = {name: np.array([99]) for name in ("slot", "offset", "generation")} | {"priority": np.array([1.0])}
         with pytest.raises(ValueError, match="outside the table"):
             client.update_priorities("online", columns, max_priority=0, timeout_seconds=5)
@@ -103,7 +103,7 @@ def test_inserts_wait_for_samples_and_go_on_when_they_come() -> None:
         results = list[int]()
         waiting = threading.Thread(target=lambda: results.append(insert(client, 3, wait_seconds=5.0)))
         waiting.start()
-        client.begin_sample("online", 8, view=VIEW, max_priority=0, timeout_seconds=5)()
+        client.begin_sample("online", 8, view=VIEW, packed=False, max_priority=0, timeout_seconds=5)()
         waiting.join(timeout=20)
         assert results == [1]
         stats = client.stats("online", timeout_seconds=5)
@@ -122,7 +122,7 @@ def test_waiting_inserts_never_use_up_the_threads_that_samples_need() -> None:
         ]
         for writer in writers:
             writer.start()
-        columns, _ = client.begin_sample("online", 4, view=VIEW, max_priority=0, timeout_seconds=2.0)()
+        columns, _, _ = client.begin_sample("online", 4, view=VIEW, packed=False, max_priority=0, timeout_seconds=2.0)()
         assert len(columns["slot"]) == 4
         for writer in writers:
             writer.join(timeout=30)

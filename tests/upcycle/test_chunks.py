@@ -2,6 +2,8 @@
 
 import json
 import struct
+import zlib
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.upcycle.lanes import cut_chunks, make_lane
-from upcycle.chunks import COLUMNS, MAX_PRIORITY, Chunk, ChunkSpec, decode_chunk, encode_chunk
+from upcycle.chunks import COLUMNS, MAX_PRIORITY, Chunk, ChunkSpec, Codec, decode_chunk, encode_chunk
 from upcycle.errors import CorruptDataError
 
 SPEC = ChunkSpec(frame_shape=(3, 2), frame_dtype="uint8", num_actions=5, steps=8, history=3, lookahead=2)
@@ -24,17 +26,32 @@ def replace_header(data: bytes, change: dict[str, list[object]]) -> bytes:
     """The same bytes under a header that claims something else about some columns."""
     magic, version, reserved, size = PREFIX.unpack_from(data)
     entries = json.loads(data[PREFIX.size : PREFIX.size + size])
-    header = json.dumps([change.get(entry[0], entry) for entry in entries]).encode()
-    return PREFIX.pack(magic, version, reserved, len(header)) + header + data[PREFIX.size + size :]
+    header = json.dumps([change.get(str(entry[0]), entry) for entry in entries]).encode()
+    return with_checksum(PREFIX.pack(magic, version, reserved, len(header)) + header + data[PREFIX.size + size : -4])
+
+
+def with_checksum(data: bytes | bytearray) -> bytes:
+    return bytes(data) + struct.pack("<I", zlib.crc32(data))
+
+
+def encode_version_1(chunk: Chunk) -> bytes:
+    """As the first release wrote chunks into its logs."""
+    arrays = {"frame": chunk.frame, **{name: chunk.columns[name] for name in COLUMNS}}
+    header = json.dumps([[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]).encode()
+    body = b"".join(array.tobytes() for array in arrays.values())
+    return struct.pack("<4sHHI", b"UPCH", 1, 0, len(header)) + header + body
 
 
 @pytest.mark.parametrize("steps", [1, 4, 30])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_round_trip_keeps_every_value_and_dtype(steps: int, dtype: str) -> None:
+@pytest.mark.parametrize("codec", ["none", "lz4", "version 1"])
+def test_round_trip_keeps_every_value_and_dtype(steps: int, dtype: str, codec: Codec | str) -> None:
     spec = ChunkSpec(frame_shape=(3, 2), frame_dtype=dtype, num_actions=5, steps=8, history=3, lookahead=2)
     chunk = make_chunk(spec, steps=steps)
     chunk.columns["priority"][spec.history] = MAX_PRIORITY
-    decoded = decode_chunk(encode_chunk(chunk, spec), spec)
+    data = encode_version_1(chunk) if codec == "version 1" else encode_chunk(chunk, spec, codec=cast(Codec, codec))
+    decoded = decode_chunk(data, spec)
+    assert (decoded.packed is not None) == (codec == "lz4")
     np.testing.assert_array_equal(decoded.frame, chunk.frame)
     assert decoded.frame.dtype == chunk.frame.dtype
     for name, expected in COLUMNS.items():
@@ -57,8 +74,25 @@ def test_spec_survives_json() -> None:
         ChunkSpec.from_json(SPEC.to_json() | {"colour": "red"})
 
 
-def test_every_truncation_is_refused() -> None:
-    data = encode_chunk(make_chunk(), SPEC)
+CODECS: tuple[Codec, ...] = ("none", "lz4")
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_truncation_is_refused(codec: Codec) -> None:
+    data = encode_chunk(make_chunk(), SPEC, codec=codec)
+    for length in range(len(data)):
+        with pytest.raises(CorruptDataError):
+            decode_chunk(data[:length], SPEC)
+        with pytest.raises(CorruptDataError):  # also where the checksum is made to fit
+            decode_chunk(with_checksum(data[:length][:-4]), SPEC)
+    with pytest.raises(CorruptDataError, match="checksum"):
+        decode_chunk(data + b"\0", SPEC)
+    with pytest.raises(CorruptDataError, match="left over"):
+        decode_chunk(with_checksum(data[:-4] + b"\0"), SPEC)
+
+
+def test_every_truncation_of_version_1_is_refused() -> None:
+    data = encode_version_1(make_chunk())
     for length in range(len(data)):
         with pytest.raises(CorruptDataError):
             decode_chunk(data[:length], SPEC)
@@ -75,16 +109,31 @@ def test_garbage_is_refused_and_never_crashes(data: bytes) -> None:
             decode_chunk(candidate, SPEC)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
-@given(position=st.integers(0, 10_000), flip=st.integers(1, 255))
-def test_a_changed_byte_is_refused_or_changes_a_value_within_its_range(position: int, flip: int) -> None:
-    data = bytearray(encode_chunk(make_chunk(), SPEC))
-    data[position % len(data)] ^= flip
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_changed_byte_is_refused(codec: Codec) -> None:
+    good = encode_chunk(make_chunk(), SPEC, codec=codec)
+    for position in range(len(good)):
+        data = bytearray(good)
+        data[position] ^= 1 << position % 8
+        with pytest.raises(CorruptDataError):
+            decode_chunk(bytes(data), SPEC)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(codec=st.sampled_from(["none", "lz4", "version 1"]), position=st.integers(0, 10_000), flip=st.integers(1, 255))
+def test_a_byte_changed_under_its_checksum_changes_a_value_within_its_range_at_worst(
+    codec: str, position: int, flip: int
+) -> None:
+    chunk = make_chunk()
+    data = bytearray(
+        encode_version_1(chunk) if codec == "version 1" else encode_chunk(chunk, SPEC, codec=cast(Codec, codec))
+    )
+    data[position % (len(data) - 4)] ^= flip
     try:
-        decoded = decode_chunk(bytes(data), SPEC)
+        decoded = decode_chunk(bytes(data) if codec == "version 1" else with_checksum(data[:-4]), SPEC)
     except CorruptDataError:
         return
-    assert decoded.frame.shape[1:] == SPEC.frame_shape
+    assert decoded.frame.shape == (SPEC.rows, *SPEC.frame_shape)
     assert 0 <= decoded.columns["action"].min() <= decoded.columns["action"].max() < SPEC.num_actions
     assert not np.isnan(decoded.columns["priority"]).any()
 
@@ -92,6 +141,7 @@ def test_a_changed_byte_is_refused_or_changes_a_value_within_its_range(position:
 @pytest.mark.parametrize(
     "change",
     [
+        {"codec": ["codec", "zstd"]},
         {"frame": ["frame", "|u1", [13, 2, 3]]},
         {"frame": ["frame", "|i1", [13, 3, 2]]},
         {"reward": ["reward", "<i4", [13]]},
@@ -116,7 +166,7 @@ def test_a_header_that_claims_another_layout_is_refused(change: dict[str, list[o
 def test_another_version_or_magic_is_refused() -> None:
     data = encode_chunk(make_chunk(), SPEC)
     size = PREFIX.unpack_from(data)[3]
-    for magic, version in ((b"UPCH", 2), (b"NOPE", 1)):
+    for magic, version in ((b"UPCH", 3), (b"UPCH", 0), (b"NOPE", 2)):
         with pytest.raises(CorruptDataError, match="this build reads"):
             decode_chunk(PREFIX.pack(magic, version, 0, size) + data[PREFIX.size :], SPEC)
 
@@ -136,7 +186,7 @@ def test_values_out_of_range_are_refused_on_both_sides(column: str, value: float
     forged = bytearray(good)
     forged[offset : offset + chunk.columns[column].nbytes] = chunk.columns[column].tobytes()
     with pytest.raises(CorruptDataError, match=column):
-        decode_chunk(bytes(forged), SPEC)
+        decode_chunk(with_checksum(forged[:-4]), SPEC)
 
 
 @pytest.mark.parametrize("rows", [0, 3, 14])

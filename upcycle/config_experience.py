@@ -1,0 +1,85 @@
+"""Sections of the configuration about gathering experience and keeping it; see `upcycle.config`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from upcycle.config_section import Fraction, PositiveInt, Section
+
+
+class ReplayConfig(Section):
+    """The sharded replay service. All capacities are totals over the shards, in agent steps."""
+
+    num_shards: PositiveInt = 2
+    """Replay processes."""
+    capacity_steps: PositiveInt = 200_000
+    """Transitions kept by the table `online`; the oldest chunk leaves first."""
+    teacher_capacity_steps: PositiveInt = 1_000_000
+    """Newest transitions of the teacher's log that the table `teacher` takes; memory is reserved for what is there."""
+    chunk_steps: Annotated[int, Field(ge=8, le=1024)] = 64
+    """Usable steps of a chunk."""
+    max_n_step: Annotated[int, Field(ge=1, le=32)] = 5
+    """Rows that a chunk carries for n-step returns: the largest `learner.n_step` this experience can ever serve, in
+    this run or as a teacher's buffer."""
+    sampler: Literal["uniform", "proportional"] = "uniform"
+    """How the table `online` is sampled; `teacher` is always sampled uniformly."""
+    priority_exponent: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """alpha: sampling probability is proportional to priority^alpha."""
+    stratified: bool = True
+    """Draw one transition from each of `learner.batch_size` equal parts of the priority mass, as Dopamine does; false
+    draws them independently."""
+    importance_sampling_exponent: Fraction = 0.5
+    """beta: importance weights are (N P(i))^-beta, divided by the largest of the batch."""
+    samples_per_insert: Annotated[float, Field(gt=0)] = 8.0
+    """Transitions sampled per transition inserted, over all shards; 8 is batch 32 per 4 agent steps."""
+    error_buffer_steps: PositiveInt = 4_000
+    """How many inserted steps sampling and inserting may be apart from that ratio before one waits for the other."""
+    min_size_to_sample: PositiveInt = 5_000
+    """Transitions in `online` before the first is sampled."""
+    tier: Literal["raw", "warm", "cold"] = "raw"
+    """How the table `online` keeps frames. raw: as they are, 8 KB a transition of 84x84 pixels, the quickest by far for
+    a learner on the same host. warm: in LZ4 blocks, 0.2 to 1 KB, decoded window by window, and what to choose when the
+    learner is on another host. cold: chunk by chunk in zstd, 0.1 to 0.2 KB, for buffers that fit in no other way."""
+    teacher_tier: Literal["raw", "warm", "cold"] = "raw"
+    """The same of the table `teacher`."""
+    cold_on_disk: bool = False
+    """Keep the frames of the tier cold in files under the run's folder instead of in memory."""
+    cold_cache_bytes: Annotated[int, Field(ge=0)] = 64 << 20
+    """Decoded chunks that each table of the tier cold keeps at hand, in bytes."""
+    wire: Literal["auto", "raw", "lz4"] = "auto"
+    """How frames travel to the learner. auto: those of the tier warm as the LZ4 blocks that they are stored in, decoded
+    by the learner, all others as they are. raw: decoded in the shard. lz4: like auto, and refused without a warm tier.
+    """
+    log_experience: bool = True
+    """Append every accepted chunk to the run's experience log, the buffer of the next generation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.wire == "lz4" and "warm" not in (self.tier, self.teacher_tier):
+            raise ValueError("wire is lz4, but no table has frames in LZ4 blocks; set tier = warm, or wire = auto")
+        return self
+
+
+class ActorsConfig(Section):
+    """The acting processes."""
+
+    num_actors: PositiveInt = 2
+    """Actor processes."""
+    lanes: PositiveInt = 8
+    """Environments in each actor."""
+    recv_batch: Annotated[int, Field(ge=0)] = 0
+    """Lanes served per batch of EnvPool's asynchronous interface; 0 means half of the lanes."""
+    epsilon_start: Fraction = 1.0
+    """Exploration at the first agent step."""
+    epsilon_end: Fraction = 0.01
+    """Exploration after the decay."""
+    epsilon_decay_frames: PositiveInt = 200_000
+    """Environment frames of all actors together over which epsilon falls linearly. A student that has been through an
+    offline phase starts at `epsilon_end` (its learner steps have counted, as in the paper's code)."""
+    weight_poll_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """How often an actor looks for a newer policy version."""
+    compression: Literal["lz4", "none"] = "lz4"
+    """How frames travel to replay. lz4 costs the actor less than it saves both sides in copies, on one host as well as
+    between hosts; none is for frames that do not compress (noise, vectors)."""
+    threads: PositiveInt = 1
+    """Threads of one actor: EnvPool's and the policy's."""
