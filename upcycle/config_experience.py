@@ -79,7 +79,8 @@ class ActorsConfig(Section):
     weight_poll_seconds: Annotated[float, Field(gt=0)] = 1.0
     """How often an actor looks for a newer policy version."""
     compression: Literal["lz4", "none"] = "lz4"
-    """How frames travel to replay. lz4 costs the actor less than it saves both sides in copies, on one host as well as
-    between hosts; none is for frames that do not compress (noise, vectors)."""
+    """How frames travel to replay. lz4 takes 3 to 6 us more of an actor's step and sends 8 to 42 times fewer bytes;
+    on one host, both sides together, that saves 2 us a step on Pong and costs 2 us on MsPacman. none is for
+    frames that hardly compress, and for hard games on one host with the tier raw."""
     threads: PositiveInt = 1
     """Threads of one actor: EnvPool's and the policy's."""
