@@ -56,11 +56,12 @@ class ShardLoop:
             self._shard.stop(_GRACE_SECONDS)
 
     def status(self) -> dict[str, Any]:
-        """Transitions held and inserted, and samples per insert of the table `online`."""
+        """Transitions held and sampled; of the table `online`, transitions inserted and samples per insert."""
         metrics = self._context.metrics
         return {
             "size": metrics.value("replay_size"),
             "num_inserted": metrics.value("replay_inserts_total"),
+            "num_sampled": metrics.value("replay_samples_total"),
             "samples_per_insert": metrics.value("replay_samples_per_insert"),
         }
 

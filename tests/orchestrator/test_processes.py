@@ -72,6 +72,7 @@ def test_a_run_from_its_first_frame_to_its_report(folder: RunFolder, stage: Stag
     assert detail["learner_steps"] > 100
     inserted = replay.status()["detail"]["num_inserted"]
     assert inserted >= 1500
+    assert replay.status()["detail"]["num_sampled"] >= detail["learner_steps"] * folder.config.learner.batch_size
     assert actor.stop(20.0)
     assert actor.status()["state"] == "finished"
     wait_until(lambda: replay.status()["detail"]["num_inserted"] == logged(folder))
