@@ -95,7 +95,7 @@ class LearnerConfig(Section):
     """Learner steps between hard copies to the target network; it is also copied at each phase switch."""
     weight_average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Actors and evaluator play an exponential average of the weights with this decay; 0 plays the weights themselves.
-    Single networks of a value-based learner swing from one evaluation to the next, their average hardly does."""
+    Single networks of a value-based learner swing from one evaluation to the next, their average swings less."""
     publish_period: PositiveInt = 200
     """Learner steps between two policy versions."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
