@@ -1,0 +1,188 @@
+"""Many clients at once: how replay scales with shards and clients, and whether it holds under a crowd."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, cast
+
+from benchmarks.cluster import Cluster
+from benchmarks.measure import Rate
+from benchmarks.operations import Writer, prepared
+from benchmarks.workers import Worker, python_module
+from benchmarks.workload import Play
+
+_SHARDS: Final = (1, 2, 4)
+_CLIENTS: Final = (1, 4, 16)
+_WRITERS: Final = 64
+_LEARNERS: Final = 4
+_WRITERS_PER_PROCESS: Final = 8
+_BUSY: Final = 0.9  # of a core, or of all cores
+_WARM_UP_SECONDS: Final = 0.5
+
+Row = dict[str, Any]
+
+
+def scaling(
+    play: Play, place: Path, *, batch_size: int, batches_per_request: int, stored: int, seconds: float
+) -> list[Row]:
+    """Sampling from 1, 2, 4 shards by 1, 4, 16 clients, each of them a process.
+
+    Returns: a row for each, with the cores that each process kept busy and what that says about the limit.
+    """
+    rows = list[Row]()
+    for num_shards in _SHARDS:
+        with Crowd(play, place, shards=num_shards, stored=stored) as crowd:
+            learners = crowd.start(max(_CLIENTS), 1, batch_size=batch_size, batches_per_request=batches_per_request)
+            for num_clients in _CLIENTS:
+                chosen = learners[:num_clients]
+                run(chosen, "sample", _WARM_UP_SECONDS)
+                before = crowd.cluster.cpu_seconds()
+                rates = run(chosen, "sample", seconds)
+                elapsed = max(rate.seconds for rate in rates)
+                used = zip(before, crowd.cluster.cpu_seconds(), strict=True)
+                shard_cores = [round((after - first) / elapsed, 2) for first, after in used]
+                client_cores = [round(rate.client_seconds / rate.seconds, 2) for rate in rates]
+                rows.append(
+                    {
+                        "shards": num_shards,
+                        "clients": num_clients,
+                        "sample_items_per_s": round(total(rates)),
+                        "shard_cores": shard_cores,
+                        "client_cores": client_cores,
+                        "limit": limit(shard_cores, client_cores, cores=len(os.sched_getaffinity(0))),
+                    }
+                )
+    return rows
+
+
+def many_clients(
+    play: Play, place: Path, *, batch_size: int, batches_per_request: int, stored: int, seconds: float
+) -> list[Row]:
+    """One writer and one learner at once on one shard, then 64 and 4 of them, for `seconds` each."""
+    rows = list[Row]()
+    sizes = {"batch_size": batch_size, "batches_per_request": batches_per_request}
+    with Crowd(play, place, shards=1, stored=stored) as crowd:
+        alone = crowd.start(1, 1, **sizes), crowd.start(1, 1, **sizes)
+        many = (
+            crowd.start(_WRITERS // _WRITERS_PER_PROCESS, _WRITERS_PER_PROCESS, **sizes),
+            crowd.start(_LEARNERS, 1, **sizes),
+        )
+        for writers, learners in (alone, many):
+            work = {worker: "insert" for worker in writers} | {worker: "sample" for worker in learners}
+            run_all(work, _WARM_UP_SECONDS)
+            memory = crowd.cluster.resident_bytes()
+            before = sum(crowd.cluster.cpu_seconds())
+            rates = run_all(work, seconds)
+            inserts, samples = rates[: len(writers)], rates[len(writers) :]
+            rows.append(
+                {
+                    "writers": sum(len(rate.parts) for rate in inserts),
+                    "learners": len(samples),
+                    "insert_items_per_s": round(total(inserts)),
+                    "sample_items_per_s": round(total(samples)),
+                    "insert_fairness": fairness(list(chain.from_iterable(rate.parts for rate in inserts))),
+                    "sample_fairness": fairness([rate.items for rate in samples]),
+                    "shard_cores": round((sum(crowd.cluster.cpu_seconds()) - before) / max(seconds, 1e-9), 2),
+                    "shard_mb_at_start": round(memory / 1e6, 1),
+                    "shard_mb_at_end": round(crowd.cluster.resident_bytes() / 1e6, 1),
+                }
+            )
+    one, crowded = rows
+    for name in ("insert_items_per_s", "sample_items_per_s"):
+        crowded[f"{name}_against_single"] = round(crowded[name] / max(one[name], 1), 3)
+    return rows
+
+
+class Crowd:
+    """A filled cluster and processes with clients of it. Close it."""
+
+    def __init__(self, play: Play, place: Path, *, shards: int, stored: int) -> None:
+        self._place, self._num_started = place, 0
+        self.spec, chunks = prepared(play)
+        self._stack = ExitStack()
+        self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="upcycle-crowd-")))
+        try:
+            self.cluster = self._stack.enter_context(Cluster(self.spec, capacity=stored, shards=shards))
+            client = self.cluster.open_client("any")
+            assert client is not None, "every build has a client"
+            self._stack.callback(client.close)
+            Writer(client, self.spec, chunks, compressed=False).fill(stored)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def start(self, processes: int, clients: int, **sizes: int) -> list[Worker]:
+        """Starts processes with so many clients each, and waits until they are ready."""
+        workers = list[Worker]()
+        for _ in range(processes):
+            path = self._scratch / f"load-{self._num_started}.json"
+            load = {
+                "endpoints": self.cluster.endpoints("any"),
+                "spec": self.spec.to_json(),
+                "play": str(self._place.absolute()),
+                "clients": clients,
+                "seed": 1000 * self._num_started,
+                **sizes,
+            }
+            path.write_text(json.dumps(load), encoding="utf-8")
+            command = python_module("benchmarks.load_client", str(path))
+            workers.append(self._stack.enter_context(Worker(command, errors=self._scratch / "errors.txt")))
+            self._num_started += 1
+        return [worker.wait_until_ready() for worker in workers]
+
+    def __enter__(self) -> "Crowd":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def run(workers: Sequence[Worker], name: str, seconds: float) -> list[Rate]:
+    """Lets all workers do the same at once."""
+    return run_all(dict.fromkeys(workers, name), seconds)
+
+
+def run_all(work: Mapping[Worker, str], seconds: float) -> list[Rate]:
+    """Lets each worker do its work, all at once."""
+    for worker, name in work.items():
+        worker.begin(name, seconds)
+    return [worker.finish() for worker in work]
+
+
+def total(rates: Sequence[Rate]) -> float:
+    """Items per second of all of them together."""
+    return sum(rate.items_per_s for rate in rates)
+
+
+def fairness(parts: Sequence[int]) -> float:
+    """What the least served client got by what the best served one got; 1 is perfectly fair."""
+    return round(min(parts) / max(parts), 3) if parts and max(parts) else 0.0
+
+
+def limit(shard_cores: Sequence[float], client_cores: Sequence[float], *, cores: int) -> str:
+    """What the busy cores say about the limit."""
+    if sum(shard_cores) + sum(client_cores) >= _BUSY * cores:
+        return "all cores of the machine are busy"
+    if max(shard_cores) >= _BUSY:
+        return "a shard fills one core"
+    if max(client_cores) >= _BUSY:
+        return "a client fills one core"
+    return "nothing is busy: round trips, or other processes"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a markdown table; columns are the names of all rows, in order."""
+    names = list(dict.fromkeys(chain.from_iterable(rows)))
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    lines += [f"| {' | '.join(_cell(row.get(name, '')) for name in names)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, cast(list[Any], value)))
+    return f"{value:,}" if isinstance(value, int) else str(value)

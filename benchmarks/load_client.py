@@ -1,0 +1,52 @@
+"""Clients of running shards in a process of their own, a `benchmarks.workers.Worker`: `... load_client LOAD.json`.
+
+The file holds {"endpoints": {INDEX: ADDRESS}, "spec": ChunkSpec, "play": FOLDER, "clients": how many, each with
+connections of its own, "batch_size", "batches_per_request", "seed"}. Commands: "sample", "insert".
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cluster import connect
+from benchmarks.measure import Rate, timed
+from benchmarks.operations import Writer, sampler
+from benchmarks.workers import serve
+from benchmarks.workload import Play, chunks_of
+from replay_service.sharding import ShardedReplay
+from upcycle.chunks import ChunkSpec
+from upcycle.runtime import keep_heap
+
+
+def main(path: Path) -> None:
+    """Connects, then measures on command."""
+    keep_heap()
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    spec = ChunkSpec.from_json(values["spec"])
+    endpoints = {int(index): str(address) for index, address in values["endpoints"].items()}
+    clients = list[ShardedReplay]()
+    for number in range(int(values["clients"])):
+        client = connect(endpoints, spec, "any", seed=int(values["seed"]) + number)
+        assert client is not None, "every build has a client"
+        clients.append(client)
+    writers = list[Writer]()
+
+    def insert(seconds: float) -> Rate:
+        if not writers:  # learners need no frames
+            play = Play.load(Path(values["play"]))
+            assert play is not None, "whoever starts this process has saved the play"
+            chunks = chunks_of(play, spec)
+            writers.extend(Writer(client, spec, chunks, compressed=False) for client in clients)
+        return timed(*(writer.insert_next for writer in writers), seconds=seconds)
+
+    samplers = [sampler(client, int(values["batch_size"]), int(values["batches_per_request"])) for client in clients]
+    try:
+        serve({"insert": insert, "sample": lambda seconds: timed(*samplers, seconds=seconds)}, {})
+    finally:
+        for client in clients:
+            client.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,169 @@
+"""What is measured of the replay service: each figure is a window over a client and the shards it talks to."""
+
+import itertools
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+import numpy as np
+
+from benchmarks.cluster import TABLE
+from benchmarks.measure import Rate, Window, timed
+from benchmarks.workload import VIEW, WINDOW_FRAMES, Play, chunks_of, encoded, lane_rows
+from replay_service.sharding import SampledBatch, ShardedReplay
+from upcycle.chunks import Array, Chunk, ChunkSpec
+
+_EXPONENT: Final = 0.4  # importance sampling
+_TIMEOUT_SECONDS: Final = 60.0
+_CHUNKS_PER_INSERT: Final = 8
+_COPY_ARRAY_BYTES: Final = 1_400_000_000  # far beyond every cache
+_FRAME_BYTES: Final = 84 * 84
+
+
+class Writer:
+    """Inserts chunks over and over, as one actor would; every insert is acknowledged.
+
+    Args:
+      compressed: compress frames, if this build's actors can.
+    """
+
+    def __init__(self, client: ShardedReplay, spec: ChunkSpec, chunks: Sequence[Chunk], *, compressed: bool) -> None:
+        self._client, self._spec, self._compressed = client, spec, compressed
+        self._chunks = itertools.cycle(chunks)
+        self._writer_id, self._sequence = uuid.uuid4().hex, 0
+
+    def fill(self, transitions: int) -> int:
+        """Inserts at least so many transitions and returns how many they were."""
+        inserted = 0
+        while inserted < transitions:
+            inserted += self.insert_next()
+        return inserted
+
+    def insert_next(self) -> int:
+        """Encodes and inserts the next chunks in one call; returns their transitions."""
+        chunks = list(itertools.islice(self._chunks, _CHUNKS_PER_INSERT))
+        self.insert(chunks)
+        return sum(chunk.num_transitions(self._spec) for chunk in chunks)
+
+    def insert(self, chunks: Sequence[Chunk]) -> None:
+        """Encodes and inserts these chunks."""
+        data = [encoded(chunk, self._spec, compressed=self._compressed) for chunk in chunks]
+        self._client.insert(
+            TABLE,
+            data,
+            writer_id=self._writer_id,
+            first_sequence=self._sequence,
+            timeout_seconds=_TIMEOUT_SECONDS,
+        )
+        self._sequence += len(data)
+
+
+def inserting(writer: Writer, servers: Sequence[int]) -> Window:
+    """Chunks that exist already: encoded, sent, acknowledged."""
+    return lambda seconds: timed(writer.insert_next, seconds=seconds, servers=servers)
+
+
+def acting(writer: Writer, spec: ChunkSpec, play: Play, servers: Sequence[int]) -> Window:
+    """All that replay costs an actor: rows of several lanes into chunks, encoded, sent, acknowledged."""
+    from actors.chunk_writer import ChunkWriter
+
+    steps = lane_rows(play)
+    cut, upcoming = ChunkWriter(spec, len(steps[0][1])), itertools.cycle(steps)
+
+    def step() -> int:
+        rows, action = next(upcoming)
+        chunks = cut.push(rows, action)
+        if chunks:
+            writer.insert(chunks)
+        return len(action)
+
+    return lambda seconds: timed(step, seconds=seconds, servers=servers)
+
+
+def sampling(
+    client: ShardedReplay, servers: Sequence[int], *, batch_size: int, batches_per_request: int, in_flight: int
+) -> Window:
+    """Prioritised batches, with their windows in the learner's memory, which is used again and again as it would.
+
+    Args:
+      batches_per_request: drawn together, as the learner does.
+      in_flight: threads that do the same side by side.
+    """
+    steps = [sampler(client, batch_size, batches_per_request) for _ in range(in_flight)]
+    return lambda seconds: timed(*steps, seconds=seconds, servers=servers)
+
+
+def updating(
+    client: ShardedReplay, servers: Sequence[int], *, batch_size: int, batches_per_request: int, seed: int = 0
+) -> Window:
+    """New priorities for transitions drawn just before the window."""
+    rng = np.random.default_rng(seed)
+
+    def window(seconds: float) -> Rate:
+        size = batch_size * batches_per_request
+        keys = [draw(client, size).keys for _ in range(8)]
+        upcoming = itertools.cycle((key, np.exp(rng.normal(-2.0, 1.0, size))) for key in keys)
+
+        def step() -> int:
+            client.update_priorities(TABLE, *next(upcoming))
+            return size
+
+        return timed(step, seconds=seconds, servers=servers)
+
+    return window
+
+
+def copying(*, batch_size: int, seed: int = 0) -> Window:
+    """The limit: windows copied at random out of an array that is in memory, on one core, with nothing around it."""
+    rng = np.random.default_rng(seed)
+    frames = np.empty((_COPY_ARRAY_BYTES // _FRAME_BYTES, _FRAME_BYTES), np.uint8)
+    frames[:] = rng.integers(256, size=_FRAME_BYTES, dtype=np.uint8)  # every page is there before it is read
+    out = np.empty((batch_size * WINDOW_FRAMES, _FRAME_BYTES), np.uint8)
+    run = np.arange(WINDOW_FRAMES)
+
+    def step() -> int:
+        starts = rng.integers(len(frames) - WINDOW_FRAMES, size=batch_size)
+        np.take(frames, (starts[:, None] + run).reshape(-1), axis=0, out=out, mode="clip")
+        return batch_size
+
+    return lambda seconds: timed(step, seconds=seconds)
+
+
+def draw(client: ShardedReplay, batch_size: int) -> SampledBatch:
+    """One batch, however it comes."""
+    return client.sample(
+        TABLE, batch_size, view=VIEW, importance_sampling_exponent=_EXPONENT, timeout_seconds=_TIMEOUT_SECONDS
+    )
+
+
+def prepared(play: Play) -> tuple[ChunkSpec, list[Chunk]]:
+    """Specification and chunks of a play."""
+    spec = play.spec()
+    return spec, chunks_of(play, spec)
+
+
+def sampler(client: ShardedReplay, batch_size: int, num_batches: int) -> Callable[[], int]:
+    """A step that draws `num_batches` batches in one request. A build without `sample_batches` draws one large one."""
+    sample_batches = cast(Any, getattr(client, "sample_batches", None))
+    if sample_batches is None:
+        return lambda: len(draw(client, batch_size * num_batches).probabilities)
+    memory = dict[tuple[tuple[int, ...], str], "itertools.cycle[Array]"]()
+
+    def allocate(shape: tuple[int, ...], dtype: str) -> Array:
+        if (shape, dtype) not in memory:
+            memory[shape, dtype] = itertools.cycle([np.zeros(shape, dtype) for _ in range(num_batches)])
+        return next(memory[shape, dtype])
+
+    def step() -> int:
+        batches = sample_batches(
+            TABLE,
+            batch_size,
+            num_batches,
+            view=VIEW,
+            importance_sampling_exponent=_EXPONENT,
+            timeout_seconds=_TIMEOUT_SECONDS,
+            allocate=allocate,
+        )
+        return sum(len(batch.probabilities) for batch in batches)
+
+    return step

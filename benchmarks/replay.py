@@ -1,0 +1,274 @@
+"""The replay service, measured: `python -m benchmarks.replay --game pong --seconds 5 --json` prints one JSON line.
+
+An item is a transition (s, a, R, gamma, s') with n = 3 and a stack of 4 frames of 84x84: 7 frames, 49,392 bytes.
+Shards are processes, the client is `ShardedReplay` in this one. Every figure gets `--seconds`, cut into windows that
+alternate with those of the others, and is the median of them.
+
+    insert_items_per_s            existing chunks: encoded, sent, acknowledged
+    sample_{shm,tcp,unix}_...     batches in the learner's memory, over that transport alone
+    sample_{warm,cold}_...        the same from those tiers, over the transport that the client chooses itself
+    update_items_per_s            priorities written back
+    bytes_per_item_{tier}         memory of the shard: two shards take the same inserts, one has room for a fifth; the
+                                  difference in memory by the difference in transitions
+    wire_bytes_per_item_tcp       counted by a relay between client and shard, framing and requests included
+    {client,server}_us_per_item   CPU time of all threads of the process, sampling through shared memory
+    actor_us_per_step             CPU time of an actor's rows into chunks, encoded, sent, acknowledged
+    copy_limit_items_per_s        windows copied at random out of 1.4 GB, on one core, in the same minutes
+
+TCP is measured on `--tcp-tier`: warm where the build has it, for what an actor compressed travels as it is. A figure
+that needs what this build does not have is null.
+
+    --scaling        1, 2, 4 shards x 1, 4, 16 clients: rates, CPU of each process, and what limits them
+    --many-clients   64 writers and 4 learners at once on one shard: throughput, fairness, memory
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import crowds
+from benchmarks.cluster import Cluster, Tier, Transport, connect, supports_tier
+from benchmarks.measure import Rate, Window, interleaved, median
+from benchmarks.operations import Writer, acting, copying, draw, inserting, prepared, sampling, updating
+from benchmarks.relay import CountingRelay
+from benchmarks.workload import GAMES, Play, can_compress, place_of, recorded
+from replay_service.sharding import ShardedReplay
+from upcycle.runtime import keep_heap
+
+_TIERS: Final[tuple[Tier, ...]] = ("raw", "warm", "cold")
+_WIRE_BATCHES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is measured.
+
+    Attributes:
+      batch_size: transitions of a learner's batch.
+      batches_per_request: batches drawn together.
+      in_flight: requests under way at once.
+      stored: transitions in each table.
+      shards: of each cluster.
+      tcp_tier: sampled over TCP and unix sockets; None is warm where there is one.
+      compressed: actors compress frames, where the build can (the insert figure stays uncompressed).
+      rounds: windows of each figure.
+      seconds: of all windows of a figure together.
+    """
+
+    batch_size: int = 512
+    batches_per_request: int = 4
+    in_flight: int = 1
+    stored: int = 100_000
+    shards: int = 1
+    tcp_tier: Tier | None = None
+    compressed: bool = True
+    rounds: int = 5
+    seconds: float = 5.0
+
+
+class Bench:
+    """Filled clusters of every tier that this build has, and clients of them. Used within `bench`."""
+
+    def __init__(self, play: Play, options: Options, stack: ExitStack) -> None:
+        self.options, self._play, self._stack = options, play, stack
+        self.spec, self._chunks = prepared(play)
+        self._compressed = options.compressed and can_compress()
+        self.clusters, self.bytes_per_item = dict[Tier, Cluster](), dict[Tier, float]()
+        for tier in filter(supports_tier, _TIERS):
+            self._fill(tier)
+        self._tcp_tier: Tier = options.tcp_tier or ("warm" if "warm" in self.clusters else "raw")
+
+    def windows(self) -> dict[str, Window | None]:
+        """The window of every rate; None where the build lacks something."""
+        return {
+            "insert": self._with("raw", "any", self._inserting),
+            "sample_shm": self._with("raw", "shared_memory", self._sampling),
+            "sample_tcp": self._with(self._tcp_tier, "tcp", self._sampling),
+            "sample_unix": self._with(self._tcp_tier, "unix", self._sampling),
+            "sample_warm": self._with("warm", "any", self._sampling),
+            "sample_cold": self._with("cold", "any", self._sampling),
+            "update": self._with("raw", "any", self._updating),
+            "actor": self._with("raw", "any", self._acting),
+            "copy_limit": copying(batch_size=self.options.batch_size),
+        }
+
+    def wire_bytes_per_item(self) -> float:
+        """Bytes that one sampled transition costs the wire, both ways; of the first shard's share."""
+        cluster = self.clusters[self._tcp_tier]
+        addresses = cluster.endpoints("tcp")
+        assert addresses is not None
+        with CountingRelay(addresses[0]) as relay:
+            client = connect({0: relay.address}, self.spec, "tcp")
+            assert client is not None
+            try:
+                draw(client, self.options.batch_size)  # the connection, the counters
+                before = relay.num_bytes
+                for _ in range(_WIRE_BATCHES):
+                    draw(client, self.options.batch_size)
+                passed = relay.num_bytes - before
+            finally:
+                client.close()
+        return passed / (_WIRE_BATCHES * self.options.batch_size)
+
+    def _with(
+        self, tier: Tier, transport: Transport, make: Callable[[ShardedReplay, Cluster], Window]
+    ) -> Window | None:
+        """A window over a client of that tier's cluster that has only this transport."""
+        cluster = self.clusters.get(tier)
+        client = None if cluster is None else cluster.open_client(transport)
+        if cluster is None or client is None:
+            return None
+        self._stack.callback(client.close)
+        return make(client, cluster)
+
+    def _sampling(self, client: ShardedReplay, cluster: Cluster) -> Window:
+        options = self.options
+        return sampling(
+            client,
+            cluster.pids,
+            batch_size=options.batch_size,
+            batches_per_request=options.batches_per_request,
+            in_flight=options.in_flight,
+        )
+
+    def _inserting(self, client: ShardedReplay, cluster: Cluster) -> Window:
+        return inserting(Writer(client, self.spec, self._chunks, compressed=False), cluster.pids)
+
+    def _acting(self, client: ShardedReplay, cluster: Cluster) -> Window:
+        writer = Writer(client, self.spec, self._chunks, compressed=self._compressed)
+        return acting(writer, self.spec, self._play, cluster.pids)
+
+    def _updating(self, client: ShardedReplay, cluster: Cluster) -> Window:
+        options = self.options
+        return updating(
+            client, cluster.pids, batch_size=options.batch_size, batches_per_request=options.batches_per_request
+        )
+
+    def _fill(self, tier: Tier) -> None:
+        options = self.options
+        cluster = self._stack.enter_context(
+            Cluster(self.spec, tier=tier, capacity=options.stored, shards=options.shards)
+        )
+        small = options.stored // 5
+        with Cluster(self.spec, tier=tier, capacity=small, shards=options.shards) as other:
+            for filled in (cluster, other):
+                fill(filled, self._chunks, options.stored, compressed=tier != "raw" and self._compressed)
+            difference = cluster.resident_bytes() - other.resident_bytes()
+        self.clusters[tier], self.bytes_per_item[tier] = cluster, difference / (options.stored - small)
+
+
+def fill(cluster: Cluster, chunks: "list[Any]", transitions: int, *, compressed: bool) -> None:
+    """Inserts so many transitions through a client of its own."""
+    client = cluster.open_client("any")
+    assert client is not None, "every build has a client"
+    try:
+        Writer(client, cluster.spec, chunks, compressed=compressed).fill(transitions)
+    finally:
+        client.close()
+
+
+@contextmanager
+def bench(play: Play, options: Options) -> Generator[Bench]:
+    """Everything started and filled; stopped at the end."""
+    with ExitStack() as stack:
+        yield Bench(play, options, stack)
+
+
+def measure(play: Play, options: Options) -> dict[str, float | int | None]:
+    """The figures of the JSON line."""
+    with bench(play, options) as subject:
+        wire = subject.wire_bytes_per_item()
+        windows = {name: window for name, window in subject.windows().items() if window is not None}
+        rates = interleaved(windows, rounds=options.rounds, seconds=options.seconds / options.rounds)
+        return figures(rates, subject.bytes_per_item, wire=wire, shards=options.shards)
+
+
+def figures(
+    rates: Mapping[str, list[Rate]], bytes_per_item: Mapping[Tier, float], *, wire: float, shards: int
+) -> dict[str, float | int | None]:
+    """Medians under the names of the JSON line; None for what was not measured."""
+
+    def of(name: str, value: Callable[[Rate], float], digits: int = 0) -> float | None:
+        return round(median(map(value, rates[name])), digits) if name in rates else None
+
+    def per_second(name: str) -> float | None:
+        return of(name, lambda rate: rate.items_per_s)
+
+    sampled = ("sample_shm", "sample_tcp", "sample_unix", "sample_warm", "sample_cold")
+    return {
+        **{f"{name}_items_per_s": per_second(name) for name in ("insert", *sampled, "update")},
+        **{f"bytes_per_item_{tier}": _rounded(bytes_per_item.get(tier)) for tier in _TIERS},
+        "wire_bytes_per_item_tcp": round(wire, 1),
+        "client_us_per_item_shm": of("sample_shm", lambda rate: rate.client_us, 2),
+        "server_us_per_item_shm": of("sample_shm", lambda rate: rate.server_us, 2),
+        "actor_us_per_step": of("actor", lambda rate: rate.client_us, 2),
+        "copy_limit_items_per_s": per_second("copy_limit"),
+        "shards": shards,
+        "clients": 1,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def main() -> None:
+    """Prints one JSON line, or tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--game", choices=list(GAMES), default="pong")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each figure (default 5)")
+    parser.add_argument("--json", action="store_true", help="one JSON line and nothing else")
+    parser.add_argument("--workload", type=Path, help="folder in which plays are kept (default: a temporary one)")
+    parser.add_argument("--rounds", type=int, default=5, help="windows that the seconds are cut into")
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--batches-per-request", type=int, default=4, help="batches drawn together (default 4)")
+    parser.add_argument("--in-flight", type=int, default=1, help="requests under way at once (default 1)")
+    parser.add_argument("--stored", type=int, default=100_000, help="transitions in each table")
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--tcp-tier", choices=_TIERS, help="sampled over TCP and unix sockets")
+    parser.add_argument("--uncompressed", action="store_true", help="actors send raw frames")
+    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--many-clients", action="store_true")
+    arguments = parser.parse_args()
+    options = Options(
+        batch_size=arguments.batch_size,
+        batches_per_request=arguments.batches_per_request,
+        in_flight=arguments.in_flight,
+        stored=arguments.stored,
+        shards=arguments.shards,
+        tcp_tier=arguments.tcp_tier,
+        compressed=not arguments.uncompressed,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+    )
+    keep_heap()
+    with tempfile.TemporaryDirectory(prefix="upcycle-workload-") as scratch:
+        folder = arguments.workload or Path(scratch)
+        play = recorded(arguments.game, folder)
+        if arguments.scaling or arguments.many_clients:
+            report = crowds.scaling if arguments.scaling else crowds.many_clients
+            found = report(
+                play,
+                place_of(arguments.game, folder),
+                batch_size=options.batch_size,
+                batches_per_request=options.batches_per_request,
+                stored=options.stored,
+                seconds=options.seconds,
+            )
+            print(json.dumps(found) if arguments.json else crowds.table(found))
+            return
+        values = measure(play, options)
+    if arguments.json:
+        print(json.dumps(values))
+        return
+    for name, value in values.items():
+        print(f"{name:28} {'null' if value is None else format(value, ',.2f'):>14}")
+
+
+if __name__ == "__main__":
+    main()

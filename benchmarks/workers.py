@@ -1,0 +1,99 @@
+"""Processes that measure on command, over their standard input and output. Imports NumPy alone, see `measure`.
+
+A worker prints one JSON line once it is ready, then answers each command, {"do": NAME, "seconds": S}, with one line:
+the fields of a `Rate`, or {"error": ...}. End of input ends it. What libraries print goes to standard error.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.measure import Rate, Window
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def python_module(module: str, *arguments: str, python: str = sys.executable) -> list[str]:
+    """Command that runs a module of ours."""
+    return [python, "-m", module, *arguments]
+
+
+def serve(windows: Mapping[str, Window], facts: Mapping[str, Any]) -> None:
+    """Answers commands until there are no more. `facts` is the first line."""
+    lines = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # a library that prints must not break the protocol
+    print(json.dumps(dict(facts)), file=lines)
+    for line in sys.stdin:
+        command = json.loads(line)
+        rate = windows[command["do"]](float(command["seconds"]))
+        print(json.dumps(rate.to_json()), file=lines)
+
+
+class Worker:
+    """One such process. Close it.
+
+    Attributes:
+      pid: of the process.
+      facts: its first line.
+    """
+
+    def __init__(self, command: Sequence[str], *, errors: Path) -> None:
+        self._errors = errors
+        self._command = list(command)
+        with errors.open("ab") as stream:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, cwd=ROOT, text=True
+            )
+        self.pid = self._process.pid
+        self.facts = dict[str, Any]()
+
+    def wait_until_ready(self) -> Self:
+        """Reads the first line into `facts`. Raises RuntimeError if the process fails before it."""
+        self.facts = self._read()
+        return self
+
+    def begin(self, name: str, seconds: float) -> None:
+        """Lets it measure; `finish` waits for the answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": name, "seconds": seconds}) + "\n")
+        self._process.stdin.flush()
+
+    def finish(self) -> Rate:
+        """The answer to `begin`. Raises RuntimeError if the process failed."""
+        return Rate(**self._read())
+
+    def measure(self, name: str, seconds: float) -> Rate:
+        """`begin` and `finish`."""
+        self.begin(name, seconds)
+        return self.finish()
+
+    def close(self) -> None:
+        """Ends the process; a second call does nothing."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None):
+        self.close()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            said = self._errors.read_text(encoding="utf-8", errors="replace")[-2000:]
+            raise RuntimeError(f"{' '.join(self._command)} ended early:\n{said}")
+        return dict(json.loads(line))
