@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from benchmarks.cluster import Cluster
-from benchmarks.measure import Rate
+from benchmarks.measure import Rate, machine_cpu_seconds
 from benchmarks.operations import Writer, prepared
 from benchmarks.workers import Worker, python_module
 from benchmarks.workload import Play
@@ -33,19 +34,21 @@ def scaling(
 
     Returns: a row for each, with the cores that each process kept busy and what that says about the limit.
     """
-    rows = list[Row]()
+    rows, cores = list[Row](), os.cpu_count() or 1
     for num_shards in _SHARDS:
         with Crowd(play, place, shards=num_shards, stored=stored) as crowd:
             learners = crowd.start(max(_CLIENTS), 1, batch_size=batch_size, batches_per_request=batches_per_request)
             for num_clients in _CLIENTS:
                 chosen = learners[:num_clients]
                 run(chosen, "sample", _WARM_UP_SECONDS)
-                before = crowd.cluster.cpu_seconds()
+                before, machine, start = crowd.cluster.cpu_seconds(), machine_cpu_seconds(), time.monotonic()
                 rates = run(chosen, "sample", seconds)
-                elapsed = max(rate.seconds for rate in rates)
+                elapsed = time.monotonic() - start
+                machine_cores = (machine_cpu_seconds() - machine) / elapsed
                 used = zip(before, crowd.cluster.cpu_seconds(), strict=True)
                 shard_cores = [round((after - first) / elapsed, 2) for first, after in used]
-                client_cores = [round(rate.client_seconds / rate.seconds, 2) for rate in rates]
+                client_cores = [round(rate.client_seconds / elapsed, 2) for rate in rates]
+                other_cores = max(round(machine_cores - sum(shard_cores) - sum(client_cores), 2), 0.0)
                 rows.append(
                     {
                         "shards": num_shards,
@@ -53,7 +56,8 @@ def scaling(
                         "sample_items_per_s": round(total(rates)),
                         "shard_cores": shard_cores,
                         "client_cores": client_cores,
-                        "limit": limit(shard_cores, client_cores, cores=len(os.sched_getaffinity(0))),
+                        "other_cores": other_cores,
+                        "limit": limit(shard_cores, client_cores, other=other_cores, cores=cores),
                     }
                 )
     return rows
@@ -107,7 +111,7 @@ class Crowd:
         self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="upcycle-crowd-")))
         try:
             self.cluster = self._stack.enter_context(Cluster(self.spec, capacity=stored, shards=shards))
-            client = self.cluster.open_client("any")
+            client = self.cluster.open_client("auto")
             assert client is not None, "every build has a client"
             self._stack.callback(client.close)
             Writer(client, self.spec, chunks, compressed=False).fill(stored)
@@ -121,7 +125,7 @@ class Crowd:
         for _ in range(processes):
             path = self._scratch / f"load-{self._num_started}.json"
             load = {
-                "endpoints": self.cluster.endpoints("any"),
+                "endpoints": self.cluster.endpoints(),
                 "spec": self.spec.to_json(),
                 "play": str(self._place.absolute()),
                 "clients": clients,
@@ -163,15 +167,22 @@ def fairness(parts: Sequence[int]) -> float:
     return round(min(parts) / max(parts), 3) if parts and max(parts) else 0.0
 
 
-def limit(shard_cores: Sequence[float], client_cores: Sequence[float], *, cores: int) -> str:
-    """What the busy cores say about the limit."""
-    if sum(shard_cores) + sum(client_cores) >= _BUSY * cores:
+def limit(shard_cores: Sequence[float], client_cores: Sequence[float], *, other: float, cores: int) -> str:
+    """What the busy cores say about the limit.
+
+    Args:
+      other: cores that processes outside the benchmark kept busy; a row that they limit says nothing about replay.
+    """
+    ours = sum(shard_cores) + sum(client_cores)
+    if ours >= _BUSY * cores:
         return "all cores of the machine are busy"
     if max(shard_cores) >= _BUSY:
         return "a shard fills one core"
     if max(client_cores) >= _BUSY:
         return "a client fills one core"
-    return "nothing is busy: round trips, or other processes"
+    if ours + other >= _BUSY * cores:
+        return "disturbed: other processes take the cores"
+    return "no core is full: round trips and waits"
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -27,7 +27,7 @@ def main(path: Path) -> None:
     endpoints = {int(index): str(address) for index, address in values["endpoints"].items()}
     clients = list[ShardedReplay]()
     for number in range(int(values["clients"])):
-        client = connect(endpoints, spec, "any", seed=int(values["seed"]) + number)
+        client = connect(endpoints, spec, "auto", seed=int(values["seed"]) + number)
         assert client is not None, "every build has a client"
         clients.append(client)
     writers = list[Writer]()

@@ -110,6 +110,13 @@ def cpu_seconds(pid: int) -> float:
     return (user + system) / _TICKS
 
 
+def machine_cpu_seconds() -> float:
+    """CPU time of all processes of the machine so far."""
+    values = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
+    idle, waiting = values[3], values[4]
+    return (sum(values) - idle - waiting) / _TICKS
+
+
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is in RAM, shared segments included. Raises FileNotFoundError if there is none."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE

@@ -102,7 +102,9 @@ def updating(
     def window(seconds: float) -> Rate:
         size = batch_size * batches_per_request
         keys = [draw(client, size).keys for _ in range(8)]
-        upcoming = itertools.cycle((key, np.exp(rng.normal(-2.0, 1.0, size))) for key in keys)
+        # One more than there are batches of keys, so that no key gets the same priority twice in a row.
+        priorities = [np.exp(rng.normal(-2.0, 1.0, size)) for _ in range(len(keys) + 1)]
+        upcoming = zip(itertools.cycle(keys), itertools.cycle(priorities), strict=False)
 
         def step() -> int:
             client.update_priorities(TABLE, *next(upcoming))

@@ -15,8 +15,7 @@ alternate with those of the others, and is the median of them.
     actor_us_per_step             CPU time of an actor's rows into chunks, encoded, sent, acknowledged
     copy_limit_items_per_s        windows copied at random out of 1.4 GB, on one core, in the same minutes
 
-TCP is measured on `--tcp-tier`: warm where the build has it, for what an actor compressed travels as it is. A figure
-that needs what this build does not have is null.
+TCP is measured on `--tcp-tier`, warm unless told otherwise: what an actor compressed travels as it is.
 
     --scaling        1, 2, 4 shards x 1, 4, 16 clients: rates, CPU of each process, and what limits them
     --many-clients   64 writers and 4 learners at once on one shard: throughput, fairness, memory
@@ -32,12 +31,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import crowds
-from benchmarks.cluster import Cluster, Tier, Transport, connect, supports_tier
+from benchmarks.cluster import Cluster, connect
 from benchmarks.measure import Rate, Window, interleaved, median
 from benchmarks.operations import Writer, acting, copying, draw, inserting, prepared, sampling, updating
 from benchmarks.relay import CountingRelay
 from benchmarks.workload import GAMES, Play, can_compress, place_of, recorded
 from replay_service.sharding import ShardedReplay
+from replay_service.types import Tier, Transport
 from upcycle.runtime import keep_heap
 
 _TIERS: Final[tuple[Tier, ...]] = ("raw", "warm", "cold")
@@ -54,8 +54,8 @@ class Options:
       in_flight: requests under way at once.
       stored: transitions in each table.
       shards: of each cluster.
-      tcp_tier: sampled over TCP and unix sockets; None is warm where there is one.
-      compressed: actors compress frames, where the build can (the insert figure stays uncompressed).
+      tcp_tier: sampled over TCP and Unix sockets; None is warm.
+      compressed: actors compress frames (the insert figure stays uncompressed).
       rounds: windows of each figure.
       seconds: of all windows of a figure together.
     """
@@ -72,39 +72,36 @@ class Options:
 
 
 class Bench:
-    """Filled clusters of every tier that this build has, and clients of them. Used within `bench`."""
+    """Filled clusters of every tier, and clients of them. Used within `bench`."""
 
     def __init__(self, play: Play, options: Options, stack: ExitStack) -> None:
         self.options, self._play, self._stack = options, play, stack
         self.spec, self._chunks = prepared(play)
         self._compressed = options.compressed and can_compress()
         self.clusters, self.bytes_per_item = dict[Tier, Cluster](), dict[Tier, float]()
-        for tier in filter(supports_tier, _TIERS):
+        for tier in _TIERS:
             self._fill(tier)
-        self._tcp_tier: Tier = options.tcp_tier or ("warm" if "warm" in self.clusters else "raw")
+        self._tcp_tier: Tier = options.tcp_tier or "warm"
 
-    def windows(self) -> dict[str, Window | None]:
-        """The window of every rate; None where the build lacks something."""
+    def windows(self) -> dict[str, Window]:
+        """The window of every rate."""
         return {
-            "insert": self._with("raw", "any", self._inserting),
-            "sample_shm": self._with("raw", "shared_memory", self._sampling),
+            "insert": self._with("raw", "auto", self._inserting),
+            "sample_shm": self._with("raw", "auto", self._sampling),
             "sample_tcp": self._with(self._tcp_tier, "tcp", self._sampling),
             "sample_unix": self._with(self._tcp_tier, "unix", self._sampling),
-            "sample_warm": self._with("warm", "any", self._sampling),
-            "sample_cold": self._with("cold", "any", self._sampling),
-            "update": self._with("raw", "any", self._updating),
-            "actor": self._with("raw", "any", self._acting),
+            "sample_warm": self._with("warm", "auto", self._sampling),
+            "sample_cold": self._with("cold", "auto", self._sampling),
+            "update": self._with("raw", "auto", self._updating),
+            "actor": self._with("raw", "auto", self._acting),
             "copy_limit": copying(batch_size=self.options.batch_size),
         }
 
     def wire_bytes_per_item(self) -> float:
         """Bytes that one sampled transition costs the wire, both ways; of the first shard's share."""
         cluster = self.clusters[self._tcp_tier]
-        addresses = cluster.endpoints("tcp")
-        assert addresses is not None
-        with CountingRelay(addresses[0]) as relay:
+        with CountingRelay(cluster.endpoints()[0]) as relay:
             client = connect({0: relay.address}, self.spec, "tcp")
-            assert client is not None
             try:
                 draw(client, self.options.batch_size)  # the connection, the counters
                 before = relay.num_bytes
@@ -115,14 +112,10 @@ class Bench:
                 client.close()
         return passed / (_WIRE_BATCHES * self.options.batch_size)
 
-    def _with(
-        self, tier: Tier, transport: Transport, make: Callable[[ShardedReplay, Cluster], Window]
-    ) -> Window | None:
+    def _with(self, tier: Tier, transport: Transport, make: Callable[[ShardedReplay, Cluster], Window]) -> Window:
         """A window over a client of that tier's cluster that has only this transport."""
-        cluster = self.clusters.get(tier)
-        client = None if cluster is None else cluster.open_client(transport)
-        if cluster is None or client is None:
-            return None
+        cluster = self.clusters[tier]
+        client = cluster.open_client(transport)
         self._stack.callback(client.close)
         return make(client, cluster)
 
@@ -164,8 +157,7 @@ class Bench:
 
 def fill(cluster: Cluster, chunks: "list[Any]", transitions: int, *, compressed: bool) -> None:
     """Inserts so many transitions through a client of its own."""
-    client = cluster.open_client("any")
-    assert client is not None, "every build has a client"
+    client = cluster.open_client("auto")
     try:
         Writer(client, cluster.spec, chunks, compressed=compressed).fill(transitions)
     finally:
@@ -183,7 +175,7 @@ def measure(play: Play, options: Options) -> dict[str, float | int | None]:
     """The figures of the JSON line."""
     with bench(play, options) as subject:
         wire = subject.wire_bytes_per_item()
-        windows = {name: window for name, window in subject.windows().items() if window is not None}
+        windows = subject.windows()
         rates = interleaved(windows, rounds=options.rounds, seconds=options.seconds / options.rounds)
         return figures(rates, subject.bytes_per_item, wire=wire, shards=options.shards)
 

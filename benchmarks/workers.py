@@ -1,7 +1,8 @@
-"""Processes that measure on command, over their standard input and output. Imports NumPy alone, see `measure`.
+"""Processes that measure on command. Imports NumPy alone, see `measure`.
 
-A worker prints one JSON line once it is ready, then answers each command, {"do": NAME, "seconds": S}, with one line:
-the fields of a `Rate`, or {"error": ...}. End of input ends it. What libraries print goes to standard error.
+A worker writes one JSON line once it is ready, then answers each command of its standard input, {"do": NAME,
+"seconds": S}, with one line: the fields of a `Rate`. End of input ends it. Answers go through a pipe of their own,
+named by the environment, because libraries print to standard output as early as when they are imported.
 """
 
 import json
@@ -11,11 +12,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from benchmarks.measure import Rate, Window
 
-ROOT = Path(__file__).resolve().parent.parent
+_ANSWERS: Final = "UPCYCLE_BENCHMARK_ANSWERS"
+ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 def python_module(module: str, *arguments: str, python: str = sys.executable) -> list[str]:
@@ -25,8 +27,7 @@ def python_module(module: str, *arguments: str, python: str = sys.executable) ->
 
 def serve(windows: Mapping[str, Window], facts: Mapping[str, Any]) -> None:
     """Answers commands until there are no more. `facts` is the first line."""
-    lines = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # a library that prints must not break the protocol
+    lines = os.fdopen(int(os.environ[_ANSWERS]), "w", buffering=1)
     print(json.dumps(dict(facts)), file=lines)
     for line in sys.stdin:
         command = json.loads(line)
@@ -45,10 +46,25 @@ class Worker:
     def __init__(self, command: Sequence[str], *, errors: Path) -> None:
         self._errors = errors
         self._command = list(command)
-        with errors.open("ab") as stream:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, cwd=ROOT, text=True
-            )
+        answers, theirs = os.pipe()
+        self._answers = os.fdopen(answers, encoding="utf-8")
+        try:
+            with errors.open("ab") as stream:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=stream,
+                    stderr=stream,
+                    cwd=ROOT,
+                    env=os.environ | {_ANSWERS: str(theirs)},
+                    pass_fds=[theirs],
+                    text=True,
+                )
+        except OSError:
+            self._answers.close()
+            raise
+        finally:
+            os.close(theirs)
         self.pid = self._process.pid
         self.facts = dict[str, Any]()
 
@@ -81,8 +97,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._answers.close()
 
     def __enter__(self) -> Self:
         return self
@@ -91,8 +106,7 @@ class Worker:
         self.close()
 
     def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             said = self._errors.read_text(encoding="utf-8", errors="replace")[-2000:]
             raise RuntimeError(f"{' '.join(self._command)} ended early:\n{said}")
