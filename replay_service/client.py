@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NoReturn, Protocol, TypeVar, cast
+from typing import Final, NoReturn, TypeVar, cast
 
 import grpc
 import structlog
@@ -18,6 +18,7 @@ from replay_service.mapped_arena import MappedArena
 from replay_service.options import CHANNEL_OPTIONS, COMMON_OPTIONS
 from replay_service.packed_windows import PACKED_LAYOUT, PackedWindows
 from replay_service.shared_memory import SegmentHandle, SegmentUnreachable, can_share
+from replay_service.stubs import HealthStub, Stub
 from replay_service.types import TableStats, Transport
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import CorruptDataError
@@ -32,22 +33,6 @@ _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 
 
-class _Stub(Protocol):
-    """The generated stub, with its types."""
-
-    Insert: grpc.UnaryUnaryMultiCallable[replay_pb2.InsertRequest, replay_pb2.InsertReply]
-    Sample: grpc.UnaryUnaryMultiCallable[replay_pb2.SampleRequest, replay_pb2.SampleReply]
-    Attach: grpc.UnaryUnaryMultiCallable[replay_pb2.AttachRequest, replay_pb2.AttachReply]
-    UpdatePriorities: grpc.UnaryUnaryMultiCallable[replay_pb2.UpdatePrioritiesRequest, replay_pb2.UpdatePrioritiesReply]
-    Stats: grpc.UnaryUnaryMultiCallable[replay_pb2.StatsRequest, replay_pb2.StatsReply]
-    Seed: grpc.UnaryUnaryMultiCallable[replay_pb2.SeedRequest, replay_pb2.SeedReply]
-    Inspect: grpc.UnaryUnaryMultiCallable[replay_pb2.InspectRequest, replay_pb2.InspectReply]
-
-
-class _HealthStub(Protocol):
-    Check: grpc.UnaryUnaryMultiCallable[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
-
-
 class ShardClient:
     """One shard at one address. Thread-safe.
 
@@ -58,12 +43,12 @@ class ShardClient:
     def __init__(self, address: str, spec: ChunkSpec) -> None:
         self.address = address
         self._spec = spec
-        self._local: tuple[grpc.Channel, _Stub] | None = None
+        self._local: tuple[grpc.Channel, Stub] | None = None
         self._mapping = threading.Lock()  # guards _arenas, and the making of _local
         self._arenas = dict[str, tuple[int, MappedArena | None]]()  # by table, with the incarnation it is of
         self._channel = grpc.insecure_channel(address, options=[*COMMON_OPTIONS, *CHANNEL_OPTIONS])
-        self._stub = cast(_Stub, replay_pb2_grpc.ReplayStub(self._channel))
-        self._health = cast(_HealthStub, health_pb2_grpc.HealthStub(self._channel))
+        self._stub = cast(Stub, replay_pb2_grpc.ReplayStub(self._channel))
+        self._health = cast(HealthStub, health_pb2_grpc.HealthStub(self._channel))
 
     def insert(
         self,
@@ -87,6 +72,14 @@ class ShardClient:
         )
         reply = self._repeat(self._stub.Insert, request, timeout_seconds)
         return reply.num_accepted, wire.stats_from_message(reply.state)
+
+    def admit(
+        self, table: str, num_samples: int, *, wait_seconds: float, timeout_seconds: float
+    ) -> tuple[int, TableStats]:
+        """Asks the limiter for samples; returns how many it admits, which count as sampled, and counters."""
+        request = replay_pb2.AdmitRequest(table=table, num_samples=num_samples, wait_seconds=wait_seconds)
+        reply = self._repeat(self._stub.Admit, request, timeout_seconds, pauses=())
+        return reply.num_admitted, wire.stats_from_message(reply.state)
 
     def begin_sample(
         self, table: str, batch_size: int, *, view: View, packed: bool, max_priority: float, timeout_seconds: float
@@ -270,11 +263,16 @@ class ShardClient:
             self._local[0].close()
 
     def _repeat(
-        self, call: grpc.UnaryUnaryMultiCallable[_Request, _Reply], request: _Request, timeout_seconds: float
+        self,
+        call: grpc.UnaryUnaryMultiCallable[_Request, _Reply],
+        request: _Request,
+        timeout_seconds: float,
+        *,
+        pauses: Sequence[float] = _RETRY_PAUSES,
     ) -> _Reply:
-        """Calls, again after short pauses while the shard cannot be reached; for calls that are safe to repeat."""
+        """Calls, again after `pauses` while the shard cannot be reached; none for what is not safe to repeat."""
         deadline = time.monotonic() + timeout_seconds
-        for pause in (*_RETRY_PAUSES, None):
+        for pause in (*pauses, None):
             try:
                 return call(request, timeout=max(deadline - time.monotonic(), 0.001))
             except grpc.RpcError as error:
@@ -288,7 +286,7 @@ class ShardClient:
         raise AssertionError("unreachable")
 
 
-def _open_local(address: str) -> tuple[grpc.Channel, _Stub] | None:
+def _open_local(address: str) -> tuple[grpc.Channel, Stub] | None:
     """A channel to a Unix socket; None if nobody of that name listens on this host."""
     channel = grpc.insecure_channel(address, options=[*COMMON_OPTIONS, *CHANNEL_OPTIONS])
     try:
@@ -296,4 +294,4 @@ def _open_local(address: str) -> tuple[grpc.Channel, _Stub] | None:
     except grpc.FutureTimeoutError:
         channel.close()
         return None
-    return channel, cast(_Stub, replay_pb2_grpc.ReplayStub(channel))
+    return channel, cast(Stub, replay_pb2_grpc.ReplayStub(channel))

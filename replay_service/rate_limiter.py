@@ -6,10 +6,13 @@ Inserts beyond the buffer wait for samples, samples beyond it wait for inserts. 
 to `min_size_to_sample` are free: nothing can be sampled yet, so no samples are owed for them. Seeded transitions count
 towards the size alone.
 
-A shard looks after its share of the buffer when it accepts inserts; whoever samples adds up the shards and looks after
-the whole. Nobody waits for ever: if every shard refuses inserts, their surplus adds up to one that allows samples.
+Each shard keeps its own account within its own share of the buffer, from both sides and under its lock; the shares add
+up to the buffer, so the sum of all accounts keeps within it at every moment, whoever inserts and samples. A sample
+counts at the shard that admits it, which need not be the one that it is drawn from: which shard gives a transition is a
+matter of priority alone. Nobody waits for ever: a shard that refuses an insert has room for samples.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 
@@ -20,7 +23,7 @@ class Flow:
     Attributes:
       num_transitions: stored now.
       num_free_inserts, num_paced_inserts: inserted since the start, without and with samples owed for them.
-      num_sampled: sampled since the start.
+      num_sampled: samples admitted since the start; without a ratio, samples drawn.
       samples_per_insert: transitions sampled per paced insert; None lets both sides run free.
       error_buffer_steps: inserts that both sides may be apart from the ratio.
       min_size_to_sample: transitions stored before the first is sampled.
@@ -52,10 +55,24 @@ class Flow:
             self.num_transitions + num_transitions <= self.min_size_to_sample
         )
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether there are enough transitions to begin with."""
+        return self.num_transitions >= max(self.min_size_to_sample, 1)
+
     def may_sample(self, batch_size: int) -> bool:
         """Whether so many more samples keep within the buffer, and there are enough transitions to begin with."""
-        enough = self.num_transitions >= max(self.min_size_to_sample, 1)
-        return enough and self.after_sample(batch_size).surplus >= -self.error_buffer_steps
+        return self.is_filled and self.after_sample(batch_size).surplus >= -self.error_buffer_steps
+
+    def room_for_samples(self, wanted: int) -> int:
+        """How many of so many more samples keep within the buffer; whether there are enough transitions is left out."""
+        if self.samples_per_insert is None:
+            return wanted
+        most = (self.num_paced_inserts + self.error_buffer_steps) * self.samples_per_insert - self.num_sampled
+        room = min(max(math.floor(most), 0), wanted)
+        while room > 0 and self.after_sample(room).surplus < -self.error_buffer_steps:  # as rounding has it
+            room -= 1
+        return room
 
     def after_insert(self, num_transitions: int) -> "Flow":
         """The flow once so many transitions have been inserted."""

@@ -72,6 +72,24 @@ class InsertReply(_message.Message):
     state: TableState
     def __init__(self, num_accepted: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
 
+class AdmitRequest(_message.Message):
+    __slots__ = ("table", "num_samples", "wait_seconds")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    num_samples: int
+    wait_seconds: float
+    def __init__(self, table: _Optional[str] = ..., num_samples: _Optional[int] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
+
+class AdmitReply(_message.Message):
+    __slots__ = ("num_admitted", "state")
+    NUM_ADMITTED_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    num_admitted: int
+    state: TableState
+    def __init__(self, num_admitted: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
 class View(_message.Message):
     __slots__ = ("n_step", "stack", "gamma", "clip_rewards", "stack_fill")
     N_STEP_FIELD_NUMBER: _ClassVar[int]

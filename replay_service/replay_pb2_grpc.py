@@ -39,6 +39,11 @@ class ReplayStub(object):
                 request_serializer=replay__service_dot_replay__pb2.InsertRequest.SerializeToString,
                 response_deserializer=replay__service_dot_replay__pb2.InsertReply.FromString,
                 _registered_method=True)
+        self.Admit = channel.unary_unary(
+                '/upcycle.replay.v1.Replay/Admit',
+                request_serializer=replay__service_dot_replay__pb2.AdmitRequest.SerializeToString,
+                response_deserializer=replay__service_dot_replay__pb2.AdmitReply.FromString,
+                _registered_method=True)
         self.Sample = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Sample',
                 request_serializer=replay__service_dot_replay__pb2.SampleRequest.SerializeToString,
@@ -76,6 +81,14 @@ class ReplayServicer(object):
 
     def Insert(self, request, context):
         """Stores chunks in order until one is refused by the limiter. Idempotent by (writer_id, sequence).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Admit(self, request, context):
+        """Asks the limiter of this shard for samples, to be drawn from any shards; for tables with a ratio. Not idempotent:
+        what is admitted counts as sampled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +143,11 @@ def add_ReplayServicer_to_server(servicer, server):
                     servicer.Insert,
                     request_deserializer=replay__service_dot_replay__pb2.InsertRequest.FromString,
                     response_serializer=replay__service_dot_replay__pb2.InsertReply.SerializeToString,
+            ),
+            'Admit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Admit,
+                    request_deserializer=replay__service_dot_replay__pb2.AdmitRequest.FromString,
+                    response_serializer=replay__service_dot_replay__pb2.AdmitReply.SerializeToString,
             ),
             'Sample': grpc.unary_unary_rpc_method_handler(
                     servicer.Sample,
@@ -189,6 +207,33 @@ class Replay(object):
             '/upcycle.replay.v1.Replay/Insert',
             replay__service_dot_replay__pb2.InsertRequest.SerializeToString,
             replay__service_dot_replay__pb2.InsertReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Admit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/upcycle.replay.v1.Replay/Admit',
+            replay__service_dot_replay__pb2.AdmitRequest.SerializeToString,
+            replay__service_dot_replay__pb2.AdmitReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,7 +4,8 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -12,10 +13,11 @@ from typing import Final
 import numpy as np
 
 from replay_service.inspection import TableContents
-from replay_service.shared_log import EncodedChunk, SharedLog
+from replay_service.shared_log import EncodedChunk, LogPart, SharedLog
 from replay_service.shared_memory import SharedSegment
 from replay_service.table import Table
 from replay_service.types import TableDraw, TableSample, TableStats
+from replay_service.waiting import WaitingLine
 from upcycle.chunks import Array, decode_chunk, encode_chunk
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
 from upcycle.experience_log import ExperienceLogReader
@@ -26,15 +28,6 @@ LOGGED_TABLE: Final = "online"
 """The table that actors fill, whose chunks go into the experience log."""
 
 _SEED_CHUNKS: Final = 16  # stored under one hold of the lock, so that seeding never keeps others waiting for long
-
-
-@dataclass(frozen=True, slots=True)
-class LogPart:
-    """Which part of a log: every `num_shards`-th chunk of its newest transitions (None: of all)."""
-
-    shard_index: int = 0
-    num_shards: int = 1
-    newest_transitions: int | None = None
 
 
 class ShardStopping(UpcycleError):
@@ -61,6 +54,8 @@ class ServedTable:
     Two locks, taken in this order: `_inserting` makes check, log and store of an insert one step against other
     inserts; `_changed` guards the table itself and is held for memory work only, never for the disk.
 
+    Attributes:
+      waiting_inserts, waiting_samples: calls that the limiter holds back.
     Args:
       log: accepted chunks are appended to it before they are acknowledged; None keeps no log.
       max_waiters: calls that may wait at a time; any more are answered at once, so that waiting inserts never use up
@@ -82,7 +77,8 @@ class ServedTable:
         self.segment, self.config = segment, table.config
         self._inserting = threading.Lock()
         self._seeding = threading.Lock()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # notified when chunks have come in, for those that wait for any
+        self.waiting_inserts, self.waiting_samples = WaitingLine(self._changed), WaitingLine(self._changed)
         self._waiters = threading.BoundedSemaphore(max_waiters)
         self._seeded: dict[tuple[Path, LogPart], int] = {}
         self._num_refused = 0
@@ -114,13 +110,33 @@ class ServedTable:
         """
         deadline = time.monotonic() + wait_seconds
         num_stored = 0
-        while num_stored < len(chunks):
-            with self._inserting:
-                stored = self._insert_while_room(chunks[num_stored:], writer_id, first_sequence + num_stored)
-            num_stored += stored
-            if num_stored < len(chunks) and not self._wait_for_room(chunks[num_stored].num_transitions, deadline):
+        while True:
+            num_stored += self._insert_while_room(chunks[num_stored:], writer_id, first_sequence + num_stored)
+            if num_stored == len(chunks):
                 break
+            with self._turn_to_insert(chunks[num_stored].num_transitions, deadline) as came:
+                if not came:
+                    break
+                rest, sequence = chunks[num_stored:], first_sequence + num_stored
+                num_stored += self._insert_while_room(rest, writer_id, sequence, has_turn=True)
         return num_stored, self.stats()
+
+    def admit(self, num_samples: int, *, wait_seconds: float) -> tuple[int, TableStats]:
+        """Counts as many samples, of so many, as the limiter has room for, after waiting for room for one.
+
+        Returns: how many that are, and counters. They count from now on, whatever becomes of them.
+        """
+        start = time.monotonic()
+        with (
+            self._waiting() as may_wait,
+            self.waiting_samples.turn(self._table.may_sample, wait_seconds if may_wait else 0.0) as came,
+            self._changed,
+        ):
+            num_admitted = self._table.admit_samples(num_samples) if came else 0
+            self.waiting_inserts.call_next()
+            stats = self._stats()
+        self._metrics.increment("replay_sample_wait_seconds_total", time.monotonic() - start)
+        return num_admitted, stats
 
     def sample(self, batch_size: int, view: View, *, packed: bool = False) -> tuple[TableSample, TableStats]:
         """Draws transitions, see `Table.sample`; none if nothing can be drawn.
@@ -129,7 +145,7 @@ class ServedTable:
         """
         with self._changed:
             sample = self._table.sample(batch_size, view, packed=packed)
-            stats = self._sampled()
+            stats = self._stats()
         self._count_samples(sample.draw, stats)
         return sample, stats
 
@@ -137,7 +153,7 @@ class ServedTable:
         """Like `sample`, without the windows: the caller reads them itself and checks the generations after."""
         with self._changed:
             draw = self._table.draw(batch_size, view)
-            stats = self._sampled()
+            stats = self._stats()
         self._count_samples(draw, stats)
         return draw, stats
 
@@ -214,40 +230,51 @@ class ServedTable:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+            self.waiting_inserts.close()
+            self.waiting_samples.close()
 
-    def _insert_while_room(self, chunks: Sequence[EncodedChunk], writer_id: str, first_sequence: int) -> int:
-        """Held: _inserting."""
-        for index, encoded in enumerate(chunks):
-            sequence = first_sequence + index
-            with self._changed:
-                duplicate = self._table.is_duplicate(writer_id, sequence)
-                if not duplicate and not self._table.may_insert(encoded.num_transitions):
+    def _insert_while_room(
+        self, chunks: Sequence[EncodedChunk], writer_id: str, first_sequence: int, *, has_turn: bool = False
+    ) -> int:
+        """Stores chunks in order until there is no room, or others wait for it; returns how many it has stored."""
+        with self._inserting:
+            for index, encoded in enumerate(chunks):
+                if not self._insert_one(encoded, writer_id, first_sequence + index, has_turn=has_turn):
                     return index
-            if self._log is not None and not duplicate:
-                self._metrics.increment("replay_log_bytes_total", self._log.append(encoded))
-            with self._changed:
-                self._table.insert(encoded.chunk, writer_id=writer_id, sequence=sequence, now=time.monotonic())
-                self._changed.notify_all()
-                size = self._table.stats().num_transitions
-            if duplicate:
-                self._metrics.increment("replay_duplicate_inserts_total")
-                continue
-            if self._table.config.name == LOGGED_TABLE:
-                self._metrics.increment("replay_inserts_total", encoded.num_transitions)
-            self._size.set(self._table.config.name, size)
         return len(chunks)
 
-    def _wait_for_room(self, num_transitions: int, deadline: float) -> bool:
-        """Waits until the limiter lets so many in; returns whether it does."""
-        start = time.monotonic()
-        with self._waiting() as may_wait, self._changed:
-            room = self._changed.wait_for(
-                lambda: self._stopping or self._table.may_insert(num_transitions),
-                max(deadline - start, 0.0) if may_wait else 0.0,
-            )
-            room = room and not self._stopping
-        self._metrics.increment("replay_insert_wait_seconds_total", time.monotonic() - start)
-        return room
+    def _insert_one(self, encoded: EncodedChunk, writer_id: str, sequence: int, *, has_turn: bool) -> bool:
+        """Held: _inserting."""
+        with self._changed:
+            duplicate = self._table.is_duplicate(writer_id, sequence)
+            may_insert = (has_turn or not self.waiting_inserts) and self._table.may_insert(encoded.num_transitions)
+            if not duplicate and not may_insert:
+                return False
+        if self._log is not None and not duplicate:
+            self._metrics.increment("replay_log_bytes_total", self._log.append(encoded))
+        with self._changed:
+            self._table.insert(encoded.chunk, writer_id=writer_id, sequence=sequence, now=time.monotonic())
+            self._changed.notify_all()
+            self.waiting_samples.call_next()
+            size = self._table.stats().num_transitions
+        if duplicate:
+            self._metrics.increment("replay_duplicate_inserts_total")
+            return True
+        if self._table.config.name == LOGGED_TABLE:
+            self._metrics.increment("replay_inserts_total", encoded.num_transitions)
+        self._size.set(self._table.config.name, size)
+        return True
+
+    @contextmanager
+    def _turn_to_insert(self, num_transitions: int, deadline: float) -> Generator[bool]:
+        """Waits until the limiter lets so many in and nobody has waited longer; yields whether that came in time."""
+        start, has_room = time.monotonic(), partial(self._table.may_insert, num_transitions)
+        with (
+            self._waiting() as may_wait,
+            self.waiting_inserts.turn(has_room, max(deadline - start, 0.0) if may_wait else 0.0) as came,
+        ):
+            self._metrics.increment("replay_insert_wait_seconds_total", time.monotonic() - start)
+            yield came
 
     @contextmanager
     def _waiting(self) -> Generator[bool]:
@@ -258,11 +285,6 @@ class ServedTable:
         finally:
             if may_wait:
                 self._waiters.release()
-
-    def _sampled(self) -> TableStats:
-        """Held: _changed."""
-        self._changed.notify_all()  # samples make room for inserts
-        return self._stats()
 
     def _count_samples(self, draw: TableDraw, stats: TableStats) -> None:
         self._metrics.increment("replay_samples_total", len(draw.slot))

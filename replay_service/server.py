@@ -16,8 +16,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
 from replay_service.options import COMMON_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
-from replay_service.served_table import LOGGED_TABLE, LogPart, ServedTable, ShardStopping, SizeGauge
-from replay_service.shared_log import SharedLog
+from replay_service.served_table import LOGGED_TABLE, ServedTable, ShardStopping, SizeGauge
+from replay_service.shared_log import LogPart, SharedLog
 from replay_service.shared_memory import SharedSegment, can_share
 from replay_service.storage import Arena
 from replay_service.table import Table, num_slots_of
@@ -160,6 +160,16 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
                 wait_seconds=_bounded_wait(request.wait_seconds, context),
             )
             return replay_pb2.InsertReply(num_accepted=num_accepted, state=wire.stats_to_message(stats))
+
+    def Admit(self, request: replay_pb2.AdmitRequest, context: grpc.ServicerContext) -> replay_pb2.AdmitReply:
+        with _typed_refusals(context):
+            table = _find(self._tables, request.table)
+            if request.num_samples < 1:
+                raise ValueError(f"num_samples {request.num_samples}: must be above 0")
+            num_admitted, stats = table.admit(
+                request.num_samples, wait_seconds=_bounded_wait(request.wait_seconds, context)
+            )
+            return replay_pb2.AdmitReply(num_admitted=num_admitted, state=wire.stats_to_message(stats))
 
     def Sample(self, request: replay_pb2.SampleRequest, context: grpc.ServicerContext) -> replay_pb2.SampleReply:
         with _typed_refusals(context):

@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
+from replay_service.admission import SampleAdmission, why_not
 from replay_service.batch_filling import Allocate
-from replay_service.client import ShardClient
 from replay_service.drawing import BatchDrawer
 from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.inserting import ChunkInserter
@@ -19,14 +19,13 @@ from replay_service.membership import CALL_SECONDS, Membership, seconds_left
 from replay_service.seeding import seed_shards
 from replay_service.types import ReplayTimeout, SampledBatch, TableStats, TransitionKeys, Transport, total_stats
 from upcycle.chunks import Array, ChunkSpec
-from upcycle.errors import UpcycleError, UserError
+from upcycle.errors import UpcycleError
 from upcycle.metrics import Metrics
 from upcycle.windows import View
 
 __all__ = ["ReplayTimeout", "SampledBatch", "ShardedReplay", "TableStats", "TransitionKeys"]
 
 _WAIT_SECONDS: Final = 0.2  # the longest a shard is asked to hold a call back; then the others get their turn
-_PAUSE_SECONDS: Final = 0.02
 
 
 class ShardedReplay:
@@ -54,11 +53,10 @@ class ShardedReplay:
         packed: bool = True,
     ) -> None:
         self._endpoints, self._spec, self._metrics = endpoints, spec, metrics
-        self._lock = threading.Lock()  # guards the three below
-        self._in_flight: dict[str, int] = {}
+        self._lock = threading.Lock()  # guards the one below
         self._num_dropped: dict[str, int] = {}  # priority updates by table
-        self._turn = 0
         self._members = Membership(endpoints, spec)
+        self._admission = SampleAdmission(self._members, metrics)
         self._inserter = ChunkInserter(self._members, first_turn=int(rng.integers(1 << 16)))
         self._drawer = BatchDrawer(self._members, spec, rng=rng, transport=transport, packed=packed, metrics=metrics)
 
@@ -122,11 +120,13 @@ class ShardedReplay:
           UserError: no such table, or a limiter that could never let such a batch pass.
         """
         view.check(self._spec)
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            shards = self._members.tables(table, n_step=view.n_step)
-            if self._reserve(table, batch_size * num_batches, shards):
-                try:
+        deadline, wanted = time.monotonic() + timeout_seconds, batch_size * num_batches
+        held = self._admission.take_kept(table, wanted)
+        try:
+            while True:
+                shards = self._members.tables(table, n_step=view.n_step)
+                held += self._admission.ask(table, wanted - held, shards)
+                if held == wanted:
                     batches = self._drawer.draw(
                         table,
                         batch_size,
@@ -136,13 +136,15 @@ class ShardedReplay:
                         importance_sampling_exponent=importance_sampling_exponent,
                         allocate=allocate,
                     )
-                finally:
-                    self._release(table, batch_size * num_batches)
-                if batches is not None:
-                    return batches
-            if time.monotonic() >= deadline:
-                raise ReplayTimeout(_why_not(table, shards))
-            self._wait_for_inserts(table, shards, min(_WAIT_SECONDS, seconds_left(deadline)))
+                    if batches is not None:
+                        held = 0
+                        return batches
+                if time.monotonic() >= deadline:
+                    raise ReplayTimeout(why_not(table, shards))
+                wait_seconds = min(_WAIT_SECONDS, seconds_left(deadline))
+                held += self._admission.wait(table, wanted - held, shards, wait_seconds)
+        finally:
+            self._admission.keep(table, held)
 
     def update_priorities(self, table: str, keys: TransitionKeys, priorities: Array) -> None:
         """Gives transitions new priorities, float [B]; best effort.
@@ -188,7 +190,7 @@ class ShardedReplay:
             if stats is not None:
                 fresh[index] = stats
         if not fresh:
-            raise ReplayTimeout(_why_not(table, {}))
+            raise ReplayTimeout(why_not(table, {}))
         with self._lock:
             return replace(total_stats(fresh), num_dropped_updates=self._num_dropped.get(table, 0))
 
@@ -231,61 +233,3 @@ class ShardedReplay:
     def close(self) -> None:
         """Closes all connections. Safe to call twice."""
         self._members.close()
-
-    def _reserve(self, table: str, batch_size: int, shards: Mapping[int, tuple[ShardClient, TableStats]]) -> bool:
-        """Whether the limiter lets a batch pass; counts it as in flight if so."""
-        if not shards:
-            return False
-        flow = total_stats({index: stats for index, (_, stats) in shards.items()}).flow
-        if flow.samples_per_insert is not None and batch_size > flow.error_buffer_steps * flow.samples_per_insert:
-            raise UserError(
-                "replay.error_buffer_steps",
-                flow.error_buffer_steps,
-                f"x {flow.samples_per_insert} samples per insert is below one batch, {batch_size}; it would never pass",
-                "raise it, or lower learner.batch_size",
-            )
-        with self._lock:
-            in_flight = self._in_flight.get(table, 0)
-            if not flow.may_sample(in_flight + batch_size):
-                return False
-            self._in_flight[table] = in_flight + batch_size
-        return True
-
-    def _release(self, table: str, batch_size: int) -> None:
-        with self._lock:
-            self._in_flight[table] -= batch_size
-
-    def _wait_for_inserts(
-        self, table: str, shards: Mapping[int, tuple[ShardClient, TableStats]], wait_seconds: float
-    ) -> None:
-        """Waits until chunks come in somewhere: at one shard by turns, then looks at all."""
-        start = time.monotonic()
-        if not shards:
-            self._members.wait(wait_seconds)
-        else:
-            with self._lock:
-                self._turn += 1
-                turn = self._turn % len(shards)
-            changed = False
-            for position, (index, (client, stats)) in enumerate(shards.items()):
-                patience = wait_seconds / 4 if position == turn else 0.0
-                fresh = self._members.refresh(
-                    index, client, table, known_revision=stats.revision, wait_seconds=patience
-                )
-                changed = changed or fresh is None or fresh.revision != stats.revision
-            if not changed:  # also when the shard had too many waiting to let this call wait
-                self._members.wait(min(_PAUSE_SECONDS, wait_seconds))
-        if self._metrics is not None:
-            self._metrics.increment("replay_sample_wait_seconds_total", time.monotonic() - start)
-
-
-def _why_not(table: str, shards: Mapping[int, tuple[ShardClient, TableStats]]) -> str:
-    """Why nothing can be sampled, in one line."""
-    if not shards:
-        return f"table {table!r}: no replay shard answers"
-    flow = total_stats({index: stats for index, (_, stats) in shards.items()}).flow
-    if flow.num_transitions < flow.min_size_to_sample:
-        return f"table {table!r}: {flow.num_transitions} of {flow.min_size_to_sample} transitions to begin with"
-    return (
-        f"table {table!r}: {flow.num_transitions} transitions, sampling waits for inserts (surplus {flow.surplus:.0f})"
-    )

@@ -16,6 +16,15 @@ class EncodedChunk:
     num_transitions: int
 
 
+@dataclass(frozen=True, slots=True)
+class LogPart:
+    """Which part of a log: every `num_shards`-th chunk of its newest transitions (None: of all)."""
+
+    shard_index: int = 0
+    num_shards: int = 1
+    newest_transitions: int | None = None
+
+
 class SharedLog:
     """An experience log that several tables append to; the lock is held for one append."""
 

@@ -58,6 +58,16 @@ class Table:
         """Whether the limiter lets so many transitions in now."""
         return self._flow.may_insert(num_transitions)
 
+    def may_sample(self) -> bool:
+        """Whether the limiter has room for a sample."""
+        return self._flow.room_for_samples(1) > 0
+
+    def admit_samples(self, wanted: int) -> int:
+        """Counts as many samples, of so many, as the limiter has room for, and returns how many that are."""
+        room = self._flow.room_for_samples(wanted)
+        self._flow = self._flow.after_sample(room)
+        return room
+
     def is_duplicate(self, writer_id: str, sequence: int) -> bool:
         """Whether this insert has been accepted before."""
         return (writer_id, sequence) in self._recent
@@ -95,7 +105,8 @@ class Table:
         else:
             items, probability = np.zeros(0, np.int64), np.zeros(0, np.float64)
         slot, offset = np.divmod(items, self.spec.steps)
-        self._flow = self._flow.after_sample(len(items))
+        if self.config.samples_per_insert is None:  # else they have been counted when they were admitted
+            self._flow = self._flow.after_sample(len(items))
         return TableDraw(slot, offset, self._storage.generation[slot], probability)
 
     def sample(self, batch_size: int, view: View, *, packed: bool = False) -> TableSample:
@@ -259,4 +270,11 @@ def _check(config: TableConfig, spec: ChunkSpec) -> None:
             config.error_buffer_steps,
             f"is, as the share of one shard, below one chunk of {spec.steps} steps, which would never be let in",
             "raise it, or lower replay.num_shards or replay.chunk_steps",
+        )
+    if config.samples_per_insert is not None and config.error_buffer_steps * config.samples_per_insert < 1:
+        raise UserError(
+            "replay.error_buffer_steps",
+            config.error_buffer_steps,
+            f"is, at {config.samples_per_insert} samples per insert, below one sample: a shard could refuse both sides",
+            "raise it, or lower replay.num_shards",
         )

@@ -25,7 +25,7 @@ LAYERS = {
 OWNERS = {
     "ray": ("orchestrator/",),
     "redis": ("upcycle/tracker.py",),
-    "grpc": ("replay_service/server.py", "replay_service/client.py", "replay_service/failures.py"),
+    "grpc": tuple(f"replay_service/{name}.py" for name in ("server", "client", "failures", "stubs")),
     "envpool": ("actors/envs.py",),
     "prometheus_client": ("upcycle/metrics.py",),
     "lz4": ("upcycle/frame_codec.py",),

@@ -41,8 +41,13 @@ METRICS: Final[Mapping[str, Metric]] = {
     "replay_inserts_total": Metric("counter", "Transitions inserted into the table `online`, in agent steps."),
     "replay_samples_total": Metric("counter", "Transitions sampled."),
     "replay_samples_per_insert": Metric("gauge", "Transitions sampled per transition inserted since the start."),
-    "replay_insert_wait_seconds_total": Metric("counter", "Time that inserts waited for samples (the limiter)."),
-    "replay_sample_wait_seconds_total": Metric("counter", "Time that samples waited for inserts (the limiter)."),
+    "replay_insert_wait_seconds_total": Metric(
+        "counter", "Time that inserts waited in line for samples (the limiter)."
+    ),
+    "replay_sample_wait_seconds_total": Metric(
+        "counter",
+        "Time that samples waited for inserts (the limiter): in line at a shard; at a learner, over all shards.",
+    ),
     "replay_size": Metric("gauge", "Transitions that this shard holds, in agent steps."),
     "replay_torn_windows_total": Metric(
         "counter", "Windows overwritten while they were read out of shared memory, and drawn again."

@@ -103,7 +103,7 @@ def test_inserts_wait_for_samples_and_go_on_when_they_come() -> None:
         results = list[int]()
         waiting = threading.Thread(target=lambda: results.append(insert(client, 3, wait_seconds=5.0)))
         waiting.start()
-        client.begin_sample("online", 8, view=VIEW, packed=False, max_priority=0, timeout_seconds=5)()
+        assert client.admit("online", 8, wait_seconds=0.0, timeout_seconds=5)[0] == 8
         waiting.join(timeout=20)
         assert results == [1]
         stats = client.stats("online", timeout_seconds=5)
@@ -122,11 +122,33 @@ def test_waiting_inserts_never_use_up_the_threads_that_samples_need() -> None:
         ]
         for writer in writers:
             writer.start()
+        assert client.admit("online", 4, wait_seconds=0.0, timeout_seconds=2.0)[0] == 4
         columns, _, _ = client.begin_sample("online", 4, view=VIEW, packed=False, max_priority=0, timeout_seconds=2.0)()
         assert len(columns["slot"]) == 4
         for writer in writers:
             writer.join(timeout=30)
             assert not writer.is_alive()
+        client.close()
+
+
+def test_samples_wait_for_inserts_and_take_what_room_there_is() -> None:
+    with running_shards([LIMITED]) as (_, addresses):
+        client = ShardClient(addresses[0], SPEC)
+
+        def admit(number: int, *, wait_seconds: float = 0.0) -> int:
+            return client.admit("online", number, wait_seconds=wait_seconds, timeout_seconds=10.0)[0]
+
+        insert(client, 0)  # free
+        assert [admit(10), admit(10), admit(10)] == [10, 6, 0]  # one for each of 16 inserts that are not there yet
+        assert admit(1, wait_seconds=0.05) == 0
+        results = list[int]()
+        waiting = threading.Thread(target=lambda: results.append(admit(10, wait_seconds=5.0)))
+        waiting.start()
+        assert insert(client, 1) == 1
+        waiting.join(timeout=20)
+        assert results == [8]
+        with pytest.raises(ValueError, match="num_samples 0"):
+            admit(0)
         client.close()
 
 

@@ -222,9 +222,10 @@ def test_impossible_updates_are_refused_and_change_nothing(keys: tuple[int, int]
         ({"capacity_steps": 0}, "replay.capacity_steps"),
         ({"min_size_to_sample": 81}, "replay.min_size_to_sample"),
         ({"samples_per_insert": 8.0, "error_buffer_steps": 7}, "replay.error_buffer_steps"),
+        ({"samples_per_insert": 0.1, "error_buffer_steps": 9}, "replay.error_buffer_steps"),
     ],
 )
-def test_tables_that_would_wait_for_ever_are_refused(changes: dict[str, int], field: str) -> None:
+def test_tables_that_would_wait_for_ever_are_refused(changes: dict[str, float], field: str) -> None:
     with pytest.raises(UserError) as failure:
         make_table(replace(table_config(), **changes))
     assert failure.value.field == field

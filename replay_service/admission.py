@@ -1,0 +1,128 @@
+"""What the limiters of the shards let one client sample, and its waits for it."""
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from replay_service.client import ShardClient
+from replay_service.failures import ShardSlow, ShardUnavailable
+from replay_service.membership import CALL_SECONDS, Membership
+from replay_service.rate_limiter import Flow
+from replay_service.types import TableStats, total_stats
+from upcycle.errors import UserError
+from upcycle.metrics import Metrics
+
+_PAUSE_SECONDS: Final = 0.02
+
+Shards = Mapping[int, tuple[ShardClient, TableStats]]
+"""Live shards, with the newest known counters of one table."""
+
+
+class SampleAdmission:
+    """Collects admitted samples, from whichever shards have room. Thread-safe.
+
+    What has been admitted for a batch that then came to nothing is kept for the next one: it has been counted.
+    """
+
+    def __init__(self, members: Membership, metrics: Metrics | None) -> None:
+        self._members, self._metrics = members, metrics
+        self._lock = threading.Lock()  # guards the two below
+        self._kept: dict[str, int] = {}
+        self._turn = 0
+
+    def take_kept(self, table: str, num_samples: int) -> int:
+        """Takes back what was kept, at most so many."""
+        with self._lock:
+            taken = min(self._kept.get(table, 0), num_samples)
+            self._kept[table] = self._kept.get(table, 0) - taken
+            return taken
+
+    def keep(self, table: str, num_samples: int) -> None:
+        """Keeps admitted samples for a later batch."""
+        with self._lock:
+            self._kept[table] = self._kept.get(table, 0) + num_samples
+
+    def ask(self, table: str, num_samples: int, shards: Shards) -> int:
+        """Asks each shard in turn, first where most room is known to be, without waiting; returns what is admitted.
+
+        Nothing is admitted before there is enough to begin with, over all shards. Raises: UserError if the limiter
+        could never hold so many samples.
+        """
+        flow = _total(shards)
+        if flow is None or not flow.is_filled or num_samples == 0:
+            return 0
+        if flow.samples_per_insert is None:
+            return num_samples
+        if num_samples > flow.error_buffer_steps * flow.samples_per_insert:
+            raise UserError(
+                "replay.error_buffer_steps",
+                flow.error_buffer_steps,
+                f"x {flow.samples_per_insert} samples per insert is below what is drawn together, {num_samples}",
+                "raise it, or lower learner.batch_size or learner.batches_per_request",
+            )
+        rooms = {index: stats.flow.room_for_samples(num_samples) for index, (_, stats) in shards.items()}
+        num_admitted = 0
+        for index in sorted(rooms, key=lambda index: -rooms[index]):
+            if num_admitted < num_samples:
+                num_admitted += self._ask_one(table, num_samples - num_admitted, index, shards[index][0], 0.0)
+        return num_admitted
+
+    def wait(self, table: str, num_samples: int, shards: Shards, wait_seconds: float) -> int:
+        """Waits for room or for chunks, at one shard by turns; returns what is admitted meanwhile."""
+        start, flow, num_admitted = time.monotonic(), _total(shards), 0
+        if flow is None:
+            self._members.wait(wait_seconds)
+        else:
+            with self._lock:
+                self._turn += 1
+                turn = self._turn % len(shards)
+            index, (client, _) = list(shards.items())[turn]
+            patience = wait_seconds / 4  # then another one gets its turn
+            if flow.is_filled and flow.samples_per_insert is not None and num_samples > 0:
+                num_admitted = self._ask_one(table, num_samples, index, client, patience)
+                went_on = num_admitted > 0
+            else:
+                went_on = self._wait_for_chunks(table, shards, index, patience)
+            if not went_on and time.monotonic() - start < patience:  # the shard had too many waiting already
+                self._members.wait(min(_PAUSE_SECONDS, wait_seconds))
+        if self._metrics is not None:
+            self._metrics.increment("replay_sample_wait_seconds_total", time.monotonic() - start)
+        return num_admitted
+
+    def _ask_one(self, table: str, num_samples: int, index: int, client: ShardClient, wait_seconds: float) -> int:
+        try:
+            num_admitted, stats = client.admit(
+                table, num_samples, wait_seconds=wait_seconds, timeout_seconds=wait_seconds + CALL_SECONDS
+            )
+        except (ShardUnavailable, ShardSlow):
+            self._members.lost(index, client)
+            return 0
+        self._members.observe(index, client, table, stats)
+        return num_admitted
+
+    def _wait_for_chunks(self, table: str, shards: Shards, waiting: int, wait_seconds: float) -> bool:
+        """Looks at all shards, waiting at one of them; returns whether chunks have come in, or a shard was lost."""
+        changed = False
+        for index, (client, stats) in shards.items():
+            patience = wait_seconds if index == waiting else 0.0
+            fresh = self._members.refresh(index, client, table, known_revision=stats.revision, wait_seconds=patience)
+            changed = changed or fresh is None or fresh.revision != stats.revision
+        return changed
+
+
+def _total(shards: Shards) -> Flow | None:
+    """The accounts of all shards added up; None if there is no shard."""
+    return total_stats({index: stats for index, (_, stats) in shards.items()}).flow if shards else None
+
+
+def why_not(table: str, shards: Shards) -> str:
+    """Why nothing can be sampled, in one line."""
+    flow = _total(shards)
+    if flow is None:
+        return f"table {table!r}: no replay shard answers"
+    if flow.num_transitions < flow.min_size_to_sample:
+        return f"table {table!r}: {flow.num_transitions} of {flow.min_size_to_sample} transitions to begin with"
+    return (
+        f"table {table!r}: {flow.num_transitions} transitions, sampling waits for inserts (surplus {flow.surplus:.0f})"
+    )

@@ -1,0 +1,29 @@
+"""The generated stubs with their types, which the generator leaves out."""
+
+from __future__ import annotations  # gRPC's generic types exist for type checkers alone
+
+from typing import Protocol
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from replay_service import replay_pb2
+
+
+class Stub(Protocol):
+    """The generated stub, with its types."""
+
+    Insert: grpc.UnaryUnaryMultiCallable[replay_pb2.InsertRequest, replay_pb2.InsertReply]
+    Admit: grpc.UnaryUnaryMultiCallable[replay_pb2.AdmitRequest, replay_pb2.AdmitReply]
+    Sample: grpc.UnaryUnaryMultiCallable[replay_pb2.SampleRequest, replay_pb2.SampleReply]
+    Attach: grpc.UnaryUnaryMultiCallable[replay_pb2.AttachRequest, replay_pb2.AttachReply]
+    UpdatePriorities: grpc.UnaryUnaryMultiCallable[replay_pb2.UpdatePrioritiesRequest, replay_pb2.UpdatePrioritiesReply]
+    Stats: grpc.UnaryUnaryMultiCallable[replay_pb2.StatsRequest, replay_pb2.StatsReply]
+    Seed: grpc.UnaryUnaryMultiCallable[replay_pb2.SeedRequest, replay_pb2.SeedReply]
+    Inspect: grpc.UnaryUnaryMultiCallable[replay_pb2.InspectRequest, replay_pb2.InspectReply]
+
+
+class HealthStub(Protocol):
+    """The stub of gRPC's health service, with its types."""
+
+    Check: grpc.UnaryUnaryMultiCallable[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
