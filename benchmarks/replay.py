@@ -35,7 +35,7 @@ from benchmarks.cluster import Cluster, connect
 from benchmarks.measure import Rate, Window, interleaved, median
 from benchmarks.operations import Writer, acting, copying, draw, inserting, prepared, sampling, updating
 from benchmarks.relay import CountingRelay
-from benchmarks.workload import GAMES, Play, can_compress, place_of, recorded
+from benchmarks.workload import GAMES, Play, place_of, recorded
 from replay_service.sharding import ShardedReplay
 from replay_service.types import Tier, Transport
 from upcycle.runtime import keep_heap
@@ -77,7 +77,7 @@ class Bench:
     def __init__(self, play: Play, options: Options, stack: ExitStack) -> None:
         self.options, self._play, self._stack = options, play, stack
         self.spec, self._chunks = prepared(play)
-        self._compressed = options.compressed and can_compress()
+        self._compressed = options.compressed
         self.clusters, self.bytes_per_item = dict[Tier, Cluster](), dict[Tier, float]()
         for tier in _TIERS:
             self._fill(tier)

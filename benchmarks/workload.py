@@ -7,7 +7,6 @@ most. Sticky random play gives frames, episode ends and rewards as they come ear
 """
 
 import argparse
-import inspect
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -164,14 +163,9 @@ def lane_rows(play: Play, *, lanes: int = _LANES) -> "list[tuple[Any, Array]]":
     return rows
 
 
-def can_compress() -> bool:
-    """Whether this build's actors can compress frames."""
-    return "codec" in inspect.signature(encode_chunk).parameters
-
-
 def encoded(chunk: Chunk, spec: ChunkSpec, *, compressed: bool) -> bytes:
-    """The chunk as an actor sends it. Compressed only where `can_compress`."""
-    return cast(Any, encode_chunk)(chunk, spec, codec="lz4") if compressed else encode_chunk(chunk, spec)
+    """The chunk as an actor sends it."""
+    return encode_chunk(chunk, spec, codec="lz4" if compressed else "none")
 
 
 def _columns() -> list[str]:
