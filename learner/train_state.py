@@ -62,16 +62,17 @@ class TrainState:
         return {
             "online_network": self.online_network.state_dict(),
             "target_network": self.target_network.state_dict(),
-            "policy_network": self.policy_network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "learner_steps": self.learner_steps,
+            **({"policy_network": self.policy_network.state_dict()} if self._average_decay > 0 else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`; an average that the state does not have begins at its online network."""
         self.online_network.load_state_dict(state["online_network"])
         self.target_network.load_state_dict(state["target_network"])
-        self.policy_network.load_state_dict(state["policy_network"])
+        if self.policy_network is not self.online_network:
+            self.policy_network.load_state_dict(state.get("policy_network", state["online_network"]))
         self.optimizer.load_state_dict(state["optimizer"])
         self.learner_steps = int(state["learner_steps"])
 

@@ -12,6 +12,7 @@ from typing import Final, cast
 
 import grpc
 import numpy as np
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
@@ -26,6 +27,8 @@ from upcycle.chunks import ChunkSpec
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
 
 _NUM_THREADS: Final = 16
 _MAX_WAIT_SECONDS: Final = 5.0  # the longest a call is held back, whatever it asks for
@@ -108,7 +111,11 @@ class ReplayShard:
         if sys.platform != "linux":
             return ""
         address = f"unix-abstract:upcycle-replay-{secrets.token_hex(16)}"
-        self._server.add_insecure_port(address)
+        try:
+            self._server.add_insecure_port(address)
+        except RuntimeError as error:  # a sandbox without Unix sockets: TCP serves all
+            _log.warning("no_unix_socket", reason=str(error))
+            return ""
         return address
 
     def stop(self, grace_seconds: float = 5.0) -> None:
@@ -256,7 +263,11 @@ def _segment(config: TableConfig, spec: ChunkSpec) -> SharedSegment | None:
     """Shared memory for a table's arena; None where this system cannot share it."""
     if config.capacity_steps < 1 or not can_share():
         return None
-    return SharedSegment(Arena.num_bytes(spec, num_slots_of(config, spec)))
+    try:
+        return SharedSegment(Arena.num_bytes(spec, num_slots_of(config, spec)))
+    except OSError as error:  # a sandbox without memfd: windows go over gRPC instead
+        _log.warning("memory_not_shared", table=config.name, reason=str(error))
+        return None
 
 
 def _find(tables: dict[str, ServedTable], name: str) -> ServedTable:

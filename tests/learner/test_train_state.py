@@ -63,6 +63,22 @@ def test_a_restored_state_averages_on() -> None:
         assert torch.equal(tensor, restored.policy_network.state_dict()[name])
 
 
+def test_a_run_that_stops_averaging_goes_on_from_its_own_weights() -> None:
+    averaging, plain = averaging_state(0.9), averaging_state(0.0)
+    move(averaging)
+    plain.load_state_dict(averaging.state_dict())
+    for name, tensor in averaging.online_network.state_dict().items():
+        assert torch.equal(tensor, plain.online_network.state_dict()[name])
+
+
+def test_a_run_that_begins_to_average_begins_with_its_own_weights() -> None:
+    plain, averaging = averaging_state(0.0), averaging_state(0.9)
+    move(plain)
+    averaging.load_state_dict(plain.state_dict())
+    for name, tensor in plain.online_network.state_dict().items():
+        assert torch.equal(tensor, averaging.policy_network.state_dict()[name])
+
+
 def test_cuda_is_chosen_where_it_is_and_refused_where_it_is_not() -> None:
     assert choose_device("cpu") == CPU
     if torch.cuda.is_available():
