@@ -1,7 +1,8 @@
 # make demo    reincarnate a Pong agent from the bundled teacher, with a report at the end
 # make test    all tests
 # make check   formatting, lint, types, import layers, generated code, then all tests
-# The rest: setup, lock, proto, docs, format, lint, test-gpu, bench. Everything sets itself up when it has to, and only then.
+# The rest: setup, lock, proto, docs, format, lint, test-gpu, bench,
+# bench-replay, bench-peers. Everything sets itself up when it has to, and only then.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -15,10 +16,10 @@ PROTOC = $(UV) run -q --isolated --no-project --with grpcio-tools==1.80.0 python
 # Where this machine keeps wheels of its own (a CPU build of torch, say), if it does.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench
+.PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench bench-replay bench-peers
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 
 setup: $(READY)
 
@@ -73,3 +74,16 @@ demo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.end_to_end --json
+
+bench-replay: $(READY)
+	@for game in pong mspacman; do \
+	  $(BIN)/python -m benchmarks.replay --game $$game --workload .workload --json || exit 1; done
+
+# Reverb needs an old TensorFlow, which wants an old NumPy: other systems live in an environment of their own.
+.venv-peers/.ready: benchmarks/peers/requirements.txt | $(UV)
+	$(UV) venv -q --seed --allow-existing --python 3.11 .venv-peers
+	$(UV) pip install -q -p .venv-peers -r benchmarks/peers/requirements.txt
+	@touch $@
+
+bench-peers: $(READY) .venv-peers/.ready
+	$(BIN)/python -m benchmarks.peers --workload .workload

@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 
 from benchmarks.measure import cpu_seconds, resident_bytes
+from benchmarks.relay import CountingRelay
 from benchmarks.workers import ROOT
 from benchmarks.workload import PRIORITY_EXPONENT
 from replay_service.sharding import ShardedReplay
@@ -20,7 +22,10 @@ from replay_service.types import Tier, Transport
 from upcycle.chunks import ChunkSpec
 
 TABLE: Final = "online"
+Way = Literal["shared_memory", "unix", "tcp"]
 _STOP_SECONDS: Final = 20.0
+_RELAYED_BATCHES: Final = 20
+_LEAST_WINDOW_BYTES: Final = 200  # keys and counters take a few dozen bytes, the most compressible window far more
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +118,35 @@ class Cluster:
 def connect(endpoints: dict[int, str], spec: ChunkSpec, transport: Transport, *, seed: int = 0) -> ShardedReplay:
     """A client of shards at these addresses that takes no quicker way than `transport`."""
     return ShardedReplay(lambda: endpoints, spec, rng=np.random.default_rng(seed), transport=transport)
+
+
+def travels_by(cluster: Cluster, transport: Transport, draw: Callable[[ShardedReplay], int]) -> tuple[Way, float]:
+    """Which way windows really come to a client, and the bytes that each costs the wire, framing and requests included.
+
+    A client takes the quickest way allowed that works here, so another one could pass for it unnoticed. This one draws
+    from the first shard through a relay that counts: what does not pass it came by a Unix socket, or was read from
+    memory that has been mapped meanwhile.
+
+    Args:
+      draw: draws a batch and returns its transitions.
+    """
+    segments = _mapped_segments()
+    with CountingRelay(cluster.endpoints()[0]) as relay:
+        client = connect({0: relay.address}, cluster.spec, transport)
+        try:
+            draw(client)  # the connection, the counters
+            before, items = relay.num_bytes, 0
+            for _ in range(_RELAYED_BATCHES):
+                items += draw(client)
+            bytes_per_item = (relay.num_bytes - before) / items
+            mapped = _mapped_segments() > segments
+        finally:
+            client.close()
+    if mapped:
+        return "shared_memory", bytes_per_item
+    return ("unix" if bytes_per_item < _LEAST_WINDOW_BYTES else "tcp"), bytes_per_item
+
+
+def _mapped_segments() -> int:
+    """Shared segments of shards that this process has mapped."""
+    return Path("/proc/self/maps").read_text(encoding="utf-8").count("memfd:upcycle-replay")

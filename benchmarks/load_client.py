@@ -16,12 +16,13 @@ from benchmarks.workers import serve
 from benchmarks.workload import Play, chunks_of
 from replay_service.sharding import ShardedReplay
 from upcycle.chunks import ChunkSpec
-from upcycle.runtime import keep_heap
+from upcycle.runtime import configure_logging, keep_heap
 
 
 def main(path: Path) -> None:
     """Connects, then measures on command."""
     keep_heap()
+    configure_logging("benchmark", "load", file=None)
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     spec = ChunkSpec.from_json(values["spec"])
     endpoints = {int(index): str(address) for index, address in values["endpoints"].items()}

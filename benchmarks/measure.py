@@ -4,13 +4,14 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_DISTURBED_CORES: Final = 0.2
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -52,6 +53,8 @@ class Rate:
         return asdict(self)
 
 
+_Name = TypeVar("_Name", bound=Hashable)
+
 Window = Callable[[float], Rate]
 """Works for so many seconds and says what it did."""
 
@@ -81,9 +84,9 @@ def timed(*steps: Callable[[], int], seconds: float, servers: Sequence[int] = ()
     return Rate(sum(parts), elapsed, own_cpu_seconds() - own, sum(map(cpu_seconds, servers)) - server, parts)
 
 
-def interleaved(windows: Mapping[str, Window], *, rounds: int, seconds: float) -> dict[str, list[Rate]]:
+def interleaved(windows: Mapping[_Name, Window], *, rounds: int, seconds: float) -> dict[_Name, list[Rate]]:
     """Runs all windows in turn, so that whatever else the machine does in that time meets all of them alike."""
-    rates: dict[str, list[Rate]] = {name: [] for name in windows}
+    rates: dict[_Name, list[Rate]] = {name: [] for name in windows}
     for _ in range(rounds):
         for name, window in windows.items():
             rates[name].append(window(seconds))
@@ -115,6 +118,28 @@ def machine_cpu_seconds() -> float:
     values = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
     idle, waiting = values[3], values[4]
     return (sum(values) - idle - waiting) / _TICKS
+
+
+class Disturbance:
+    """How much of the machine others take, from its making on. Ours are this process and its children."""
+
+    def __init__(self) -> None:
+        self._start, self._machine, self._ours = time.monotonic(), machine_cpu_seconds(), _family_cpu_seconds()
+
+    def cores(self) -> float:
+        """Cores that others kept busy on average. Call it when all children have ended: before, they count as others."""
+        others = machine_cpu_seconds() - self._machine - (_family_cpu_seconds() - self._ours)
+        return max(others / (time.monotonic() - self._start), 0.0)
+
+
+def is_disturbed(cores: float) -> bool:
+    """Whether others that keep so many cores busy make rates worthless."""
+    return cores > _DISTURBED_CORES
+
+
+def _family_cpu_seconds() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own_cpu_seconds() + ended.ru_utime + ended.ru_stime
 
 
 def resident_bytes(pid: int) -> int:

@@ -3,15 +3,18 @@
 import itertools
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, Final, cast
 
 import numpy as np
 
-from benchmarks.cluster import TABLE
+from benchmarks.cluster import TABLE, Cluster
 from benchmarks.measure import Rate, Window, timed
-from benchmarks.workload import VIEW, WINDOW_FRAMES, Play, chunks_of, encoded, lane_rows
+from benchmarks.workload import PRIORITY_EXPONENT, VIEW, WINDOW_FRAMES, Play, chunks_of, encoded, lane_rows
 from replay_service.sharding import SampledBatch, ShardedReplay
-from upcycle.chunks import Array, Chunk, ChunkSpec
+from replay_service.table import Table
+from replay_service.types import TableConfig, Tier
+from upcycle.chunks import Array, Chunk, ChunkSpec, decode_chunk
 
 _EXPONENT: Final = 0.4  # importance sampling
 _TIMEOUT_SECONDS: Final = 60.0
@@ -56,6 +59,35 @@ class Writer:
             timeout_seconds=_TIMEOUT_SECONDS,
         )
         self._sequence += len(data)
+
+
+def fill(cluster: Cluster, chunks: Sequence[Chunk], transitions: int, *, compressed: bool) -> None:
+    """Inserts at least so many transitions through a client of its own."""
+    with closing(cluster.open_client("auto")) as client:
+        Writer(client, cluster.spec, chunks, compressed=compressed).fill(transitions)
+
+
+def counted_bytes_per_item(tier: Tier, spec: ChunkSpec, chunks: Sequence[Chunk], *, stored: int) -> float:
+    """Memory of a full table by transition, as the table counts it: chunks, columns, priorities and their index.
+
+    The memory of a process would tell of its heap instead: it moves by tens of megabytes, more than a cold table takes.
+    """
+    config = TableConfig(
+        TABLE,
+        stored,
+        sampler="proportional",
+        priority_exponent=PRIORITY_EXPONENT,
+        tier=tier,
+        cold_cache_bytes=0,  # a cache has a size of its own, whatever the table holds
+    )
+    table, inserted = Table(config, spec, rng=np.random.default_rng(0)), 0
+    arrived = [decode_chunk(encoded(chunk, spec, compressed=tier != "raw"), spec) for chunk in chunks]
+    for sequence, chunk in enumerate(itertools.cycle(arrived)):
+        if inserted >= stored:
+            break
+        table.insert(chunk, writer_id="counted", sequence=sequence)
+        inserted += chunk.num_transitions(spec)
+    return table.memory_bytes / table.stats().num_transitions
 
 
 def inserting(writer: Writer, servers: Sequence[int]) -> Window:

@@ -8,14 +8,15 @@ alternate with those of the others, and is the median of them.
     sample_{shm,tcp,unix}_...     batches in the learner's memory, over that transport alone
     sample_{warm,cold}_...        the same from those tiers, over the transport that the client chooses itself
     update_items_per_s            priorities written back
-    bytes_per_item_{tier}         memory of the shard: two shards take the same inserts, one has room for a fifth; the
-                                  difference in memory by the difference in transitions
+    bytes_per_item_{tier}         memory of a full table, as it counts it: chunks, columns, priorities and their index
     wire_bytes_per_item_tcp       counted by a relay between client and shard, framing and requests included
     {client,server}_us_per_item   CPU time of all threads of the process, sampling through shared memory
     actor_us_per_step             CPU time of an actor's rows into chunks, encoded, sent, acknowledged
     copy_limit_items_per_s        windows copied at random out of 1.4 GB, on one core, in the same minutes
 
-TCP is measured on `--tcp-tier`, warm unless told otherwise: what an actor compressed travels as it is.
+TCP is measured on `--tcp-tier`, warm unless told otherwise: what an actor compressed travels as it is. Before
+anything is timed, a relay makes sure that windows come to each client the way that its figure names. If other processes
+took much of the machine meanwhile, standard error says so: then the rates are theirs as much as ours.
 
     --scaling        1, 2, 4 shards x 1, 4, 16 clients: rates, CPU of each process, and what limits them
     --many-clients   64 writers and 4 learners at once on one shard: throughput, fairness, memory
@@ -23,25 +24,35 @@ TCP is measured on `--tcp-tier`, warm unless told otherwise: what an actor compr
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks import crowds
-from benchmarks.cluster import Cluster, connect
-from benchmarks.measure import Rate, Window, interleaved, median
-from benchmarks.operations import Writer, acting, copying, draw, inserting, prepared, sampling, updating
-from benchmarks.relay import CountingRelay
+from benchmarks.cluster import Cluster, Way, travels_by
+from benchmarks.measure import Disturbance, Rate, Window, interleaved, is_disturbed, median
+from benchmarks.operations import (
+    Writer,
+    acting,
+    copying,
+    counted_bytes_per_item,
+    draw,
+    fill,
+    inserting,
+    prepared,
+    sampling,
+    updating,
+)
 from benchmarks.workload import GAMES, Play, place_of, recorded
 from replay_service.sharding import ShardedReplay
 from replay_service.types import Tier, Transport
-from upcycle.runtime import keep_heap
+from upcycle.runtime import configure_logging, keep_heap
 
 _TIERS: Final[tuple[Tier, ...]] = ("raw", "warm", "cold")
-_WIRE_BATCHES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +109,23 @@ class Bench:
         }
 
     def wire_bytes_per_item(self) -> float:
-        """Bytes that one sampled transition costs the wire, both ways; of the first shard's share."""
-        cluster = self.clusters[self._tcp_tier]
-        with CountingRelay(cluster.endpoints()[0]) as relay:
-            client = connect({0: relay.address}, self.spec, "tcp")
-            try:
-                draw(client, self.options.batch_size)  # the connection, the counters
-                before = relay.num_bytes
-                for _ in range(_WIRE_BATCHES):
-                    draw(client, self.options.batch_size)
-                passed = relay.num_bytes - before
-            finally:
-                client.close()
-        return passed / (_WIRE_BATCHES * self.options.batch_size)
+        """Bytes that one transition sampled over TCP costs the wire."""
+        return self._travelling("tcp", self._tcp_tier, "tcp")
+
+    def check_ways(self) -> None:
+        """Raises RuntimeError if windows come to some client another way than its figure says."""
+        self._travelling("shared_memory", "raw", "auto")
+        self._travelling("unix", self._tcp_tier, "unix")
+
+    def _travelling(self, way: Way, tier: Tier, transport: Transport) -> float:
+        """Bytes by item through a relay, of windows that come this way."""
+        size = self.options.batch_size
+        found, bytes_per_item = travels_by(
+            self.clusters[tier], transport, lambda client: len(draw(client, size).probabilities)
+        )
+        if found != way:
+            raise RuntimeError(f"windows of the {tier} tier come by {found} here, not by {way}")
+        return bytes_per_item
 
     def _with(self, tier: Tier, transport: Transport, make: Callable[[ShardedReplay, Cluster], Window]) -> Window:
         """A window over a client of that tier's cluster that has only this transport."""
@@ -143,25 +158,11 @@ class Bench:
         )
 
     def _fill(self, tier: Tier) -> None:
-        options = self.options
-        cluster = self._stack.enter_context(
-            Cluster(self.spec, tier=tier, capacity=options.stored, shards=options.shards)
-        )
-        small = options.stored // 5
-        with Cluster(self.spec, tier=tier, capacity=small, shards=options.shards) as other:
-            for filled in (cluster, other):
-                fill(filled, self._chunks, options.stored, compressed=tier != "raw" and self._compressed)
-            difference = cluster.resident_bytes() - other.resident_bytes()
-        self.clusters[tier], self.bytes_per_item[tier] = cluster, difference / (options.stored - small)
-
-
-def fill(cluster: Cluster, chunks: "list[Any]", transitions: int, *, compressed: bool) -> None:
-    """Inserts so many transitions through a client of its own."""
-    client = cluster.open_client("auto")
-    try:
-        Writer(client, cluster.spec, chunks, compressed=compressed).fill(transitions)
-    finally:
-        client.close()
+        stored = self.options.stored
+        cluster = Cluster(self.spec, tier=tier, capacity=stored, shards=self.options.shards)
+        self.clusters[tier] = self._stack.enter_context(cluster)
+        fill(cluster, self._chunks, stored, compressed=tier != "raw" and self._compressed)
+        self.bytes_per_item[tier] = counted_bytes_per_item(tier, self.spec, self._chunks, stored=stored)
 
 
 @contextmanager
@@ -174,6 +175,7 @@ def bench(play: Play, options: Options) -> Generator[Bench]:
 def measure(play: Play, options: Options) -> dict[str, float | int | None]:
     """The figures of the JSON line."""
     with bench(play, options) as subject:
+        subject.check_ways()
         wire = subject.wire_bytes_per_item()
         windows = subject.windows()
         rates = interleaved(windows, rounds=options.rounds, seconds=options.seconds / options.rounds)
@@ -239,6 +241,8 @@ def main() -> None:
         seconds=arguments.seconds,
     )
     keep_heap()
+    configure_logging("benchmark", "replay", file=None)  # standard output is for the figures
+    disturbance = Disturbance()
     with tempfile.TemporaryDirectory(prefix="upcycle-workload-") as scratch:
         folder = arguments.workload or Path(scratch)
         play = recorded(arguments.game, folder)
@@ -255,6 +259,8 @@ def main() -> None:
             print(json.dumps(found) if arguments.json else crowds.table(found))
             return
         values = measure(play, options)
+    if is_disturbed(others := disturbance.cores()):
+        print(f"disturbed: other processes kept {others:.2f} cores busy; repeat on a quiet machine", file=sys.stderr)
     if arguments.json:
         print(json.dumps(values))
         return
