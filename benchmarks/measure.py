@@ -127,7 +127,7 @@ class Disturbance:
         self._start, self._machine, self._ours = time.monotonic(), machine_cpu_seconds(), _family_cpu_seconds()
 
     def cores(self) -> float:
-        """Cores that others kept busy on average. Call it when all children have ended: before, they count as others."""
+        """Cores that others kept busy on average. Call it when all children have ended; till then they are others."""
         others = machine_cpu_seconds() - self._machine - (_family_cpu_seconds() - self._ours)
         return max(others / (time.monotonic() - self._start), 0.0)
 

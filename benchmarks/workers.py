@@ -41,9 +41,13 @@ class Worker:
     Attributes:
       pid: of the process.
       facts: its first line.
+
+    Args:
+      errors: file to which its output is appended.
+      environment: variables that it gets beside ours.
     """
 
-    def __init__(self, command: Sequence[str], *, errors: Path) -> None:
+    def __init__(self, command: Sequence[str], *, errors: Path, environment: Mapping[str, str] | None = None) -> None:
         self._errors = errors
         self._command = list(command)
         answers, theirs = os.pipe()
@@ -56,7 +60,7 @@ class Worker:
                     stdout=stream,
                     stderr=stream,
                     cwd=ROOT,
-                    env=os.environ | {_ANSWERS: str(theirs)},
+                    env=os.environ | dict(environment or {}) | {_ANSWERS: str(theirs)},
                     pass_fds=[theirs],
                     text=True,
                 )

@@ -22,6 +22,7 @@ from benchmarks.peers.frame_log import (
     PRIORITY_EXPONENT,
     STACK,
     UPDATE_BATCHES,
+    Array,
     FrameLog,
     arguments,
     facts_line,
@@ -49,9 +50,8 @@ def buffer(capacity: int, variant: str) -> Any:
     return PrioritizedReplayBuffer(capacity, columns, next_of="obs", stack_compress="obs", alpha=PRIORITY_EXPONENT)
 
 
-def inserter(subject: Any, log: FrameLog, variant: str) -> Callable[[], int]:
+def inserter(subject: Any, log: FrameLog, stacked: Array, variant: str) -> Callable[[], int]:
     """A step that adds the next transitions, in order."""
-    stacked = stacks(log.frame, channels_last=variant != "full")
     horizon = N_STEP if variant == "full" else 1
     last, at = len(stacked) - horizon - _INSERT, 0
 
@@ -108,10 +108,11 @@ def updating(subject: Any, batch_size: int) -> Window:
 def main(values: list[str]) -> None:
     """Fills the buffer, then measures on command."""
     log, stored, variant = arguments(values)
-    subject = buffer(stored, variant)
-    insert, added = inserter(subject, log, variant), 0
+    stacked = stacks(log.frame, channels_last=variant != "full")
     gc.collect()
-    before = resident_bytes(os.getpid())  # the empty buffer has touched little of its memory
+    before = resident_bytes(os.getpid())  # the buffer touches all of its memory when it is made
+    subject = buffer(stored, variant)
+    insert, added = inserter(subject, log, stacked, variant), 0
     while added < stored:
         added += insert()
     after = resident_bytes(os.getpid())
