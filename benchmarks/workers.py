@@ -9,14 +9,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from benchmarks.measure import Rate, Window
+from benchmarks.measure import Rate, Window, own_cpu_seconds
 
 _ANSWERS: Final = "UPCYCLE_BENCHMARK_ANSWERS"
+_LOOK_SECONDS: Final = 0.1
+_IDLE_SHARE: Final = 0.05  # of a core
+_IDLE_SECONDS: Final = 10.0
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 
@@ -32,7 +36,19 @@ def serve(windows: Mapping[str, Window], facts: Mapping[str, Any]) -> None:
     for line in sys.stdin:
         command = json.loads(line)
         rate = windows[command["do"]](float(command["seconds"]))
+        _wait_until_idle()
         print(json.dumps(rate.to_json()), file=lines)
+
+
+def _wait_until_idle() -> None:
+    """Waits until this process's threads stand still: what fetches ahead would take the next one's window."""
+    deadline = time.monotonic() + _IDLE_SECONDS
+    while time.monotonic() < deadline:
+        before = own_cpu_seconds()
+        time.sleep(_LOOK_SECONDS)
+        if own_cpu_seconds() - before < _IDLE_SHARE * _LOOK_SECONDS:
+            return
+    print("a worker is still busy after its window; the next window may be disturbed", file=sys.stderr)
 
 
 class Worker:

@@ -42,8 +42,8 @@ class System:
     Attributes:
       name: in the table.
       adapter, variant: what runs it, and how.
-      kept_heap: whether its process keeps freed memory, as ours does. Each system has what it is faster with: buffers in
-        the client's process gain up to three times, Reverb loses as much.
+      kept_heap: whether its process keeps freed memory, as ours does. Each system has what it is faster with: buffers
+        in the client's process gain up to three times, Reverb loses as much.
     """
 
     name: str
