@@ -94,12 +94,17 @@ def versions(*packages: str) -> str:
 
 
 def facts_line(
-    *, versions: str, note: str, bytes_per_item: float, operations: Sequence[str], counted_bytes: float | None = None
+    *,
+    versions: str,
+    note: str,
+    bytes_per_item: float | None,
+    operations: Sequence[str],
+    counted_bytes: float | None = None,
 ) -> dict[str, Any]:
     """The first line of an adapter. Raises TypeError if a value is no JSON.
 
     Args:
-      bytes_per_item: by the memory of the process.
+      bytes_per_item: by the memory of the process; None where that cannot tell.
       counted_bytes: by the system's own account, where it keeps one.
     """
     facts = {

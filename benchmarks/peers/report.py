@@ -20,9 +20,9 @@ _METHOD: Final = """\
 All systems of a game run in turn, window by window; the figures are medians. A cell is transitions per second, then CPU
 microseconds a transition of client + server. Memory is bytes a transition. RSS: the difference between processes with a
 full table and with room for a fifth (for buffers inside the client: before and after filling); the heap of a process
-moves it by up to some hundred bytes, so it says nothing about a cold table. Counted: by the table itself. Buffers in the
-client's process keep freed memory between batches, as our processes do: they are up to three times as fast with it.
-Reverb has malloc's defaults: it is faster with those."""
+moves it by up to some hundred bytes, more than a cold table takes, which has no such figure therefore. Counted: by the
+table itself. Buffers in the client's process keep freed memory between batches, as our processes do: they are up to
+three times as fast with it. Reverb has malloc's defaults: it is faster with those."""
 
 
 @dataclass(frozen=True, slots=True)
