@@ -58,9 +58,9 @@ class BatchDrawer:
         """Draws from these shards by their masses. None if none of them has anything to give.
 
         The draws of all batches are made together and dealt out at random, so each batch is as if drawn by itself.
-        Where a shard fails, has been restarted or turns out to be empty, all its draws are made again by the others; the
-        batches are then what they would have given without it. So are draws whose slot was overwritten before it could
-        be read.
+        Where a shard fails, has been restarted or turns out to be empty, all its draws are made again by the others;
+        the batches are then what they would have given without it. So are draws whose slot was overwritten before it
+        could be read.
         """
         masses = {index: stats.mass for index, (_, stats) in shards.items() if stats.mass > 0}
         num_items = {index: shards[index][1].num_drawable for index in masses}
