@@ -26,10 +26,10 @@ setup: $(READY)
 $(UV):
 	$(PYTHON) -m pip install -q --target .tools --upgrade uv==$(UV_VERSION)
 
-$(READY): requirements/lock.txt | $(UV)
+$(READY): requirements/lock.txt upcycle/kernels.c build_kernels.py | $(UV)
 	$(UV) venv -q --seed --allow-existing --python '>=3.11,<3.13' .venv
 	$(UV) pip install -q -p .venv -r requirements/lock.txt
-	$(UV) pip install -q -p .venv --no-deps -e .
+	$(UV) pip install -q -p .venv --no-deps --reinstall -e .
 	@touch $(READY)
 
 # A lock keeps old pins unless told to upgrade; the local tag of a CPU wheel must not get in, GPU hosts read it too.

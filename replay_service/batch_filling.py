@@ -11,6 +11,7 @@ from replay_service.mapped_arena import MappedArena
 from replay_service.packed_windows import PackedWindows
 from replay_service.types import SampledBatch, TransitionKeys
 from replay_service.wire import sample_layout
+from upcycle import kernels
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.windows import View, Windows
 
@@ -45,10 +46,15 @@ class WindowReply:
 
     def copy_to(self, columns: Mapping[str, Array], begin: int, rows: Array) -> int:
         """Copies transitions out of the message: the only copy between it and the learner's batch."""
+        place = slice(begin, begin + len(rows))
         for name, column in self.columns.items():
-            np.take(column, rows, axis=0, out=columns[name][begin : begin + len(rows)], mode="clip")
+            if name != "frames":
+                columns[name][place] = column[rows]
         if self.packed is not None:
-            self.packed.take(rows).unpack_into(columns["frames"][begin : begin + len(rows)])
+            self.packed.take(rows).unpack_into(columns["frames"][place])
+        else:
+            frames = self.columns["frames"]
+            kernels.copy_pieces(frames.reshape(-1).view(np.uint8), rows * frames[:1].nbytes, columns["frames"][place])
         return len(rows)
 
 

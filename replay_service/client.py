@@ -100,11 +100,11 @@ class ShardClient:
 
         def finish() -> tuple[dict[str, Array], PackedWindows | None, TableStats]:
             reply, stats = receive()
-            if not reply.packed:
+            if not reply.packed_codec:
                 layout = wire.sample_layout(self._spec, view)
                 return wire.decode_columns(reply.columns, layout, max_rows=batch_size), None, stats
             columns = wire.decode_columns(reply.columns, wire.packed_layout(self._spec, view), max_rows=batch_size)
-            frames = PackedWindows.from_wire(columns, reply.packed_frames, view)
+            frames = PackedWindows.from_wire(reply.packed_codec, columns, reply.packed_frames, view)
             return {name: columns[name] for name in columns.keys() - PACKED_LAYOUT.keys()}, frames, stats
 
         return finish

@@ -1,7 +1,8 @@
 """Batches out of several shards: ask each for its share, together, and put the replies into the batches."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -9,15 +10,21 @@ from replay_service.allocation import shares, split_batch
 from replay_service.batch_filling import Allocate, BatchFilling, KeyReply, Reply, WindowReply
 from replay_service.client import ShardClient
 from replay_service.failures import ShardSlow, ShardUnavailable
+from replay_service.mapped_arena import MappedArena
 from replay_service.membership import CALL_SECONDS, Membership
 from replay_service.options import MAX_BULK_BYTES
 from replay_service.types import SampledBatch, TableStats, Transport
 from replay_service.wire import sample_row_bytes
-from upcycle.chunks import ChunkSpec
+from upcycle.chunks import Array, ChunkSpec
 from upcycle.metrics import Metrics
 from upcycle.windows import View
 
 _Shards = Mapping[int, tuple[ShardClient, TableStats]]
+_Finish = Callable[[], tuple[Reply, TableStats]]
+_Request = tuple[int, _Finish]
+"""Transitions asked for, and what waits for them."""
+
+_ROWS_PER_REQUEST: Final = 512  # larger draws are several requests: the shard works on one while we copy another
 
 
 class BatchDrawer:
@@ -25,7 +32,7 @@ class BatchDrawer:
 
     Args:
       transport: how windows may come.
-      packed: their frames may come in LZ4 blocks.
+      packed: their frames may come compressed.
     """
 
     def __init__(
@@ -66,19 +73,22 @@ class BatchDrawer:
         num_items = {index: shards[index][1].num_drawable for index in masses}
         stratified = all(stats.stratified for _, stats in shards.values())
         batches = [BatchFilling(batch_size, self._spec, view, allocate) for _ in range(num_batches)]
-        while masses and (missing := sum(batch.num_missing for batch in batches)):
+        while masses and (missing := np.array([batch.num_missing for batch in batches])).any():
+            parts, target = shares(np.array(list(masses.values()))), np.repeat(np.arange(num_batches), missing)
             with self._lock:
-                counts = split_batch(missing, shares(np.array(list(masses.values()))), self._rng, stratified=stratified)
+                counts = split_batch(len(target), parts, self._rng, stratified=stratified)
+                if num_batches > 1:  # a stratified draw is ordered, and a part of it would be a part of the table
+                    target = self._rng.permutation(target)
             asked = {index: count for index, count in zip(masses, counts.tolist(), strict=True) if count}
-            replies = self._ask(table, asked, shards, view)
-            for index, answer in replies.items():
+            for index, answer in self._ask(table, asked, shards, view):
                 if answer is None:
                     del masses[index], num_items[index]
                     for batch in batches:
                         batch.drop(index)
                 else:
-                    num_items[index] = answer[1].num_drawable
-            self._deal(batches, {index: answer[0] for index, answer in replies.items() if answer is not None})
+                    reply, num_items[index] = answer
+                    self._deal(batches, index, reply, target[: reply.num_rows])
+                    target = target[reply.num_rows :]
         if not masses:
             return None
         parts = shares(np.array(list(masses.values())))
@@ -86,72 +96,70 @@ class BatchDrawer:
         total = sum(num_items.values())
         return [batch.finish(share, total, importance_sampling_exponent) for batch in batches]
 
-    def _deal(self, batches: Sequence[BatchFilling], replies: Mapping[int, Sequence[Reply]]) -> None:
-        """Puts the replies' transitions into the batches that miss some, in a random order."""
-        num_rows = sum(reply.num_rows for parts in replies.values() for reply in parts)
-        missing = np.array([batch.num_missing for batch in batches])
-        target = np.repeat(np.arange(len(batches)), missing)
-        if len(batches) > 1:  # a stratified draw is ordered, and a part of it would be a part of the table
-            with self._lock:
-                target = self._rng.permutation(target)
-        target, begin, num_torn = target[:num_rows], 0, 0
-        for index, parts in replies.items():
-            for reply in parts:
-                mine = target[begin : begin + reply.num_rows]
-                begin += reply.num_rows
-                for number, batch in enumerate(batches):
-                    rows = np.flatnonzero(mine == number)
-                    if len(rows):
-                        num_torn += batch.add(index, reply, rows)
+    def _deal(self, batches: Sequence[BatchFilling], index: int, reply: Reply, target: Array) -> None:
+        """Puts a reply's transitions into the batches that `target` names, int64 [rows]."""
+        num_torn = 0
+        for number, batch in enumerate(batches):
+            rows = np.flatnonzero(target == number)
+            if len(rows):
+                num_torn += batch.add(index, reply, rows)
         if num_torn and self._metrics is not None:
             self._metrics.increment("replay_torn_windows_total", num_torn)
 
     def _ask(
         self, table: str, counts: Mapping[int, int], shards: _Shards, view: View
-    ) -> dict[int, tuple[list[Reply], TableStats] | None]:
-        """Asks shards for so many transitions each, all at once; None where one could not give them all."""
-        replies = dict[int, tuple[list[Reply], TableStats] | None]()
-        waiting = dict[int, list[Callable[[], tuple[Reply, TableStats]]]]()
+    ) -> Generator[tuple[int, tuple[Reply, int] | None]]:
+        """Asks shards for so many transitions each, all at once.
+
+        Yields: each reply as soon as it is there, so that it is copied while the shards work on the others, with the
+          transitions that its shard can draw from; None once for a shard that could not give all of its own.
+        """
+        waiting, lost = list[tuple[int, int, _Request]](), set[int]()
         for index, count in counts.items():
             client, stats = shards[index]
             try:
-                waiting[index] = self._begin(client, table, count, stats.incarnation, view)
+                begun = self._begin(client, table, count, stats, view)
             except (ShardUnavailable, ShardSlow):
                 self._members.lost(index, client)
-                replies[index] = None
-        for index, finishers in waiting.items():
-            client = shards[index][0]
-            try:
-                results = [finish() for finish in finishers]
-            except (ShardUnavailable, ShardSlow):
-                self._members.lost(index, client)
-                replies[index] = None
+                yield index, None
                 continue
-            self._members.observe(index, client, table, results[-1][1])
-            num_rows = sum(reply.num_rows for reply, _ in results)
-            # A shard restarted meanwhile names transitions of another arena: by the mapped one all would be torn.
-            whole = num_rows == counts[index] and results[-1][1].incarnation == shards[index][1].incarnation
-            replies[index] = ([reply for reply, _ in results], results[-1][1]) if whole else None
-        return replies
+            waiting += [(number, index, request) for number, request in enumerate(begun)]
+        for _, index, (size, finish) in sorted(waiting, key=lambda request: request[:2]):
+            if index in lost:
+                continue
+            client, known = shards[index]
+            try:
+                reply, stats = finish()
+            except (ShardUnavailable, ShardSlow):
+                self._members.lost(index, client)
+                whole = False
+            else:
+                self._members.observe(index, client, table, stats)
+                # A shard restarted meanwhile names transitions of another arena: by the mapped one all would be torn.
+                whole = reply.num_rows == size and stats.incarnation == known.incarnation
+                if whole:
+                    yield index, (reply, stats.num_drawable)
+            if not whole:
+                lost.add(index)
+                yield index, None
 
-    def _begin(
-        self, client: ShardClient, table: str, count: int, incarnation: int, view: View
-    ) -> list[Callable[[], tuple[Reply, TableStats]]]:
+    def _begin(self, client: ShardClient, table: str, count: int, known: TableStats, view: View) -> list[_Request]:
         """Sends the requests for `count` transitions of one shard, and returns what waits for the replies."""
         priority = self._members.max_priority(table)
-        arena = client.arena(table, incarnation, transport=self._transport, timeout_seconds=CALL_SECONDS)
-        if arena is not None:
+        arena = client.arena(table, known.incarnation, transport=self._transport, timeout_seconds=CALL_SECONDS)
+
+        def keys_of(size: int, arena: MappedArena) -> _Finish:
             finish_draw = client.begin_draw(
-                table, count, arena=arena, view=view, max_priority=priority, timeout_seconds=CALL_SECONDS
+                table, size, arena=arena, view=view, max_priority=priority, timeout_seconds=CALL_SECONDS
             )
 
             def finish() -> tuple[Reply, TableStats]:
                 columns, stats = finish_draw()
                 return KeyReply(columns, arena, view), stats
 
-            return [finish]
+            return finish
 
-        def windows_of(size: int) -> Callable[[], tuple[Reply, TableStats]]:
+        def windows_of(size: int) -> _Finish:
             finish_sample = client.begin_sample(
                 table, size, view=view, packed=self._packed, max_priority=priority, timeout_seconds=CALL_SECONDS
             )
@@ -162,5 +170,8 @@ class BatchDrawer:
 
             return finish
 
-        max_rows = max(MAX_BULK_BYTES // sample_row_bytes(self._spec, view), 1)
-        return [windows_of(min(max_rows, count - begin)) for begin in range(0, count, max_rows)]
+        most = _ROWS_PER_REQUEST
+        if arena is None and not (self._packed and known.packed):
+            most = min(most, max(MAX_BULK_BYTES // sample_row_bytes(self._spec, view), 1))
+        sizes = [min(most, count - begin) for begin in range(0, count, most)]
+        return [(size, windows_of(size) if arena is None else keys_of(size, arena)) for size in sizes]

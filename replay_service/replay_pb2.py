@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1breplay_service/replay.proto\x12\x11upcycle.replay.v1\"\xd4\x03\n\nTableState\x12\x17\n\x0fnum_transitions\x18\x01 \x01(\x03\x12\x18\n\x10num_free_inserts\x18\x02 \x01(\x03\x12\x19\n\x11num_paced_inserts\x18\x03 \x01(\x03\x12\x13\n\x0bnum_sampled\x18\x04 \x01(\x03\x12\x1a\n\x12samples_per_insert\x18\x05 \x01(\x01\x12\x1a\n\x12\x65rror_buffer_steps\x18\x06 \x01(\x03\x12\x1a\n\x12min_size_to_sample\x18\x07 \x01(\x03\x12\x16\n\x0e\x63\x61pacity_steps\x18\x08 \x01(\x03\x12\x12\n\nnum_chunks\x18\t \x01(\x03\x12\x14\n\x0cnum_drawable\x18\n \x01(\x03\x12\x0c\n\x04mass\x18\x0b \x01(\x01\x12\x14\n\x0cmax_priority\x18\x0c \x01(\x01\x12\x12\n\nnum_seeded\x18\r \x01(\x03\x12\x19\n\x11num_stale_updates\x18\x0e \x01(\x03\x12\x1c\n\x14num_duplicate_chunks\x18\x0f \x01(\x03\x12\x1a\n\x12num_refused_chunks\x18\x10 \x01(\x03\x12\x10\n\x08revision\x18\x11 \x01(\x03\x12\x13\n\x0bincarnation\x18\x12 \x01(\x03\x12\x19\n\x11independent_draws\x18\x13 \x01(\x08\"\x85\x01\n\rInsertRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x03 \x01(\x03\x12\x0e\n\x06\x63hunks\x18\x04 \x03(\x0c\x12\x14\n\x0cwait_seconds\x18\x05 \x01(\x01\x12\x14\n\x0cmax_priority\x18\x06 \x01(\x01\"Q\n\x0bInsertReply\x12\x14\n\x0cnum_accepted\x18\x01 \x01(\x03\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\"H\n\x0c\x41\x64mitRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x13\n\x0bnum_samples\x18\x02 \x01(\x03\x12\x14\n\x0cwait_seconds\x18\x03 \x01(\x01\"P\n\nAdmitReply\x12\x14\n\x0cnum_admitted\x18\x01 \x01(\x03\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\"^\n\x04View\x12\x0e\n\x06n_step\x18\x01 \x01(\x05\x12\r\n\x05stack\x18\x02 \x01(\x05\x12\r\n\x05gamma\x18\x03 \x01(\x01\x12\x14\n\x0c\x63lip_rewards\x18\x04 \x01(\x08\x12\x12\n\nstack_fill\x18\x05 \x01(\t\"\x92\x01\n\rSampleRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12%\n\x04view\x18\x03 \x01(\x0b\x32\x17.upcycle.replay.v1.View\x12\x14\n\x0cmax_priority\x18\x04 \x01(\x01\x12\x0e\n\x06packed\x18\x06 \x01(\x08\x12\x11\n\tkeys_only\x18\x05 \x01(\x08\"s\n\x0bSampleReply\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\x0c\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\x12\x0e\n\x06packed\x18\x03 \x01(\x08\x12\x15\n\rpacked_frames\x18\x04 \x01(\x0c\"\x1e\n\rAttachRequest\x12\r\n\x05table\x18\x01 \x01(\t\"\x8f\x01\n\x0b\x41ttachReply\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x12\n\ndescriptor\x18\x02 \x01(\x03\x12\r\n\x05token\x18\x03 \x01(\x0c\x12\x11\n\tnum_bytes\x18\x04 \x01(\x03\x12\x11\n\tnum_slots\x18\x05 \x01(\x03\x12\x13\n\x0bincarnation\x18\x06 \x01(\x03\x12\x15\n\rlocal_address\x18\x07 \x01(\t\"O\n\x17UpdatePrioritiesRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\x0c\x12\x14\n\x0cmax_priority\x18\x03 \x01(\x01\"X\n\x15UpdatePrioritiesReply\x12\x11\n\tnum_stale\x18\x01 \x01(\x03\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\"[\n\x0cStatsRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06n_step\x18\x02 \x01(\x05\x12\x16\n\x0eknown_revision\x18\x03 \x01(\x03\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\":\n\nStatsReply\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\"x\n\x0bSeedRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x15\n\rlog_directory\x18\x02 \x01(\t\x12\x13\n\x0bshard_index\x18\x03 \x01(\x05\x12\x12\n\nnum_shards\x18\x04 \x01(\x05\x12\x1a\n\x12newest_transitions\x18\x05 \x01(\x03\"R\n\tSeedReply\x12\x17\n\x0fnum_transitions\x18\x01 \x01(\x03\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\"[\n\x0eInspectRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12%\n\x04view\x18\x02 \x01(\x0b\x32\x17.upcycle.replay.v1.View\x12\x13\n\x0bnum_windows\x18\x03 \x01(\x05\"\xa9\x02\n\x0cInspectReply\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\x12\x0e\n\x06tables\x18\x02 \x03(\t\x12\x16\n\x0ereserved_bytes\x18\x03 \x01(\x03\x12\x12\n\nheld_bytes\x18\x04 \x01(\x03\x12\x12\n\npriorities\x18\x05 \x01(\x0c\x12\x0c\n\x04\x61ges\x18\x06 \x01(\x0c\x12#\n\x16stalest_policy_version\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\"\n\x15newest_policy_version\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x0f\n\x07windows\x18\t \x01(\x0c\x42\x19\n\x17_stalest_policy_versionB\x18\n\x16_newest_policy_version2\xfd\x04\n\x06Replay\x12J\n\x06Insert\x12 .upcycle.replay.v1.InsertRequest\x1a\x1e.upcycle.replay.v1.InsertReply\x12G\n\x05\x41\x64mit\x12\x1f.upcycle.replay.v1.AdmitRequest\x1a\x1d.upcycle.replay.v1.AdmitReply\x12J\n\x06Sample\x12 .upcycle.replay.v1.SampleRequest\x1a\x1e.upcycle.replay.v1.SampleReply\x12J\n\x06\x41ttach\x12 .upcycle.replay.v1.AttachRequest\x1a\x1e.upcycle.replay.v1.AttachReply\x12h\n\x10UpdatePriorities\x12*.upcycle.replay.v1.UpdatePrioritiesRequest\x1a(.upcycle.replay.v1.UpdatePrioritiesReply\x12G\n\x05Stats\x12\x1f.upcycle.replay.v1.StatsRequest\x1a\x1d.upcycle.replay.v1.StatsReply\x12\x44\n\x04Seed\x12\x1e.upcycle.replay.v1.SeedRequest\x1a\x1c.upcycle.replay.v1.SeedReply\x12M\n\x07Inspect\x12!.upcycle.replay.v1.InspectRequest\x1a\x1f.upcycle.replay.v1.InspectReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1breplay_service/replay.proto\x12\x11upcycle.replay.v1\"\xe4\x03\n\nTableState\x12\x17\n\x0fnum_transitions\x18\x01 \x01(\x03\x12\x18\n\x10num_free_inserts\x18\x02 \x01(\x03\x12\x19\n\x11num_paced_inserts\x18\x03 \x01(\x03\x12\x13\n\x0bnum_sampled\x18\x04 \x01(\x03\x12\x1a\n\x12samples_per_insert\x18\x05 \x01(\x01\x12\x1a\n\x12\x65rror_buffer_steps\x18\x06 \x01(\x03\x12\x1a\n\x12min_size_to_sample\x18\x07 \x01(\x03\x12\x16\n\x0e\x63\x61pacity_steps\x18\x08 \x01(\x03\x12\x12\n\nnum_chunks\x18\t \x01(\x03\x12\x14\n\x0cnum_drawable\x18\n \x01(\x03\x12\x0c\n\x04mass\x18\x0b \x01(\x01\x12\x14\n\x0cmax_priority\x18\x0c \x01(\x01\x12\x12\n\nnum_seeded\x18\r \x01(\x03\x12\x19\n\x11num_stale_updates\x18\x0e \x01(\x03\x12\x1c\n\x14num_duplicate_chunks\x18\x0f \x01(\x03\x12\x1a\n\x12num_refused_chunks\x18\x10 \x01(\x03\x12\x10\n\x08revision\x18\x11 \x01(\x03\x12\x13\n\x0bincarnation\x18\x12 \x01(\x03\x12\x19\n\x11independent_draws\x18\x13 \x01(\x08\x12\x0e\n\x06packed\x18\x1e \x01(\x08\"\x85\x01\n\rInsertRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x03 \x01(\x03\x12\x0e\n\x06\x63hunks\x18\x04 \x03(\x0c\x12\x14\n\x0cwait_seconds\x18\x05 \x01(\x01\x12\x14\n\x0cmax_priority\x18\x06 \x01(\x01\"Q\n\x0bInsertReply\x12\x14\n\x0cnum_accepted\x18\x01 \x01(\x03\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\"H\n\x0c\x41\x64mitRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x13\n\x0bnum_samples\x18\x02 \x01(\x03\x12\x14\n\x0cwait_seconds\x18\x03 \x01(\x01\"P\n\nAdmitReply\x12\x14\n\x0cnum_admitted\x18\x01 \x01(\x03\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\"^\n\x04View\x12\x0e\n\x06n_step\x18\x01 \x01(\x05\x12\r\n\x05stack\x18\x02 \x01(\x05\x12\r\n\x05gamma\x18\x03 \x01(\x01\x12\x14\n\x0c\x63lip_rewards\x18\x04 \x01(\x08\x12\x12\n\nstack_fill\x18\x05 \x01(\t\"\x92\x01\n\rSampleRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12%\n\x04view\x18\x03 \x01(\x0b\x32\x17.upcycle.replay.v1.View\x12\x14\n\x0cmax_priority\x18\x04 \x01(\x01\x12\x0e\n\x06packed\x18\x06 \x01(\x08\x12\x11\n\tkeys_only\x18\x05 \x01(\x08\"y\n\x0bSampleReply\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\x0c\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\x12\x14\n\x0cpacked_codec\x18\x03 \x01(\t\x12\x15\n\rpacked_frames\x18\x04 \x01(\x0c\"\x1e\n\rAttachRequest\x12\r\n\x05table\x18\x01 \x01(\t\"\x8f\x01\n\x0b\x41ttachReply\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x12\n\ndescriptor\x18\x02 \x01(\x03\x12\r\n\x05token\x18\x03 \x01(\x0c\x12\x11\n\tnum_bytes\x18\x04 \x01(\x03\x12\x11\n\tnum_slots\x18\x05 \x01(\x03\x12\x13\n\x0bincarnation\x18\x06 \x01(\x03\x12\x15\n\rlocal_address\x18\x07 \x01(\t\"O\n\x17UpdatePrioritiesRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\x0c\x12\x14\n\x0cmax_priority\x18\x03 \x01(\x01\"X\n\x15UpdatePrioritiesReply\x12\x11\n\tnum_stale\x18\x01 \x01(\x03\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\"[\n\x0cStatsRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06n_step\x18\x02 \x01(\x05\x12\x16\n\x0eknown_revision\x18\x03 \x01(\x03\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\":\n\nStatsReply\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\"x\n\x0bSeedRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x15\n\rlog_directory\x18\x02 \x01(\t\x12\x13\n\x0bshard_index\x18\x03 \x01(\x05\x12\x12\n\nnum_shards\x18\x04 \x01(\x05\x12\x1a\n\x12newest_transitions\x18\x05 \x01(\x03\"R\n\tSeedReply\x12\x17\n\x0fnum_transitions\x18\x01 \x01(\x03\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\"[\n\x0eInspectRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12%\n\x04view\x18\x02 \x01(\x0b\x32\x17.upcycle.replay.v1.View\x12\x13\n\x0bnum_windows\x18\x03 \x01(\x05\"\xa9\x02\n\x0cInspectReply\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.upcycle.replay.v1.TableState\x12\x0e\n\x06tables\x18\x02 \x03(\t\x12\x16\n\x0ereserved_bytes\x18\x03 \x01(\x03\x12\x12\n\nheld_bytes\x18\x04 \x01(\x03\x12\x12\n\npriorities\x18\x05 \x01(\x0c\x12\x0c\n\x04\x61ges\x18\x06 \x01(\x0c\x12#\n\x16stalest_policy_version\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\"\n\x15newest_policy_version\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x0f\n\x07windows\x18\t \x01(\x0c\x42\x19\n\x17_stalest_policy_versionB\x18\n\x16_newest_policy_version2\xfd\x04\n\x06Replay\x12J\n\x06Insert\x12 .upcycle.replay.v1.InsertRequest\x1a\x1e.upcycle.replay.v1.InsertReply\x12G\n\x05\x41\x64mit\x12\x1f.upcycle.replay.v1.AdmitRequest\x1a\x1d.upcycle.replay.v1.AdmitReply\x12J\n\x06Sample\x12 .upcycle.replay.v1.SampleRequest\x1a\x1e.upcycle.replay.v1.SampleReply\x12J\n\x06\x41ttach\x12 .upcycle.replay.v1.AttachRequest\x1a\x1e.upcycle.replay.v1.AttachReply\x12h\n\x10UpdatePriorities\x12*.upcycle.replay.v1.UpdatePrioritiesRequest\x1a(.upcycle.replay.v1.UpdatePrioritiesReply\x12G\n\x05Stats\x12\x1f.upcycle.replay.v1.StatsRequest\x1a\x1d.upcycle.replay.v1.StatsReply\x12\x44\n\x04Seed\x12\x1e.upcycle.replay.v1.SeedRequest\x1a\x1c.upcycle.replay.v1.SeedReply\x12M\n\x07Inspect\x12!.upcycle.replay.v1.InspectRequest\x1a\x1f.upcycle.replay.v1.InspectReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,41 +32,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'replay_service.replay_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TABLESTATE']._serialized_start=51
-  _globals['_TABLESTATE']._serialized_end=519
-  _globals['_INSERTREQUEST']._serialized_start=522
-  _globals['_INSERTREQUEST']._serialized_end=655
-  _globals['_INSERTREPLY']._serialized_start=657
-  _globals['_INSERTREPLY']._serialized_end=738
-  _globals['_ADMITREQUEST']._serialized_start=740
-  _globals['_ADMITREQUEST']._serialized_end=812
-  _globals['_ADMITREPLY']._serialized_start=814
-  _globals['_ADMITREPLY']._serialized_end=894
-  _globals['_VIEW']._serialized_start=896
-  _globals['_VIEW']._serialized_end=990
-  _globals['_SAMPLEREQUEST']._serialized_start=993
-  _globals['_SAMPLEREQUEST']._serialized_end=1139
-  _globals['_SAMPLEREPLY']._serialized_start=1141
-  _globals['_SAMPLEREPLY']._serialized_end=1256
-  _globals['_ATTACHREQUEST']._serialized_start=1258
-  _globals['_ATTACHREQUEST']._serialized_end=1288
-  _globals['_ATTACHREPLY']._serialized_start=1291
-  _globals['_ATTACHREPLY']._serialized_end=1434
-  _globals['_UPDATEPRIORITIESREQUEST']._serialized_start=1436
-  _globals['_UPDATEPRIORITIESREQUEST']._serialized_end=1515
-  _globals['_UPDATEPRIORITIESREPLY']._serialized_start=1517
-  _globals['_UPDATEPRIORITIESREPLY']._serialized_end=1605
-  _globals['_STATSREQUEST']._serialized_start=1607
-  _globals['_STATSREQUEST']._serialized_end=1698
-  _globals['_STATSREPLY']._serialized_start=1700
-  _globals['_STATSREPLY']._serialized_end=1758
-  _globals['_SEEDREQUEST']._serialized_start=1760
-  _globals['_SEEDREQUEST']._serialized_end=1880
-  _globals['_SEEDREPLY']._serialized_start=1882
-  _globals['_SEEDREPLY']._serialized_end=1964
-  _globals['_INSPECTREQUEST']._serialized_start=1966
-  _globals['_INSPECTREQUEST']._serialized_end=2057
-  _globals['_INSPECTREPLY']._serialized_start=2060
-  _globals['_INSPECTREPLY']._serialized_end=2357
-  _globals['_REPLAY']._serialized_start=2360
-  _globals['_REPLAY']._serialized_end=2997
+  _globals['_TABLESTATE']._serialized_end=535
+  _globals['_INSERTREQUEST']._serialized_start=538
+  _globals['_INSERTREQUEST']._serialized_end=671
+  _globals['_INSERTREPLY']._serialized_start=673
+  _globals['_INSERTREPLY']._serialized_end=754
+  _globals['_ADMITREQUEST']._serialized_start=756
+  _globals['_ADMITREQUEST']._serialized_end=828
+  _globals['_ADMITREPLY']._serialized_start=830
+  _globals['_ADMITREPLY']._serialized_end=910
+  _globals['_VIEW']._serialized_start=912
+  _globals['_VIEW']._serialized_end=1006
+  _globals['_SAMPLEREQUEST']._serialized_start=1009
+  _globals['_SAMPLEREQUEST']._serialized_end=1155
+  _globals['_SAMPLEREPLY']._serialized_start=1157
+  _globals['_SAMPLEREPLY']._serialized_end=1278
+  _globals['_ATTACHREQUEST']._serialized_start=1280
+  _globals['_ATTACHREQUEST']._serialized_end=1310
+  _globals['_ATTACHREPLY']._serialized_start=1313
+  _globals['_ATTACHREPLY']._serialized_end=1456
+  _globals['_UPDATEPRIORITIESREQUEST']._serialized_start=1458
+  _globals['_UPDATEPRIORITIESREQUEST']._serialized_end=1537
+  _globals['_UPDATEPRIORITIESREPLY']._serialized_start=1539
+  _globals['_UPDATEPRIORITIESREPLY']._serialized_end=1627
+  _globals['_STATSREQUEST']._serialized_start=1629
+  _globals['_STATSREQUEST']._serialized_end=1720
+  _globals['_STATSREPLY']._serialized_start=1722
+  _globals['_STATSREPLY']._serialized_end=1780
+  _globals['_SEEDREQUEST']._serialized_start=1782
+  _globals['_SEEDREQUEST']._serialized_end=1902
+  _globals['_SEEDREPLY']._serialized_start=1904
+  _globals['_SEEDREPLY']._serialized_end=1986
+  _globals['_INSPECTREQUEST']._serialized_start=1988
+  _globals['_INSPECTREQUEST']._serialized_end=2079
+  _globals['_INSPECTREPLY']._serialized_start=2082
+  _globals['_INSPECTREPLY']._serialized_end=2379
+  _globals['_REPLAY']._serialized_start=2382
+  _globals['_REPLAY']._serialized_end=3019
 # @@protoc_insertion_point(module_scope)

@@ -196,7 +196,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.SampleReply(
                 columns=wire.encode_columns(columns),
                 state=wire.stats_to_message(stats),
-                packed=packed is not None,
+                packed_codec="" if packed is None else packed.codec,
                 packed_frames=b"" if packed is None else packed.blob,
             )
 

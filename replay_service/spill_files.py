@@ -1,16 +1,20 @@
 """Bytes that do not fit in memory: in files that have no name, so that nothing is left of them after kill -9."""
 
 import os
+import struct
 import tempfile
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from zlib_ng import zlib_ng
+
 from upcycle.errors import CorruptDataError
 from upcycle.files import disk_full_explained, write_all
 
 DEFAULT_FILE_BYTES: Final = 64 << 20
+_CRC: Final = struct.Struct("<I")  # after each entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +59,21 @@ class SpillFiles:
                 self._files[self._newest] = descriptor, 0
                 self._drop(self._newest - 1)
             descriptor, num_wanted = self._files[self._newest]
-            write_all(descriptor, data, offset=self._end)
+            write_all(descriptor, data + _CRC.pack(zlib_ng.crc32(data)), offset=self._end)
         place = Place(self._newest, self._end, len(data))
         self._files[self._newest] = descriptor, num_wanted + 1
-        self._end += len(data)
+        self._end += len(data) + _CRC.size
         return place
 
     def read(self, place: Place) -> bytes:
-        """The bytes of a place that has not been released. Raises: CorruptDataError if the file is too short."""
-        data = os.pread(self._files[place.file][0], place.size, place.begin)
-        if len(data) != place.size:
-            raise CorruptDataError(f"{self._folder}: a file of the cold tier has lost its end")
-        return data
+        """The bytes of a place that has not been released. Raises: CorruptDataError if they have changed."""
+        data = os.pread(self._files[place.file][0], place.size + _CRC.size, place.begin)
+        if len(data) != place.size + _CRC.size:
+            raise CorruptDataError(f"{self._folder}: a file has lost its end")
+        blob = data[: place.size]
+        if _CRC.unpack_from(data, place.size)[0] != zlib_ng.crc32(blob):
+            raise CorruptDataError(f"{self._folder}: bytes of a file have changed")
+        return blob
 
     def release(self, place: Place) -> None:
         """Gives up what lies in a place."""

@@ -9,7 +9,7 @@ import numpy as np
 from replay_service.inspection import ShownWindows, TableContents, ages, histogram
 from replay_service.rate_limiter import Flow
 from replay_service.sampler import PrioritySampler
-from replay_service.tiers import WarmStorage, make_storage
+from replay_service.tiers import PackedStorage, make_storage
 from replay_service.types import TableConfig, TableDraw, TableSample, TableStats
 from replay_service.writers import RecentInserts
 from upcycle.chunks import Array, Chunk, ChunkSpec
@@ -114,7 +114,7 @@ class Table:
         draw = self.draw(batch_size, view)
         storage, place = self._storage, (draw.slot, draw.offset)
         policy_version = storage.columns["policy_version"][draw.slot, draw.offset + self.spec.history]
-        if not packed or not isinstance(storage, WarmStorage):
+        if not packed or not isinstance(storage, PackedStorage):
             return TableSample(draw, storage.gather(*place, view), policy_version)
         frames = np.empty((len(draw.slot), 0), self.spec.frame_dtype)
         windows = Windows(frames, *window_values(self.spec, storage.columns, *place, view))
@@ -161,6 +161,7 @@ class Table:
             num_duplicate_chunks=self._num_duplicates,
             revision=self._revision,
             stratified=self.config.stratified,
+            packed=isinstance(self._storage, PackedStorage),
             incarnation=self._first_generation,
         )
 

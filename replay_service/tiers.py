@@ -1,29 +1,28 @@
 """Tiers: how the slots of a table keep frames. The small columns are arrays in all of them.
 
 raw   as they are, in the arena, from which clients on the same host copy windows themselves
-warm  the LZ4 blocks that the actor made, so that a window is decoded, or sent as it is, by itself
-cold  all frames of a chunk together in zstd, in memory or in files; a window costs the decoding of its chunk,
-      unless that is among the recently used ones
+warm  the LZ4 blocks that the actor made, so that little more than the window itself is decoded
+cold  zstd groups of 16 frames, in memory or in files: a third of the bytes, three times the work
+
+Windows of a warm or cold table travel as they are kept, and are decoded in the learner's batch.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol, get_args
+from typing import Protocol, cast, get_args
 
 import numpy as np
-import zstandard
 
 from replay_service.byte_cache import ByteCache
-from replay_service.packed_windows import PackedWindows, unpack_windows
+from replay_service.packed_windows import GROUPS, PackedCodec, PackedWindows, unpack_windows
 from replay_service.spill_files import Place, SpillFiles
 from replay_service.storage import Arena
 from replay_service.types import TableConfig, Tier
+from upcycle import frame_groups, kernels
 from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.frame_codec import GROUP
-from upcycle.windows import View, Windows, fill_stacks, stack_openings, window_rows, window_values
-
-_LEVEL: Final = 1
+from upcycle.windows import View, Windows, stack_openings, window_values
 
 
 class Storage(Protocol):
@@ -70,10 +69,10 @@ def make_storage(config: TableConfig, spec: ChunkSpec, num_slots: int, *, buffer
         case "raw":
             return Arena(spec, num_slots, buffer=buffer)
         case "warm":
-            return WarmStorage(spec, num_slots)
+            return PackedStorage(spec, num_slots, codec="lz4")
         case "cold":
             files = SpillFiles(Path(config.cold_folder)) if config.cold_folder is not None else None
-            return ColdStorage(spec, num_slots, files=files, cache_bytes=config.cold_cache_bytes)
+            return PackedStorage(spec, num_slots, codec="zstd", files=files, cache_bytes=config.cold_cache_bytes)
 
 
 class _Slots:
@@ -92,135 +91,106 @@ class _Slots:
             column[slot, : chunk.num_rows] = chunk.columns[name]
         self.num_rows[slot], self.generation[slot] = chunk.num_rows, generation
 
-    def _windows(self, frames: Array, slots: Array, offsets: Array, view: View) -> Windows:
-        return Windows(frames, *window_values(self.spec, self.columns, slots, offsets, view))
-
     @property
     def _columns_bytes(self) -> int:
         arrays = (self.num_rows, self.generation, *self.columns.values())
         return sum(array.nbytes for array in arrays)
 
 
-class WarmStorage(_Slots):
-    """Chunks of one table by slot, frames in LZ4 blocks: one object a slot, whatever its number of frames."""
-
-    def __init__(self, spec: ChunkSpec, num_slots: int) -> None:
-        super().__init__(spec, num_slots)
-        self._blobs: list[bytes] = [b""] * num_slots
-        self._bounds: Array = np.zeros((num_slots, spec.rows + 1), np.int32)
-        self._blob_bytes = 0
-
-    def write(self, slot: int, chunk: Chunk, *, generation: int) -> None:
-        """Replaces what `slot` holds. Frames that came in blocks are kept as they came; others are compressed now."""
-        packed = chunk.packed_frames()
-        blob = bytes(packed.blob)
-        self._blob_bytes += sys.getsizeof(blob) - (sys.getsizeof(self._blobs[slot]) if self._blobs[slot] else 0)
-        self._blobs[slot] = blob
-        self._bounds[slot, : chunk.num_rows + 1] = packed.bounds
-        self._write_columns(slot, chunk, generation)
-
-    def windows(self, slots: Array, offsets: Array, view: View) -> PackedWindows:
-        """The windows of transitions, int64 [B] each, in blocks."""
-        begin = offsets + self.spec.history + 1 - view.stack
-        end = np.minimum(begin + view.stack + view.n_step, self.num_rows[slots])
-        skip = begin % GROUP
-        low, high = self._bounds[slots, begin - skip], self._bounds[slots, end]
-        places: list[list[int]] = np.stack([slots, low, high], axis=1).tolist()
-        runs = [self._blobs[slot][first:last] for slot, first, last in places]
-        return PackedWindows(runs, skip, end - begin, self._openings(slots, offsets, view), view)
-
-    def gather(self, slots: Array, offsets: Array, view: View) -> Windows:
-        """Decodes the windows of transitions, int64 [B] each."""
-        return self._windows(unpack_windows(self.windows(slots, offsets, view), self.spec), slots, offsets, view)
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of memory that everything in it takes."""
-        return self._columns_bytes + self._bounds.nbytes + sys.getsizeof(self._blobs) + self._blob_bytes
-
-    @property
-    def held_bytes(self) -> int:
-        """Of these, the bytes of all blobs."""
-        return self._blob_bytes
-
-    def _openings(self, slots: Array, offsets: Array, view: View) -> Array:
-        return stack_openings(self.spec, self.columns, slots, offsets, view)
-
-
-class ColdStorage(_Slots):
-    """Chunks of one table by slot, the frames of each in one zstd frame.
+class PackedStorage(_Slots):
+    """Chunks of one table by slot, frames compressed: one object a slot, whatever its number of frames.
 
     Args:
       files: where they lie; None keeps them in memory.
-      cache_bytes: of decoded frames, of the chunks used last.
+      cache_bytes: of chunks read from the files last, as they are there, that are kept in memory.
     """
 
-    def __init__(self, spec: ChunkSpec, num_slots: int, *, files: SpillFiles | None, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        spec: ChunkSpec,
+        num_slots: int,
+        *,
+        codec: PackedCodec,
+        files: SpillFiles | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
         super().__init__(spec, num_slots)
+        self._codec: PackedCodec = codec
+        self._group = GROUPS[codec]
         self._files = files
-        self._places: list[Place | bytes | None] = [None] * num_slots
-        self._places_bytes = 0
-        self._cache = ByteCache[int, Array](cache_bytes, size=lambda frames: frames.nbytes)
-        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
-        self._decompressor = zstandard.ZstdDecompressor()
+        self._cache = ByteCache[int, bytes](cache_bytes, size=sys.getsizeof)
+        self._blobs: list[bytes | Place] = [b""] * num_slots
+        # Where each block of a slot's frames begins: a block is a frame (lz4) or a group of them (zstd).
+        num_blocks = spec.rows if codec == "lz4" else frame_groups.num_groups(spec.rows)
+        self._bounds: Array = np.zeros((num_slots, num_blocks + 1), np.int32)
+        self._blob_bytes = 0
 
     def write(self, slot: int, chunk: Chunk, *, generation: int) -> None:
-        """Replaces what `slot` holds. Raises: UserError if the disk is full."""
-        blob = self._compressor.compress(np.ascontiguousarray(chunk.frame).data)
-        place = blob if self._files is None else self._files.append(blob)
-        old = self._places[slot]
-        self._places_bytes += sys.getsizeof(place) - (sys.getsizeof(old) if old is not None else 0)
+        """Replaces what `slot` holds. Blocks that an actor made are kept as they came, where the codec is theirs.
+
+        Raises: UserError if the disk is full.
+        """
+        if self._codec == "lz4":
+            packed = chunk.packed_frames()
+            blob, bounds = bytes(packed.blob), packed.bounds
+        else:
+            blob, bounds = frame_groups.pack_groups(chunk.frame)
+        kept, old = blob if self._files is None else self._files.append(blob), self._blobs[slot]
+        self._blob_bytes += sys.getsizeof(kept) - (sys.getsizeof(old) if old else 0)
         if self._files is not None and isinstance(old, Place):
             self._files.release(old)
-        self._places[slot] = place
-        self._cache.discard(slot)
+            self._cache.discard(slot)
+        self._blobs[slot] = kept
+        self._bounds[slot, : len(bounds)] = bounds
         self._write_columns(slot, chunk, generation)
 
-    def gather(self, slots: Array, offsets: Array, view: View) -> Windows:
-        """Decodes the windows of transitions, int64 [B] each, every chunk once.
+    def windows(self, slots: Array, offsets: Array, view: View) -> PackedWindows:
+        """The windows of transitions, int64 [B] each, compressed as they are.
 
         Raises: CorruptDataError naming the slot if a file has been damaged.
         """
-        rows = np.minimum(window_rows(self.spec, offsets, view), self.num_rows[slots][:, None] - 1)
-        out = np.empty((*rows.shape, *self.spec.frame_shape), self.spec.frame_dtype)
-        order = np.argsort(slots, kind="stable")
-        starts = np.flatnonzero(np.diff(slots[order], prepend=-1))
-        for items in np.split(order, starts[1:]) if len(order) else []:
-            frames = self._frames(int(slots[items[0]]))
-            out[items] = frames[rows[items]]
-        fill_stacks(out, stack_openings(self.spec, self.columns, slots, offsets, view), view)
-        return self._windows(out, slots, offsets, view)
+        begin = offsets + self.spec.history + 1 - view.stack
+        end = np.minimum(begin + view.stack + view.n_step, self.num_rows[slots])
+        skip = begin % self._group
+        if self._codec == "lz4":
+            low, high = self._bounds[slots, begin - skip], self._bounds[slots, end]
+        else:
+            low, high = self._bounds[slots, begin // self._group], self._bounds[slots, (end - 1) // self._group + 1]
+        low, high = low.astype(np.int64), high.astype(np.int64)
+        runs = kernels.join_pieces(self._loaded(slots), slots, low, high)
+        openings = stack_openings(self.spec, self.columns, slots, offsets, view)
+        return PackedWindows.of_runs(self._codec, runs, high - low, skip, end - begin, openings, view)
+
+    def gather(self, slots: Array, offsets: Array, view: View) -> Windows:
+        """Decodes the windows of transitions, int64 [B] each. Raises: as `windows`."""
+        frames = unpack_windows(self.windows(slots, offsets, view), self.spec)
+        return Windows(frames, *window_values(self.spec, self.columns, slots, offsets, view))
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory that everything in it takes, the cache included."""
-        return self._columns_bytes + sys.getsizeof(self._places) + self._places_bytes + self._cache.num_bytes
+        index = self._bounds.nbytes + sys.getsizeof(self._blobs)
+        return self._columns_bytes + index + self._blob_bytes + self._cache.num_bytes
 
     @property
     def held_bytes(self) -> int:
         """Of these, the bytes of all compressed chunks, or of their places in the files."""
-        return self._places_bytes
+        return self._blob_bytes
 
-    def _frames(self, slot: int) -> Array:
-        """All frames of a slot, [rows, *frame_shape]."""
-        cached = self._cache.get(slot)
-        if cached is not None:
+    def _loaded(self, slots: Array) -> Sequence[bytes] | Mapping[int, bytes]:
+        """The compressed chunks of these slots, by slot."""
+        if self._files is None:
+            return cast(list[bytes], self._blobs)
+        return {slot: self._read(slot, self._files) for slot in np.unique(slots).tolist()}
+
+    def _read(self, slot: int, files: SpillFiles) -> bytes:
+        if (cached := self._cache.get(slot)) is not None:
             return cached
-        place = self._places[slot]
-        shape = (int(self.num_rows[slot]), *self.spec.frame_shape)
-        size = shape[0] * self.spec.frame_bytes
-        if isinstance(place, Place):
-            assert self._files is not None
-            blob = self._files.read(place)
-        else:
-            assert place is not None, "an empty slot was drawn"
-            blob = place
+        place = self._blobs[slot]
+        assert isinstance(place, Place), "an empty slot was drawn"
         try:
-            data = self._decompressor.decompress(blob, max_output_size=size)
-        except zstandard.ZstdError as error:
-            raise CorruptDataError(f"slot {slot} of the cold tier does not decompress ({error})") from error
-        if len(data) != size:
-            raise CorruptDataError(f"slot {slot} of the cold tier holds {len(data)} bytes instead of {size}")
-        frames = np.frombuffer(data, self.spec.frame_dtype).reshape(shape)
-        self._cache.put(slot, frames)
-        return frames
+            blob = files.read(place)
+        except CorruptDataError as error:
+            raise CorruptDataError(f"slot {slot} of the cold tier: {error}") from error
+        self._cache.put(slot, blob)
+        return blob

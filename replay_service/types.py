@@ -20,7 +20,7 @@ class ReplayTimeout(UpcycleError):
 
 
 Tier = Literal["raw", "warm", "cold"]
-"""Frames as they are; in LZ4 blocks, decoded window by window; or chunk by chunk in zstd."""
+"""Frames as they are, in LZ4 blocks, or in zstd groups; see `replay_service.tiers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class TableConfig:
       min_size_to_sample: transitions stored before the first is sampled.
       tier: how frames are kept, see `replay_service.tiers`.
       cold_folder: where the tier "cold" keeps them in files; None keeps them in memory.
-      cold_cache_bytes: frames of recently sampled chunks that the tier "cold" keeps decoded.
+      cold_cache_bytes: compressed chunks read from those files last that are kept in memory.
     """
 
     name: str
@@ -107,7 +107,7 @@ class TableSample:
       draw: which transitions.
       windows: the transitions; without frames, [B, 0], where `packed` holds them.
       policy_version: int64 [B].
-      packed: the frames in LZ4 blocks, where that was asked for and they are stored so.
+      packed: the frames compressed, where that was asked for and they are stored so.
     """
 
     draw: TableDraw
@@ -134,6 +134,7 @@ class TableStats:
       revision: grows with every insert and seed.
       num_dropped_updates: priority updates that this client gave up, because their shard was away; 0 at a shard.
       stratified: see `TableConfig`.
+      packed: frames are kept compressed, in whichever way, and can be sent so.
       incarnation: another one after each start of the shard; its counters begin anew with it. 0 in a sum.
       shards: the same by shard index; empty for a single shard.
     """
@@ -151,6 +152,7 @@ class TableStats:
     revision: int = 0
     num_dropped_updates: int = 0
     stratified: bool = True
+    packed: bool = False
     incarnation: int = 0
     shards: Mapping[int, "TableStats"] = field(default_factory=dict[int, "TableStats"])
 
@@ -193,5 +195,6 @@ def total_stats(shards: Mapping[int, TableStats]) -> TableStats:
         num_refused_chunks=sum(stats.num_refused_chunks for stats in every),
         revision=sum(stats.revision for stats in every),
         stratified=all(stats.stratified for stats in every),
+        packed=all(stats.packed for stats in every),
         shards=dict(shards),
     )

@@ -200,6 +200,7 @@ def stats_to_message(stats: TableStats) -> replay_pb2.TableState:
         revision=stats.revision,
         incarnation=stats.incarnation,
         independent_draws=not stats.stratified,
+        packed=stats.packed,
     )
 
 
@@ -228,4 +229,5 @@ def stats_from_message(message: replay_pb2.TableState) -> TableStats:
         revision=message.revision,
         incarnation=message.incarnation,
         stratified=not message.independent_draws,
+        packed=message.packed,
     )

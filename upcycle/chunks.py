@@ -23,13 +23,13 @@ logs hold, has raw frames before the columns, names no codec, and has no checksu
 import json
 import math
 import struct
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
 from upcycle.errors import CorruptDataError
 from upcycle.frame_codec import PackedFrames
@@ -148,7 +148,7 @@ def encode_chunk(chunk: Chunk, spec: ChunkSpec, *, codec: Codec = "none") -> byt
     parts = [_PREFIX.pack(_MAGIC, _VERSION, 0, len(header)), header, *columns, frames]
     crc = 0
     for part in parts:
-        crc = zlib.crc32(part, crc)
+        crc = zlib_ng.crc32(part, crc)
     return b"".join([*parts, _CRC.pack(crc)])
 
 
@@ -164,7 +164,7 @@ def decode_chunk(data: bytes | memoryview, spec: ChunkSpec) -> Chunk:
     view = memoryview(data)
     version, offset, rows, codec = _read_header(view, spec)
     if version == _VERSION:
-        if len(view) < offset + _CRC.size or _CRC.unpack(view[-_CRC.size :])[0] != zlib.crc32(view[: -_CRC.size]):
+        if len(view) < offset + _CRC.size or _CRC.unpack(view[-_CRC.size :])[0] != zlib_ng.crc32(view[: -_CRC.size]):
             raise CorruptDataError("chunk refused: it fails its checksum (damaged or truncated message)")
         view = view[: -_CRC.size]
     arrays, packed = dict[str, Array](), None

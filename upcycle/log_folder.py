@@ -5,12 +5,12 @@ import fcntl
 import itertools
 import json
 import os
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
+from zlib_ng import zlib_ng
 
 from upcycle.chunks import ChunkSpec
 from upcycle.config import EnvConfig
@@ -79,7 +79,7 @@ def read_description(directory: Path) -> tuple[ChunkSpec, EnvConfig]:
 
 def _crc(values: dict[str, Any]) -> int:
     """Checksum of the values, whatever the layout of the file that holds them."""
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+    return zlib_ng.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def log_parts(directory: Path) -> list[Path]:

@@ -13,7 +13,6 @@ damaged is made anew from the records.
 """
 
 import struct
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from typing import Final
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
 from upcycle.errors import CorruptDataError
 from upcycle.files import write_atomically
@@ -101,9 +101,9 @@ def list_segments(directory: Path) -> list[tuple[int, Path]]:
 def encode_record(data: bytes, *, sequence: int, num_transitions: int) -> bytes:
     """The record of one encoded chunk."""
     payload = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
-    crc = zlib.crc32(payload)
+    crc = zlib_ng.crc32(payload)
     fields = _FIELDS.pack(_MAGIC, _VERSION, 0, sequence, num_transitions, len(data), len(payload), crc)
-    return b"".join((fields, _CRC.pack(zlib.crc32(fields)), payload))
+    return b"".join((fields, _CRC.pack(zlib_ng.crc32(fields)), payload))
 
 
 def decode_record(record: bytes | memoryview, *, sequence: int) -> bytes:
@@ -166,7 +166,7 @@ def write_index(segment: Segment) -> Segment:
     """Writes the sidecar, atomically, and returns the segment as sealed: it must never change from now on."""
     fields = _INDEX_FIELDS.pack(_INDEX_MAGIC, _VERSION, 0, segment.first_sequence, segment.num_chunks)
     body = b"".join((fields, segment.bounds.tobytes(), segment.num_transitions.tobytes()))
-    write_atomically(segment.index_path, body + _CRC.pack(zlib.crc32(body)))
+    write_atomically(segment.index_path, body + _CRC.pack(zlib_ng.crc32(body)))
     return replace(segment, sealed=True, torn_bytes=0)
 
 
@@ -176,7 +176,7 @@ def _read_index(path: Path, first_sequence: int) -> Segment | None:
         data = path.with_suffix(".index").read_bytes()
     except FileNotFoundError:
         return None
-    if len(data) < _INDEX_FIELDS.size + _CRC.size or _CRC.pack(zlib.crc32(data[: -_CRC.size])) != data[-_CRC.size :]:
+    if len(data) < _INDEX_FIELDS.size + _CRC.size or _CRC.pack(zlib_ng.crc32(data[: -_CRC.size])) != data[-_CRC.size :]:
         return None
     magic, version, _, first, count = _INDEX_FIELDS.unpack_from(data)
     numbers = np.frombuffer(data[_INDEX_FIELDS.size : -_CRC.size], np.int64)
@@ -192,7 +192,7 @@ def _check_record(data: memoryview, sequence: int) -> RecordHeader:
         raise CorruptDataError(f"record number {header.sequence} where {sequence} belongs")
     if header.record_bytes > len(data):
         raise CorruptDataError(f"record of {header.record_bytes} bytes is cut off after {len(data)}")
-    if zlib.crc32(data[HEADER_BYTES : header.record_bytes]) != header.payload_crc:
+    if zlib_ng.crc32(data[HEADER_BYTES : header.record_bytes]) != header.payload_crc:
         raise CorruptDataError("payload fails its checksum")
     return header
 
@@ -201,7 +201,7 @@ def _parse_header(data: memoryview) -> RecordHeader:
     if len(data) < HEADER_BYTES:
         raise CorruptDataError(f"record is cut off after {len(data)} bytes")
     magic, version, _, *rest = _FIELDS.unpack_from(data)
-    if magic != _MAGIC or _CRC.unpack_from(data, _FIELDS.size)[0] != zlib.crc32(data[: _FIELDS.size]):
+    if magic != _MAGIC or _CRC.unpack_from(data, _FIELDS.size)[0] != zlib_ng.crc32(data[: _FIELDS.size]):
         raise CorruptDataError("record header fails its checksum")
     if version != _VERSION:
         raise CorruptDataError(f"record version {version}; this build reads version {_VERSION}")

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from upcycle import kernels
 from upcycle.chunks import Array, ChunkSpec
 
 StackFill = Literal["first_frame", "zeros"]
@@ -106,10 +107,11 @@ def gather_windows(
     Guarantee: for a valid start the observation equals what the behaviour policy saw; frames of a next observation
     that lies past the end of its episode are arbitrary and carry discount 0.
     """
-    num_slots, rows = frame.shape[:2]
-    flat = slots[:, None] * rows + window_rows(spec, offsets, view)
-    # mode="clip" skips NumPy's bounds buffer, which halves the speed of a large gather; the indices are in range.
-    frames = np.take(frame.reshape(num_slots * rows, *spec.frame_shape), flat, axis=0, out=out, mode="clip")
+    # A view that these chunks carry (`View.check`) never reaches past their rows: a window is one piece of its slot.
+    shape = (len(slots), view.stack + view.n_step, *spec.frame_shape)
+    frames = np.empty(shape, frame.dtype) if out is None else out
+    begins = slots * spec.rows + offsets + (spec.history + 1 - view.stack)
+    kernels.copy_pieces(frame.reshape(-1).view(np.uint8), begins * spec.frame_bytes, frames)
     fill_stacks(frames, stack_openings(spec, columns, slots, offsets, view), view)
     return Windows(frames, *window_values(spec, columns, slots, offsets, view))
 

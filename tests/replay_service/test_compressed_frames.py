@@ -101,10 +101,10 @@ def test_blocks_travel_only_where_asked_for_and_stored(tmp_path: Path) -> None:
                         wait_seconds=0,
                         timeout_seconds=20,
                     )
-            for table, packed in (("warm", True), ("warm", False), ("cold", True)):
+            for table, packed in (("warm", True), ("warm", False), ("cold", True), ("online", True)):
                 begin = client.begin_sample(table, 5, view=VIEW, packed=packed, max_priority=0, timeout_seconds=20)
                 columns, frames, _ = begin()
-                assert (frames is not None) == (table == "warm" and packed) == ("frames" not in columns)
+                assert (frames is not None) == (table != "online" and packed) == ("frames" not in columns)
         finally:
             client.close()
 

@@ -54,3 +54,11 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     os.ftruncate(files._files[0][0], 3)  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(CorruptDataError, match="lost its end"):
         files.read(place)
+
+
+def test_a_changed_byte_is_refused(tmp_path: Path) -> None:
+    files = SpillFiles(tmp_path)
+    place = files.append(b"frames")
+    os.pwrite(files._files[0][0], b"F", 0)  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(CorruptDataError, match="have changed"):
+        files.read(place)

@@ -1,5 +1,6 @@
 """Every tier gives the windows that the arena gives, bit by bit; nothing damaged gets through."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.packed_windows import PackedWindows, unpack_windows
+from replay_service.packed_windows import PackedCodec, PackedWindows, unpack_windows
+from replay_service.spill_files import SpillFiles
 from replay_service.storage import Arena
 from replay_service.table import Table
-from replay_service.tiers import ColdStorage, Storage, WarmStorage, make_storage
+from replay_service.tiers import PackedStorage, Storage
 from replay_service.types import TableConfig, Tier
 from tests.upcycle.lanes import cut_chunks, make_lane
 from upcycle.chunks import Array, Chunk, ChunkSpec, decode_chunk, encode_chunk
@@ -52,7 +54,13 @@ def drawable(storage: Storage, spec: ChunkSpec, view: View) -> tuple[Array, Arra
     cache_bytes=st.sampled_from([0, 1000, 1 << 20]),
 )
 def test_all_tiers_give_the_windows_of_the_arena_bit_by_bit(
-    episodes: list[tuple[int, str]], last: str, view: View, came_packed: bool, dtype: str, cache_bytes: int
+    episodes: list[tuple[int, str]],
+    last: str,
+    view: View,
+    came_packed: bool,
+    dtype: str,
+    cache_bytes: int,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     spec = replace(SPEC, frame_dtype=dtype)
     lengths, endings = [length for length, _ in episodes], [ending for _, ending in episodes]
@@ -61,27 +69,29 @@ def test_all_tiers_give_the_windows_of_the_arena_bit_by_bit(
         chunks = [decode_chunk(encode_chunk(chunk, spec, codec="lz4"), spec) for chunk in chunks]
     num_slots = max(len(chunks) - 2, 1)  # the first ones are overwritten
     raw = Arena(spec, num_slots)
-    warm = WarmStorage(spec, num_slots)
-    cold = ColdStorage(spec, num_slots, files=None, cache_bytes=cache_bytes)
+    warm = PackedStorage(spec, num_slots, codec="lz4")
+    cold = PackedStorage(spec, num_slots, codec="zstd")
+    files = SpillFiles(tmp_path_factory.mktemp("cold"), file_bytes=2000)
+    disk = PackedStorage(spec, num_slots, codec="zstd", files=files, cache_bytes=cache_bytes)
     for number, chunk in enumerate(chunks):
-        for storage in (raw, warm, cold):
+        for storage in (raw, warm, cold, disk):
             storage.write(number % num_slots, chunk, generation=number + 1)
     slots, offsets = drawable(raw, spec, view)
     rng = np.random.default_rng(0)
     order = rng.integers(0, len(slots), 40) if len(slots) else np.zeros(0, np.int64)
     slots, offsets = slots[order], offsets[order]
     expected = raw.gather(slots, offsets, view)
-    for storage in (warm, cold):
+    for storage in (warm, cold, disk):
         np.testing.assert_array_equal(storage.generation, raw.generation)
         windows = storage.gather(slots, offsets, view)
         for name in ("frames", "action", "n_step_return", "discount"):
             np.testing.assert_array_equal(getattr(windows, name), getattr(expected, name), err_msg=name)
             assert getattr(windows, name).dtype == getattr(expected, name).dtype
-    packed = warm.windows(slots, offsets, view)
-    again = PackedWindows.from_wire(packed.columns, packed.blob, view)
-    np.testing.assert_array_equal(unpack_windows(again, spec), expected.frames)
-    some = np.arange(0, len(slots), 3)[::-1]
-    np.testing.assert_array_equal(unpack_windows(again.take(some), spec), expected.frames[some])
+        packed = storage.windows(slots, offsets, view)
+        again = PackedWindows.from_wire(packed.codec, packed.columns, packed.blob, view)
+        np.testing.assert_array_equal(unpack_windows(again, spec), expected.frames)
+        some = np.arange(0, len(slots), 3)[::-1]
+        np.testing.assert_array_equal(unpack_windows(again.take(some), spec), expected.frames[some])
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -99,23 +109,30 @@ def test_tables_of_all_tiers_draw_alike(tier: Tier, tmp_path: Path) -> None:
         other.check_invariants()
     assert raw.sample(4, view, packed=True).packed is None
     packed = other.sample(4, view, packed=True)
-    assert (packed.packed is not None) == (tier == "warm")
+    assert packed.packed is not None
+    assert packed.packed.codec == ("lz4" if tier == "warm" else "zstd")
 
 
 def test_warm_keeps_what_the_actor_compressed() -> None:
     chunk = make_chunks([20], ["open"])[0]
     data = encode_chunk(chunk, SPEC, codec="lz4")
-    storage = WarmStorage(SPEC, 1)
+    storage = PackedStorage(SPEC, 1, codec="lz4")
     storage.write(0, decode_chunk(data, SPEC), generation=1)
     view = View(n_step=3, stack=4)
-    run = storage.windows(np.array([0]), np.array([0]), view).runs[0]
-    assert bytes(run) in data
+    assert storage.windows(np.array([0]), np.array([0]), view).blob in data
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(position=st.integers(0, 10_000), flip=st.integers(1, 255), cut=st.integers(0, 3))
-def test_damaged_packed_windows_are_refused_or_give_whole_frames(position: int, flip: int, cut: int) -> None:
-    storage, view = WarmStorage(SPEC, 1), View(n_step=3, stack=4)
+@given(
+    codec=st.sampled_from(["lz4", "zstd"]),
+    position=st.integers(0, 10_000),
+    flip=st.integers(1, 255),
+    cut=st.integers(0, 3),
+)
+def test_damaged_packed_windows_are_refused_or_give_whole_frames(
+    codec: PackedCodec, position: int, flip: int, cut: int
+) -> None:
+    storage, view = PackedStorage(SPEC, 1, codec=codec), View(n_step=3, stack=4)
     storage.write(0, make_chunks([20], ["open"])[0], generation=1)
     packed = storage.windows(np.array([0, 0]), np.array([1, 5]), view)
     columns, blob = packed.columns, bytearray(packed.blob)
@@ -127,7 +144,7 @@ def test_damaged_packed_windows_are_refused_or_give_whole_frames(position: int, 
         name = list(columns)[position % len(columns)]
         columns[name] = columns[name] ^ np.asarray(flip, columns[name].dtype)
     try:
-        frames = unpack_windows(PackedWindows.from_wire(columns, bytes(blob), view), SPEC)
+        frames = unpack_windows(PackedWindows.from_wire(codec, columns, bytes(blob), view), SPEC)
     except CorruptDataError:
         return
     assert cut != 1
@@ -135,20 +152,29 @@ def test_damaged_packed_windows_are_refused_or_give_whole_frames(position: int, 
 
 
 def test_cold_refuses_a_damaged_file(tmp_path: Path) -> None:
-    config = replace(CONFIG, tier="cold", cold_folder=str(tmp_path), cold_cache_bytes=0)
-    storage = make_storage(config, SPEC, 2, buffer=None)
-    assert isinstance(storage, ColdStorage)
+    files = SpillFiles(tmp_path)
+    storage = PackedStorage(SPEC, 2, codec="zstd", files=files)
     storage.write(0, make_chunks([20], ["open"])[0], generation=1)
-    place = storage._places[0]  # pyright: ignore[reportPrivateUsage]
-    files = storage._files  # pyright: ignore[reportPrivateUsage]
-    assert files is not None
-    storage.gather(np.array([0]), np.array([0]), View())
-    for bad in (b"", b"garbage", bytes(60)):
-        storage._places[0] = bad  # pyright: ignore[reportPrivateUsage]
-        with pytest.raises(CorruptDataError, match="slot 0"):
-            storage.gather(np.array([0]), np.array([0]), View())
-    storage._places[0] = place  # pyright: ignore[reportPrivateUsage]
-    storage.gather(np.array([0]), np.array([0]), View())
+    where = np.array([0]), np.array([0]), View()
+    storage.gather(*where)
+    (descriptor,) = (descriptor for descriptor, _ in files._files.values())  # pyright: ignore[reportPrivateUsage]
+    old = os.pread(descriptor, 1, 20)
+    os.pwrite(descriptor, bytes([old[0] ^ 1]), 20)
+    with pytest.raises(CorruptDataError, match=r"slot 0 of the cold tier: .* have changed"):
+        storage.gather(*where)
+    os.pwrite(descriptor, old, 20)
+    storage.gather(*where)
+    os.ftruncate(descriptor, 20)
+    with pytest.raises(CorruptDataError, match=r"slot 0 of the cold tier: .* lost its end"):
+        storage.gather(*where)
+
+
+def test_another_codec_is_refused() -> None:
+    storage, view = PackedStorage(SPEC, 1, codec="lz4"), View(n_step=3, stack=4)
+    storage.write(0, make_chunks([20], ["open"])[0], generation=1)
+    packed = storage.windows(np.array([0]), np.array([1]), view)
+    with pytest.raises(CorruptDataError, match="codec 'jpeg'"):
+        PackedWindows.from_wire("jpeg", packed.columns, packed.blob, view)
 
 
 def test_an_unknown_tier_is_refused() -> None:

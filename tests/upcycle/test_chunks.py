@@ -2,13 +2,13 @@
 
 import json
 import struct
-import zlib
 from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zlib_ng import zlib_ng
 
 from tests.upcycle.lanes import cut_chunks, make_lane
 from upcycle.chunks import COLUMNS, MAX_PRIORITY, Chunk, ChunkSpec, Codec, decode_chunk, encode_chunk
@@ -31,7 +31,7 @@ def replace_header(data: bytes, change: dict[str, list[object]]) -> bytes:
 
 
 def with_checksum(data: bytes | bytearray) -> bytes:
-    return bytes(data) + struct.pack("<I", zlib.crc32(data))
+    return bytes(data) + struct.pack("<I", zlib_ng.crc32(data))
 
 
 def encode_version_1(chunk: Chunk) -> bytes:
