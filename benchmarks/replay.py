@@ -4,7 +4,7 @@ An item is a transition (s, a, R, gamma, s') with n = 3 and a stack of 4 frames 
 Shards are processes, the client is `ShardedReplay` in this one. Every figure gets `--seconds`, cut into windows that
 alternate with those of the others, and is the median of them.
 
-    insert_items_per_s            existing chunks: encoded, sent, acknowledged
+    insert_items_per_s            existing chunks: compressed and encoded as actors do, sent, acknowledged
     sample_{shm,tcp,unix}_...     batches in the learner's memory, over that transport alone
     sample_{warm,cold}_...        the same from those tiers, over the transport that the client chooses itself
     update_items_per_s            priorities written back
@@ -66,7 +66,7 @@ class Options:
       stored: transitions in each table.
       shards: of each cluster.
       tcp_tier: sampled over TCP and Unix sockets; None is warm.
-      compressed: actors compress frames (the insert figure stays uncompressed).
+      compressed: actors compress frames.
       rounds: windows of each figure.
       seconds: of all windows of a figure together.
     """
@@ -145,7 +145,7 @@ class Bench:
         )
 
     def _inserting(self, client: ShardedReplay, cluster: Cluster) -> Window:
-        return inserting(Writer(client, self.spec, self._chunks, compressed=False), cluster.pids)
+        return inserting(Writer(client, self.spec, self._chunks, compressed=self._compressed), cluster.pids)
 
     def _acting(self, client: ShardedReplay, cluster: Cluster) -> Window:
         writer = Writer(client, self.spec, self._chunks, compressed=self._compressed)

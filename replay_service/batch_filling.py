@@ -58,37 +58,30 @@ class WindowReply:
         return len(rows)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class KeyReply:
     """A reply that names transitions of a shard whose arena is mapped here."""
 
-    columns: Mapping[str, Array]
-    arena: MappedArena
-    view: View
+    def __init__(self, columns: Mapping[str, Array], arena: MappedArena, view: View) -> None:
+        self._keys, self._arena, self._view = columns, arena, view
+        # What is small is read once for all rows; whether it can be trusted shows after the frames have been copied.
+        self._values = arena.values(columns["slot"], columns["offset"], view)
 
     @property
     def num_rows(self) -> int:
         """Transitions in the reply."""
-        return len(self.columns["slot"])
+        return len(self._keys["slot"])
 
     def copy_to(self, columns: Mapping[str, Array], begin: int, rows: Array) -> int:
         """Copies transitions out of the shard's memory; those overwritten since the draw are left out."""
-        keys = {name: column[rows] for name, column in self.columns.items()}
-        place = slice(begin, begin + len(rows))
-        windows, policy_version, whole = self.arena.gather(
-            keys["slot"], keys["offset"], keys["generation"], self.view, out=columns["frames"][place]
-        )
-        keys |= {
-            "action": windows.action,
-            "n_step_return": windows.n_step_return,
-            "discount": windows.discount,
-            "policy_version": policy_version,
-        }
+        slots, offsets, generations = (self._keys[name][rows] for name in ("slot", "offset", "generation"))
+        frames = columns["frames"][begin : begin + len(rows)]
+        whole = self._arena.copy_frames(slots, offsets, generations, self._view, out=frames)
         num_whole = int(np.count_nonzero(whole))
-        for name, column in keys.items():
-            columns[name][begin : begin + num_whole] = column[whole]
+        chosen = rows if num_whole == len(rows) else rows[whole]
+        for name, column in {**self._keys, **self._values}.items():
+            columns[name][begin : begin + num_whole] = column[chosen]
         if num_whole < len(rows):
-            columns["frames"][begin : begin + num_whole] = columns["frames"][place][whole]
+            frames[:num_whole] = frames[whole]
         return num_whole
 
 

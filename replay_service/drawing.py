@@ -24,7 +24,7 @@ _Finish = Callable[[], tuple[Reply, TableStats]]
 _Request = tuple[int, _Finish]
 """Transitions asked for, and what waits for them."""
 
-_ROWS_PER_REQUEST: Final = 512  # larger draws are several requests: the shard works on one while we copy another
+_ROWS_PER_REQUEST: Final = 1024  # larger draws are several requests: the shard works on one while we copy another
 
 
 class BatchDrawer:

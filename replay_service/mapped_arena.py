@@ -5,7 +5,7 @@ from typing import Self
 from replay_service.shared_memory import SegmentHandle, map_segment
 from replay_service.storage import Arena
 from upcycle.chunks import Array, ChunkSpec
-from upcycle.windows import View, Windows, gather_windows
+from upcycle.windows import View, gather_frames, window_values
 
 
 class MappedArena:
@@ -28,18 +28,31 @@ class MappedArena:
             raise ValueError(f"{handle.num_bytes} bytes are no arena of {num_slots} slots of these chunks")
         return cls(Arena(spec, num_slots, buffer=map_segment(handle)), incarnation)
 
-    def gather(
-        self, slots: Array, offsets: Array, generations: Array, view: View, *, out: Array
-    ) -> tuple[Windows, Array, Array]:
-        """Copies the windows of transitions, their frames into `out`.
+    def values(self, slots: Array, offsets: Array, view: View) -> dict[str, Array]:
+        """What transitions hold beside frames: the columns of `wire.sample_layout` that no draw names.
 
-        Args: as of `gather_windows`, and the generations that the shard named with the draw, int64 [B].
-        Returns: the windows, the policy versions int64 [B], and which of the rows are whole, bool [B].
+        They are worth nothing where `copy_frames`, called later, finds a row overwritten.
         """
         arena = self._arena
-        windows = gather_windows(arena.spec, arena.frame, arena.columns, slots, offsets, view, out=out)
+        action, n_step_return, discount = window_values(arena.spec, arena.columns, slots, offsets, view)
         policy_version = arena.columns["policy_version"][slots, offsets + arena.spec.history]
-        return windows, policy_version, arena.generation[slots] == generations
+        return {
+            "policy_version": policy_version,
+            "action": action,
+            "n_step_return": n_step_return,
+            "discount": discount,
+        }
+
+    def copy_frames(self, slots: Array, offsets: Array, generations: Array, view: View, *, out: Array) -> Array:
+        """Copies the frames of transitions into `out`; see `gather_frames`.
+
+        Args:
+          generations: that the shard named with the draw, int64 [B].
+        Returns: bool [B], which rows are whole: nothing of them has been overwritten since the draw.
+        """
+        arena = self._arena
+        gather_frames(arena.spec, arena.frame, arena.columns, slots, offsets, view, out=out)
+        return arena.generation[slots] == generations
 
     def contains(self, slots: Array, offsets: Array) -> bool:
         """Whether these are places of the arena; what a shard names is checked before it is read."""

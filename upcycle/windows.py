@@ -88,6 +88,18 @@ def valid_starts(spec: ChunkSpec, columns: dict[str, Array], num_rows: Array, n_
 
 
 def gather_windows(
+    spec: ChunkSpec, frame: Array, columns: dict[str, Array], slots: Array, offsets: Array, view: View
+) -> Windows:
+    """Copies the windows of transitions (slot, offset) out of padded chunks.
+
+    Args: as of `gather_frames`; `columns` holds `action`, `reward` and `terminated` as well.
+    """
+    frames = np.empty((len(slots), view.stack + view.n_step, *spec.frame_shape), frame.dtype)
+    gather_frames(spec, frame, columns, slots, offsets, view, out=frames)
+    return Windows(frames, *window_values(spec, columns, slots, offsets, view))
+
+
+def gather_frames(
     spec: ChunkSpec,
     frame: Array,
     columns: dict[str, Array],
@@ -95,25 +107,23 @@ def gather_windows(
     offsets: Array,
     view: View,
     *,
-    out: Array | None = None,
-) -> Windows:
-    """Copies the windows of transitions (slot, offset) out of padded chunks.
+    out: Array,
+) -> None:
+    """Copies the frames of windows out of padded chunks.
 
     Args:
-      frame: [S, rows, *frame_shape].
-      columns: `action`, `reward`, `terminated`, `first`, each [S, rows].
+      frame: C-contiguous [S, rows, *frame_shape].
+      columns: `first`, [S, rows].
       slots, offsets: int64 [B]; offset counts usable rows of the slot, from 0.
-      out: where the frames go, C-contiguous [B, stack + n_step, *frame_shape]; None takes new memory.
+      view: one that these chunks carry, see `View.check`.
+      out: C-contiguous [B, stack + n_step, *frame_shape].
     Guarantee: for a valid start the observation equals what the behaviour policy saw; frames of a next observation
     that lies past the end of its episode are arbitrary and carry discount 0.
     """
-    # A view that these chunks carry (`View.check`) never reaches past their rows: a window is one piece of its slot.
-    shape = (len(slots), view.stack + view.n_step, *spec.frame_shape)
-    frames = np.empty(shape, frame.dtype) if out is None else out
+    # Such a view never reaches past the rows of a chunk: a window is one piece of its slot.
     begins = slots * spec.rows + offsets + (spec.history + 1 - view.stack)
-    kernels.copy_pieces(frame.reshape(-1).view(np.uint8), begins * spec.frame_bytes, frames)
-    fill_stacks(frames, stack_openings(spec, columns, slots, offsets, view), view)
-    return Windows(frames, *window_values(spec, columns, slots, offsets, view))
+    kernels.copy_pieces(frame.reshape(-1).view(np.uint8), begins * spec.frame_bytes, out)
+    fill_stacks(out, stack_openings(spec, columns, slots, offsets, view), view)
 
 
 def window_rows(spec: ChunkSpec, offsets: Array, view: View) -> Array:

@@ -90,7 +90,7 @@ def test_blocks_travel_only_where_asked_for_and_stored(tmp_path: Path) -> None:
     with running_shard(tmp_path) as (_, address):
         client = ShardClient(address, SPEC)
         try:
-            for table in ("warm", "cold"):
+            for table in ("warm", "cold", "online"):
                 for sequence, chunk in enumerate(data):
                     client.insert(
                         table,

@@ -104,15 +104,15 @@ def test_an_overwritten_window_is_told_from_a_whole_one() -> None:
     mapped = MappedArena(arena, incarnation=1)
     slots, offsets, generations = np.array([0, 1, 2]), np.array([0, 3, 7]), np.array([1, 2, 3])
     out = np.empty((3, VIEW.stack + VIEW.n_step, *SPEC.frame_shape), np.uint8)
-    windows, policy_version, whole = mapped.gather(slots, offsets, generations, VIEW, out=out)
-    assert np.shares_memory(windows.frames, out)
+    values = mapped.values(slots, offsets, VIEW)
+    whole = mapped.copy_frames(slots, offsets, generations, VIEW, out=out)
     assert whole.all()
-    assert policy_version.tolist() == [0, 1, 2]
+    assert values["policy_version"].tolist() == [0, 1, 2]
     assert out[:, 0, 0, 0].tolist() == [0, 1, 2]
     arena.write(1, make_chunk(9), generation=4)
-    assert mapped.gather(slots, offsets, generations, VIEW, out=out)[2].tolist() == [True, False, True]
+    assert mapped.copy_frames(slots, offsets, generations, VIEW, out=out).tolist() == [True, False, True]
     arena.generation[2] = 0  # as while the slot is being written
-    assert mapped.gather(slots, offsets, generations, VIEW, out=out)[2].tolist() == [True, False, False]
+    assert mapped.copy_frames(slots, offsets, generations, VIEW, out=out).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("transport", get_args(Transport))
