@@ -59,13 +59,19 @@ Window = Callable[[float], Rate]
 """Works for so many seconds and says what it did."""
 
 
-def timed(*steps: Callable[[], int], seconds: float, servers: Sequence[int] = ()) -> Rate:
+def timed(
+    *steps: Callable[[], int],
+    seconds: float,
+    servers: Sequence[int] = (),
+    finish: Callable[[], object] | None = None,
+) -> Rate:
     """Repeats `steps`, each of which returns the items it moved, until the time is over; each at least once.
 
     Several steps run side by side, a thread for each.
 
     Args:
       servers: process ids whose CPU time counts as the servers'.
+      finish: waits for whatever the steps have begun; that time counts.
     """
     server, own, start = sum(map(cpu_seconds, servers)), own_cpu_seconds(), time.perf_counter()
 
@@ -80,6 +86,8 @@ def timed(*steps: Callable[[], int], seconds: float, servers: Sequence[int] = ()
     else:
         with ThreadPoolExecutor(len(steps), thread_name_prefix="bench") as threads:
             parts = list(threads.map(repeat, steps))
+    if finish is not None:
+        finish()
     elapsed = time.perf_counter() - start
     return Rate(sum(parts), elapsed, own_cpu_seconds() - own, sum(map(cpu_seconds, servers)) - server, parts)
 

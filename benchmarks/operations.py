@@ -2,12 +2,13 @@
 
 import itertools
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, Final, cast
 
 import numpy as np
 
+from actors.sender import ChunkSender
 from benchmarks.cluster import TABLE, Cluster
 from benchmarks.measure import Rate, Window, timed
 from benchmarks.workload import PRIORITY_EXPONENT, VIEW, WINDOW_FRAMES, Play, chunks_of, encoded, lane_rows
@@ -47,6 +48,29 @@ class Writer:
         chunks = list(itertools.islice(self._chunks, _CHUNKS_PER_INSERT))
         self.insert(chunks)
         return sum(chunk.num_transitions(self._spec) for chunk in chunks)
+
+    def next_chunk(self) -> Chunk:
+        """The next one."""
+        return next(self._chunks)
+
+    @contextmanager
+    def sending(self) -> Generator[tuple[Callable[[Chunk], int], Callable[[], None]]]:
+        """A function that encodes a chunk and hands it to an actor's sender, and one that waits until all are in."""
+        sender = ChunkSender(self._client, table=TABLE, capacity=_CHUNKS_PER_INSERT)
+
+        def put(chunk: Chunk) -> int:
+            if not sender.put(encoded(chunk, self._spec, compressed=self._compressed), _TIMEOUT_SECONDS):
+                raise TimeoutError("replay takes no chunks")
+            return chunk.num_transitions(self._spec)
+
+        def finish() -> None:
+            if not sender.close(_TIMEOUT_SECONDS):
+                raise TimeoutError("chunks had to be given up")
+
+        try:
+            yield put, finish
+        finally:
+            sender.close(_TIMEOUT_SECONDS)
 
     def insert(self, chunks: Sequence[Chunk]) -> None:
         """Encodes and inserts these chunks."""
@@ -91,8 +115,13 @@ def counted_bytes_per_item(tier: Tier, spec: ChunkSpec, chunks: Sequence[Chunk],
 
 
 def inserting(writer: Writer, servers: Sequence[int]) -> Window:
-    """Chunks that exist already: encoded, sent, acknowledged."""
-    return lambda seconds: timed(writer.insert_next, seconds=seconds, servers=servers)
+    """Chunks that exist already: encoded, and sent from a thread beside that; the last acknowledgement counts."""
+
+    def window(seconds: float) -> Rate:
+        with writer.sending() as (put, finish):
+            return timed(lambda: put(writer.next_chunk()), seconds=seconds, servers=servers, finish=finish)
+
+    return window
 
 
 def acting(writer: Writer, spec: ChunkSpec, play: Play, servers: Sequence[int]) -> Window:
@@ -102,14 +131,18 @@ def acting(writer: Writer, spec: ChunkSpec, play: Play, servers: Sequence[int]) 
     steps = lane_rows(play)
     cut, upcoming = ChunkWriter(spec, len(steps[0][1])), itertools.cycle(steps)
 
-    def step() -> int:
-        rows, action = next(upcoming)
-        chunks = cut.push(rows, action)
-        if chunks:
-            writer.insert(chunks)
-        return len(action)
+    def window(seconds: float) -> Rate:
+        with writer.sending() as (put, finish):
 
-    return lambda seconds: timed(step, seconds=seconds, servers=servers)
+            def step() -> int:
+                rows, action = next(upcoming)
+                for chunk in cut.push(rows, action):
+                    put(chunk)
+                return len(action)
+
+            return timed(step, seconds=seconds, servers=servers, finish=finish)
+
+    return window
 
 
 def sampling(

@@ -74,9 +74,13 @@ def measure(game: str, *, steps: int) -> dict[str, str | float]:
         if packed is not None:
             columns, blob = packed.columns, packed.blob
             out = np.empty((batch, view.stack + view.n_step, *spec.frame_shape), spec.frame_dtype)
-            figures["packed_sample_us_per_item"] = _cost(partial(_serve, table, batch, view), batch)
-            figures["packed_decode_us_per_item"] = _cost(partial(_receive, columns, blob, view, out), batch)
-            figures["packed_bytes_per_item"] = (len(blob) + sum(column.nbytes for column in columns.values())) / batch
+            figures[f"{tier}_packed_sample_us_per_item"] = _cost(partial(_serve, table, batch, view), batch)
+            figures[f"{tier}_packed_decode_us_per_item"] = _cost(
+                partial(_receive, packed.codec, columns, blob, view, out), batch
+            )
+            figures[f"{tier}_packed_bytes_per_item"] = (
+                len(blob) + sum(column.nbytes for column in columns.values())
+            ) / batch
     return {"game": game, "transitions": num_steps, **{name: round(value, 2) for name, value in figures.items()}}
 
 
@@ -94,8 +98,8 @@ def _serve(table: Table, batch: int, view: View) -> bytes:
     return packed.blob
 
 
-def _receive(columns: Mapping[str, Array], blob: bytes, view: View, out: Array) -> None:
-    PackedWindows.from_wire(columns, blob, view).unpack_into(out)
+def _receive(codec: str, columns: Mapping[str, Array], blob: bytes, view: View, out: Array) -> None:
+    PackedWindows.from_wire(codec, columns, blob, view).unpack_into(out)
 
 
 def _cost(work: Callable[[], object], items: int, repeats: int = 5) -> float:
