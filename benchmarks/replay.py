@@ -105,7 +105,7 @@ class Bench:
             "sample_cold": self._with("cold", "auto", self._sampling),
             "update": self._with("raw", "auto", self._updating),
             "actor": self._with("raw", "auto", self._acting),
-            "copy_limit": copying(batch_size=self.options.batch_size),
+            "copy_limit": copying(batch_size=self.options.batch_size, num_batches=self.options.batches_per_request),
         }
 
     def wire_bytes_per_item(self) -> float:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from orchestrator.redis_server import RedisServer
 from teacher_store.store import TeacherStore
+from upcycle import kernels
 from upcycle.errors import UpcycleError
 from upcycle.tracker import Tracker
 
@@ -53,6 +54,7 @@ def examine(runs: Path) -> list[Finding]:
         ("packages", _packages),
         ("cores", _cores),
         ("memory", _memory),
+        ("kernels", _kernels),
         ("torch device", _device),
         ("environments", _environments),
         ("ray", _ray),
@@ -110,6 +112,12 @@ def _cores() -> Finding:
 def _memory() -> Finding:
     available = psutil.virtual_memory().available
     return _judge("memory", available, _MIN_MEMORY_BYTES, _gigabytes(available), "close something large")
+
+
+def _kernels() -> Finding:
+    if kernels.native:
+        return Finding("kernels", "ok", "native: frames are copied and decoded in C")
+    return Finding("kernels", "warning", "plain: replay is several times slower", kernels.why_plain)
 
 
 def _device() -> Finding:

@@ -24,6 +24,7 @@ LIBRARY: Final = Path(__file__).with_name("_kernels.so")
 _SOURCE: Final = LIBRARY.with_name("kernels.c")
 _STREAMED_BYTES: Final = 4 << 20  # larger copies go past the caches, which they would only empty
 _SIZE_BYTES: Final = 4
+_BYTES_BEGIN: Final = bytes.__basicsize__ - 1  # in CPython, where an object's `id` is its address; tried when loading
 
 
 class _Library:
@@ -35,6 +36,9 @@ class _Library:
         ours = ctypes.CDLL(str(LIBRARY))
         if c_uint32.in_dll(ours, "upcycle_source_crc").value != zlib_ng.crc32(_SOURCE.read_bytes()):
             raise OSError("it has been built from another version of its source")
+        tried = b"where the bytes of an object begin"
+        if np.frombuffer(tried, np.uint8).ctypes.data != id(tried) + _BYTES_BEGIN:
+            raise OSError("this Python keeps bytes in another way")
         import lz4.block._block as lz4_block
 
         lz4 = ctypes.CDLL(cast(str, lz4_block.__file__))
@@ -91,7 +95,7 @@ def join_pieces(blobs: Blobs, which: Array, lows: Array, highs: Array) -> bytes:
     """See `upcycle.kernels`."""
     assert _library is not None
     chosen: list[bytes] = [blobs[index] for index in which.tolist()]  # alive until the copy is done
-    addresses = np.fromiter(map(_address, chosen), np.int64, len(chosen)) + lows
+    addresses = np.fromiter(map(id, chosen), np.int64, len(chosen)) + _BYTES_BEGIN + lows
     sizes = np.ascontiguousarray(highs - lows, np.int64)
     out = np.empty(int(sizes.sum()), np.uint8)
     _library.join_pieces(_at(addresses), _at(sizes), c_int64(len(sizes)), _at(out))
@@ -128,8 +132,3 @@ def pack_frames(frames: Array, group: int) -> tuple[bytes, Array]:
 
 def _at(array: Array) -> c_void_p:
     return c_void_p(array.ctypes.data)
-
-
-def _address(data: bytes) -> int:
-    """Where an immutable object's bytes lie: they stay there as long as it lives."""
-    return np.frombuffer(data, np.uint8).ctypes.data

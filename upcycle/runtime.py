@@ -10,6 +10,8 @@ from typing import Any, Final, TextIO
 
 import structlog
 
+from upcycle import kernels
+
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
@@ -24,7 +26,8 @@ class StopSignal(threading.Event):
 def configure_logging(role: str, run: str, index: int = 0, *, file: Path | None) -> None:
     """Makes `structlog.get_logger()` write JSON lines that name the process.
 
-    Each line is written at once. A second call replaces the first and closes its file.
+    Each line is written at once. A second call replaces the first and closes its file. A process whose kernels are the
+    plain ones says so in its first line.
 
     Args:
       file: where to append, its folder is made; None writes to standard error.
@@ -51,6 +54,8 @@ def configure_logging(role: str, run: str, index: int = 0, *, file: Path | None)
     if _open_log is not None:
         _open_log.close()
     _open_log = None if file is None else stream
+    if not kernels.native:
+        structlog.get_logger(__name__).warning("plain_kernels", reason=kernels.why_plain)
 
 
 def close_logging() -> None:

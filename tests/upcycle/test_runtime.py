@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from upcycle import kernels
 from upcycle.runtime import StopSignal, close_logging, configure_logging, seed_for
 
 
@@ -18,7 +19,7 @@ def test_log_lines_are_json_and_name_the_process(tmp_path: Path):
     file = tmp_path / "logs" / "actor-3.jsonl"
     configure_logging("actor", "demo", 3, file=file)
     structlog.get_logger().warning("torn_weights", version=7, path=tmp_path)
-    line = json.loads(file.read_text())
+    line = json.loads(file.read_text().splitlines()[-1])
     assert line.pop("timestamp").endswith("Z")
     assert line == {
         "role": "actor",
@@ -31,13 +32,21 @@ def test_log_lines_are_json_and_name_the_process(tmp_path: Path):
     }
 
 
+def test_a_process_with_plain_kernels_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kernels, "native", False)
+    monkeypatch.setattr(kernels, "why_plain", "no compiler")
+    configure_logging("replay", "demo", file=tmp_path / "log")
+    line = json.loads((tmp_path / "log").read_text())
+    assert (line["event"], line["reason"], line["level"]) == ("plain_kernels", "no compiler", "warning")
+
+
 def test_an_exception_is_logged_with_its_traceback(tmp_path: Path):
     configure_logging("learner", "demo", file=tmp_path / "log")
     try:
         raise ValueError("no such thing")
     except ValueError:
         structlog.get_logger().exception("failed")
-    assert "ValueError: no such thing" in json.loads((tmp_path / "log").read_text())["exception"]
+    assert "ValueError: no such thing" in json.loads((tmp_path / "log").read_text().splitlines()[-1])["exception"]
 
 
 def test_a_second_call_goes_on_elsewhere_and_appends(tmp_path: Path):
