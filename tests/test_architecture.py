@@ -28,7 +28,7 @@ OWNERS = {
     "grpc": tuple(f"replay_service/{name}.py" for name in ("server", "client", "failures", "stubs")),
     "envpool": ("actors/envs.py",),
     "prometheus_client": ("upcycle/metrics.py",),
-    "lz4": ("upcycle/frame_codec.py",),
+    "lz4": ("upcycle/native_kernels.py", "upcycle/plain_kernels.py"),
     "tyro": ("orchestrator/cli",),
     "torch": (
         "upcycle/networks.py",

@@ -65,6 +65,8 @@ def unpack_runs(
     inside &= (skips >= 0) & (skips < group) & (present >= 1) & (present <= width)
     if not bool(inside.all()):
         raise CorruptDataError("packed frames refused: a run does not lie in the data, or holds no window")
+    if not len(begins):
+        return
     damaged = _kernels.unpack_runs(blob, begins, ends, skips, present, group, out)
     if damaged >= 0:
         raise CorruptDataError(f"packed frames refused: item {damaged} does not hold the frames that it should")
