@@ -81,7 +81,7 @@ def test_the_top_level_is_what_the_design_says():
         return not path.name.startswith(".") and path.name not in {"runs", "dist", "shared", "__pycache__"}
 
     allowed = {*PACKAGES, "deploy", "tests", "benchmarks", "docs", "requirements"}
-    allowed |= {"README.md", "Makefile", "pyproject.toml", "LICENSE"}
+    allowed |= {"README.md", "Makefile", "pyproject.toml", "hatch_build.py", "LICENSE"}
     assert {path.name for path in ROOT.iterdir() if is_ours(path)} <= allowed
 
 
