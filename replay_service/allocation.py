@@ -33,6 +33,24 @@ def split_batch(batch_size: int, parts: Array, rng: np.random.Generator, *, stra
     return np.diff(np.minimum(np.floor(bounds + rng.random()), batch_size)).astype(np.int64)
 
 
+def mixture_counts(parts: Array, batch_size: int, num_batches: int, rng: np.random.Generator) -> Array:
+    """How many rows of each batch come from each of several tables with these shares.
+
+    Guarantee: each batch has `batch_size` rows, of which table k is expected to give batch_size x q_k exactly; each
+    count differs from that by less than 1, so it is exact where that is whole; and so does, from num_batches x
+    batch_size x q_k, the number of all its rows together.
+    Args:
+      parts: q_k, float64 [K], summing to 1. What lies within rounding (1e-9 rows) of a whole number of rows is whole.
+    Returns: int64 [num_batches, K].
+    """
+    bounds = np.concatenate(([0.0], np.cumsum(parts)[:-1], [1.0])) * batch_size
+    whole = np.rint(bounds)
+    bounds = np.where(np.abs(bounds - whole) < 1e-9, whole, bounds)
+    # Systematic sampling within each batch; its starting points are spread evenly over the batches.
+    starts = (rng.permutation(num_batches) + rng.random()) / num_batches
+    return np.diff(np.floor(bounds + starts[:, None]), axis=1).astype(np.int64)
+
+
 def importance_weights(probabilities: Array, num_items: int, exponent: float) -> Array:
     """(N P(i))^-beta divided by the largest of the batch, float32 [B], in (0, 1].
 

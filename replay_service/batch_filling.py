@@ -9,7 +9,7 @@ import numpy as np
 from replay_service.allocation import importance_weights
 from replay_service.mapped_arena import MappedArena
 from replay_service.packed_windows import PackedWindows
-from replay_service.types import SampledBatch, TransitionKeys
+from replay_service.types import SampledBatch, ScannedBatch, TransitionKeys
 from replay_service.wire import sample_layout
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.windows import View, Windows
@@ -69,6 +69,9 @@ class KeyReply:
         """Copies transitions out of the shard's memory; those overwritten since the draw are left out."""
         keys = {name: column[rows] for name, column in self.columns.items()}
         place = slice(begin, begin + len(rows))
+        if self.arena.annotations is not None:  # before `gather`, which then looks at the generations
+            annotations = self.arena.annotations.read(keys["slot"], keys["offset"])
+            keys |= dict(zip(("annotation", "annotated"), annotations, strict=True))
         windows, policy_version, whole = self.arena.gather(
             keys["slot"], keys["offset"], keys["generation"], self.view, out=columns["frames"][place]
         )
@@ -93,11 +96,13 @@ class BatchFilling:
       num_rows: transitions that are in it.
     """
 
-    def __init__(self, size: int, spec: ChunkSpec, view: View, allocate: Allocate) -> None:
+    def __init__(
+        self, size: int, spec: ChunkSpec, view: View, allocate: Allocate, *, annotation_width: int = 0
+    ) -> None:
         self._size, self.num_rows = size, 0
         self._shard = np.empty(size, np.int64)
         self._columns = dict[str, Array]()
-        for name, (dtype, shape) in sample_layout(spec, view).items():
+        for name, (dtype, shape) in sample_layout(spec, view, annotation_width).items():
             whole = (size, *shape)
             self._columns[name] = allocate(whole, dtype) if name == "frames" else np.empty(whole, dtype)
 
@@ -140,4 +145,19 @@ class BatchFilling:
             probabilities=probability,
             importance_weights=importance_weights(probability, num_items, exponent),
             policy_version=columns["policy_version"],
+            annotation=columns.get("annotation"),
+            annotated=columns.get("annotated"),
+        )
+
+    def scanned(self) -> ScannedBatch:
+        """What is in it, as a batch of a pass."""
+        columns = {name: column[: self.num_rows] for name, column in self._columns.items()}
+        return ScannedBatch(
+            windows=Windows(columns["frames"], columns["action"], columns["n_step_return"], columns["discount"]),
+            keys=TransitionKeys(
+                self._shard[: self.num_rows], columns["slot"], columns["offset"], columns["generation"]
+            ),
+            policy_version=columns["policy_version"],
+            annotation=columns.get("annotation"),
+            annotated=columns.get("annotated"),
         )

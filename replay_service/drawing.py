@@ -14,6 +14,7 @@ from replay_service.options import MAX_BULK_BYTES
 from replay_service.types import SampledBatch, TableStats, Transport
 from replay_service.wire import sample_row_bytes
 from upcycle.chunks import ChunkSpec
+from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.windows import View
 
@@ -62,10 +63,27 @@ class BatchDrawer:
         the batches are then what they would have given without it. So are draws whose slot was overwritten before it
         could be read.
         """
+        width = annotation_width(table, shards)
+        batches = [
+            BatchFilling(batch_size, self._spec, view, allocate, annotation_width=width) for _ in range(num_batches)
+        ]
+        filled = self.fill(table, batches, shards=shards, view=view)
+        if filled is None:
+            return None
+        share, num_items = filled
+        return [batch.finish(share, num_items, importance_sampling_exponent) for batch in batches]
+
+    def fill(
+        self, table: str, batches: Sequence[BatchFilling], *, shards: _Shards, view: View
+    ) -> tuple[dict[int, float], int] | None:
+        """Fills batches, of any sizes, as `draw` says.
+
+        Returns: the share of each shard in the mass of all, and N, transitions that could be drawn; None if none of
+          these shards has anything to give.
+        """
         masses = {index: stats.mass for index, (_, stats) in shards.items() if stats.mass > 0}
         num_items = {index: shards[index][1].num_drawable for index in masses}
         stratified = all(stats.stratified for _, stats in shards.values())
-        batches = [BatchFilling(batch_size, self._spec, view, allocate) for _ in range(num_batches)]
         while masses and (missing := sum(batch.num_missing for batch in batches)):
             with self._lock:
                 counts = split_batch(missing, shares(np.array(list(masses.values()))), self._rng, stratified=stratified)
@@ -82,9 +100,7 @@ class BatchDrawer:
         if not masses:
             return None
         parts = shares(np.array(list(masses.values())))
-        share = dict(zip(masses, parts.tolist(), strict=True))
-        total = sum(num_items.values())
-        return [batch.finish(share, total, importance_sampling_exponent) for batch in batches]
+        return dict(zip(masses, parts.tolist(), strict=True)), sum(num_items.values())
 
     def _deal(self, batches: Sequence[BatchFilling], replies: Mapping[int, Sequence[Reply]]) -> None:
         """Puts the replies' transitions into the batches that miss some, in a random order."""
@@ -164,3 +180,16 @@ class BatchDrawer:
 
         max_rows = max(MAX_BULK_BYTES // sample_row_bytes(self._spec, view), 1)
         return [windows_of(min(max_rows, count - begin)) for begin in range(0, count, max_rows)]
+
+
+def annotation_width(table: str, shards: _Shards) -> int:
+    """Floats of an annotation in this table, 0 if it keeps none. Raises: UserError if the shards disagree."""
+    widths = {index: stats.annotation_width for index, (_, stats) in shards.items()}
+    if len(set(widths.values())) > 1:
+        raise UserError(
+            "annotation_width",
+            widths,
+            f"of the table {table!r} differs between the shards",
+            "start all of them with the same configuration",
+        )
+    return next(iter(widths.values()), 0)

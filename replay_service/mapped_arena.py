@@ -16,17 +16,22 @@ class MappedArena:
 
     Attributes:
       incarnation: of the table that this is; another one has another arena.
+      annotations: of its states, if it has any. Whoever reads them calls `gather` afterwards, which tells the rows that
+        have been overwritten meanwhile.
     """
 
     def __init__(self, arena: Arena, incarnation: int) -> None:
-        self._arena, self.incarnation = arena, incarnation
+        self._arena, self.incarnation, self.annotations = arena, incarnation, arena.annotations
 
     @classmethod
-    def map(cls, handle: SegmentHandle, spec: ChunkSpec, *, num_slots: int, incarnation: int) -> Self:
+    def map(
+        cls, handle: SegmentHandle, spec: ChunkSpec, *, num_slots: int, incarnation: int, annotation_width: int = 0
+    ) -> Self:
         """Maps a shard's segment. Raises: SegmentUnreachable, or ValueError if it does not hold such an arena."""
-        if handle.num_bytes != Arena.num_bytes(spec, num_slots):
+        if handle.num_bytes != Arena.num_bytes(spec, num_slots, annotation_width):
             raise ValueError(f"{handle.num_bytes} bytes are no arena of {num_slots} slots of these chunks")
-        return cls(Arena(spec, num_slots, buffer=map_segment(handle)), incarnation)
+        memory = map_segment(handle)
+        return cls(Arena(spec, num_slots, annotation_width=annotation_width, buffer=memory), incarnation)
 
     def gather(
         self, slots: Array, offsets: Array, generations: Array, view: View, *, out: Array

@@ -13,11 +13,12 @@ from typing import Final, Protocol, get_args
 import numpy as np
 import zstandard
 
+from replay_service.annotations import Annotations
 from replay_service.byte_cache import ByteCache
 from replay_service.packed_windows import PackedWindows, unpack_windows
 from replay_service.spill_files import Place, SpillFiles
 from replay_service.storage import Arena
-from replay_service.types import TableConfig, Tier
+from replay_service.types import TableConfig, TableDraw, TableSample, Tier
 from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.frame_codec import GROUP
@@ -33,15 +34,21 @@ class Storage(Protocol):
       columns: the arrays named in `COLUMNS`, each [S, rows]; what lies past a chunk's rows is arbitrary.
       num_rows: int64 [S], rows that each slot holds; 0 is an empty slot.
       generation: int64 [S], which write filled the slot; never the same twice, 0 is none.
+      annotations: beside the usable steps, if states of this table can be annotated.
     """
 
+    spec: ChunkSpec
     num_slots: int
     columns: dict[str, Array]
     num_rows: Array
     generation: Array
+    annotations: Annotations | None
 
-    def write(self, slot: int, chunk: Chunk, *, generation: int) -> None:
-        """Replaces what `slot` holds; where it raises nothing has changed."""
+    def write(self, slot: int, chunk: Chunk, *, generation: int) -> int:
+        """Replaces what `slot` holds; where it raises nothing has changed.
+
+        Returns: how many annotations went with what it held.
+        """
         ...
 
     def gather(self, slots: Array, offsets: Array, view: View) -> Windows:
@@ -66,31 +73,52 @@ def make_storage(config: TableConfig, spec: ChunkSpec, num_slots: int, *, buffer
     """
     if config.tier not in get_args(Tier):
         raise UserError("replay.tier", config.tier, "there is no such tier", "choose raw, warm or cold")
+    width = config.annotation_width
     match config.tier:
         case "raw":
-            return Arena(spec, num_slots, buffer=buffer)
+            return Arena(spec, num_slots, annotation_width=width, buffer=buffer)
         case "warm":
-            return WarmStorage(spec, num_slots)
+            return WarmStorage(spec, num_slots, annotation_width=width)
         case "cold":
             files = SpillFiles(Path(config.cold_folder)) if config.cold_folder is not None else None
-            return ColdStorage(spec, num_slots, files=files, cache_bytes=config.cold_cache_bytes)
+            cache_bytes = config.cold_cache_bytes
+            return ColdStorage(spec, num_slots, annotation_width=width, files=files, cache_bytes=cache_bytes)
+
+
+def copy_transitions(storage: Storage, draw: TableDraw, view: View, *, packed: bool) -> TableSample:
+    """Copies what transitions hold; their frames in blocks, if `packed` and the tier has them so."""
+    spec, place = storage.spec, (draw.slot, draw.offset)
+    policy_version = storage.columns["policy_version"][draw.slot, draw.offset + spec.history]
+    blocks = None
+    if packed and isinstance(storage, WarmStorage):
+        blocks = storage.windows(*place, view)
+        frames = np.empty((len(draw.slot), 0), spec.frame_dtype)
+        windows = Windows(frames, *window_values(spec, storage.columns, *place, view))
+    else:
+        windows = storage.gather(*place, view)
+    if storage.annotations is None:
+        return TableSample(draw, windows, policy_version, blocks)
+    return TableSample(draw, windows, policy_version, blocks, *storage.annotations.read(*place))
 
 
 class _Slots:
-    """The small columns."""
+    """The small columns, and the annotations."""
 
-    def __init__(self, spec: ChunkSpec, num_slots: int) -> None:
+    def __init__(self, spec: ChunkSpec, num_slots: int, annotation_width: int) -> None:
         self.spec, self.num_slots = spec, num_slots
         self.columns: dict[str, Array] = {
             name: np.zeros((num_slots, spec.rows), dtype) for name, dtype in COLUMNS.items()
         }
         self.num_rows: Array = np.zeros(num_slots, np.int64)
         self.generation: Array = np.zeros(num_slots, np.int64)
+        self.annotations = Annotations.zeros(spec, num_slots, annotation_width) if annotation_width else None
 
-    def _write_columns(self, slot: int, chunk: Chunk, generation: int) -> None:
+    def _write_columns(self, slot: int, chunk: Chunk, generation: int) -> int:
+        """Returns how many annotations went with what the slot held."""
         for name, column in self.columns.items():
             column[slot, : chunk.num_rows] = chunk.columns[name]
         self.num_rows[slot], self.generation[slot] = chunk.num_rows, generation
+        return 0 if self.annotations is None else self.annotations.clear(slot)
 
     def _windows(self, frames: Array, slots: Array, offsets: Array, view: View) -> Windows:
         return Windows(frames, *window_values(self.spec, self.columns, slots, offsets, view))
@@ -98,26 +126,26 @@ class _Slots:
     @property
     def _columns_bytes(self) -> int:
         arrays = (self.num_rows, self.generation, *self.columns.values())
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in arrays) + (0 if self.annotations is None else self.annotations.num_bytes)
 
 
 class WarmStorage(_Slots):
     """Chunks of one table by slot, frames in LZ4 blocks: one object a slot, whatever its number of frames."""
 
-    def __init__(self, spec: ChunkSpec, num_slots: int) -> None:
-        super().__init__(spec, num_slots)
+    def __init__(self, spec: ChunkSpec, num_slots: int, *, annotation_width: int = 0) -> None:
+        super().__init__(spec, num_slots, annotation_width)
         self._blobs: list[bytes] = [b""] * num_slots
         self._bounds: Array = np.zeros((num_slots, spec.rows + 1), np.int32)
         self._blob_bytes = 0
 
-    def write(self, slot: int, chunk: Chunk, *, generation: int) -> None:
+    def write(self, slot: int, chunk: Chunk, *, generation: int) -> int:
         """Replaces what `slot` holds. Frames that came in blocks are kept as they came; others are compressed now."""
         packed = chunk.packed_frames()
         blob = bytes(packed.blob)
         self._blob_bytes += sys.getsizeof(blob) - (sys.getsizeof(self._blobs[slot]) if self._blobs[slot] else 0)
         self._blobs[slot] = blob
         self._bounds[slot, : chunk.num_rows + 1] = packed.bounds
-        self._write_columns(slot, chunk, generation)
+        return self._write_columns(slot, chunk, generation)
 
     def windows(self, slots: Array, offsets: Array, view: View) -> PackedWindows:
         """The windows of transitions, int64 [B] each, in blocks."""
@@ -155,8 +183,16 @@ class ColdStorage(_Slots):
       cache_bytes: of decoded frames, of the chunks used last.
     """
 
-    def __init__(self, spec: ChunkSpec, num_slots: int, *, files: SpillFiles | None, cache_bytes: int) -> None:
-        super().__init__(spec, num_slots)
+    def __init__(
+        self,
+        spec: ChunkSpec,
+        num_slots: int,
+        *,
+        files: SpillFiles | None,
+        cache_bytes: int,
+        annotation_width: int = 0,
+    ) -> None:
+        super().__init__(spec, num_slots, annotation_width)
         self._files = files
         self._places: list[Place | bytes | None] = [None] * num_slots
         self._places_bytes = 0
@@ -164,7 +200,7 @@ class ColdStorage(_Slots):
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
         self._decompressor = zstandard.ZstdDecompressor()
 
-    def write(self, slot: int, chunk: Chunk, *, generation: int) -> None:
+    def write(self, slot: int, chunk: Chunk, *, generation: int) -> int:
         """Replaces what `slot` holds. Raises: UserError if the disk is full."""
         blob = self._compressor.compress(np.ascontiguousarray(chunk.frame).data)
         place = blob if self._files is None else self._files.append(blob)
@@ -174,7 +210,7 @@ class ColdStorage(_Slots):
             self._files.release(old)
         self._places[slot] = place
         self._cache.discard(slot)
-        self._write_columns(slot, chunk, generation)
+        return self._write_columns(slot, chunk, generation)
 
     def gather(self, slots: Array, offsets: Array, view: View) -> Windows:
         """Decodes the windows of transitions, int64 [B] each, every chunk once.
