@@ -45,6 +45,8 @@ class MixtureSampler:
     ) -> list[SampledBatch]:
         """See `ShardedReplay.sample_mixture`."""
         view.check(self._spec)
+        if min(batch_size, num_batches) < 1:
+            raise ValueError(f"{num_batches} batches of {batch_size}: both must be above 0")
         parts = checked_shares(shares)
         tables = tuple(shares)
         wanted_batches = (tables, tuple(parts), batch_size, num_batches)
