@@ -48,7 +48,9 @@ def mixture_counts(parts: Array, batch_size: int, num_batches: int, rng: np.rand
     bounds = np.where(np.abs(bounds - whole) < 1e-9, whole, bounds)
     # Systematic sampling within each batch; its starting points are spread evenly over the batches.
     starts = (rng.permutation(num_batches) + rng.random()) / num_batches
-    return np.diff(np.floor(bounds + starts[:, None]), axis=1).astype(np.int64)
+    below = np.floor(bounds)
+    # floor(bounds + starts), but for the rounding of that sum: a whole bound stays what it is.
+    return np.diff(below + (bounds - below + starts[:, None] >= 1), axis=1).astype(np.int64)
 
 
 def importance_weights(probabilities: Array, num_items: int, exponent: float) -> Array:

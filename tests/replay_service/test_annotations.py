@@ -56,8 +56,9 @@ class Oracle:
 def test_any_sequence_of_calls_annotates_like_a_plain_list(data: st.DataObject, tier: Tier) -> None:
     config = table_config(capacity_steps=SLOTS * SPEC.steps, tier=tier, annotation_width=WIDTH)
     table, oracle, number, num_stale = Table(config, SPEC, rng=np.random.default_rng(0)), Oracle(), 0, 0
-    for _ in range(data.draw(st.integers(1, 15))):
-        match data.draw(st.sampled_from(["insert", "annotate", "annotate", "sample", "scan"])):
+    calls = st.lists(st.sampled_from(["insert", "annotate", "annotate", "sample", "scan"]), min_size=5, max_size=20)
+    for call in ["insert"] * data.draw(st.integers(0, SLOTS + 1)) + data.draw(calls):
+        match call:
             case "insert":
                 number += 1
                 table.insert(make_chunk(number), writer_id="w", sequence=number)

@@ -83,6 +83,13 @@ def test_counts_are_exact(parts: list[int], batch_size: int, num_batches: int, s
     assert (counts[:, whole] == np.array(expected)[whole]).all()
 
 
+@pytest.mark.parametrize("start", [0.0, float(np.nextafter(1.0, 0.0))])
+def test_rounding_makes_no_whole_count_another(start: float) -> None:
+    parts = np.array([0.1, 0.2, 0.3, 0.4])  # whose sums are not the floats 0.3 and 0.6
+    counts = mixture_counts(parts, 10, 1, cast(np.random.Generator, FixedStart(start)))
+    assert counts.tolist() == [[1, 2, 3, 4]]
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(parts=SHARES, batch_size=st.integers(1, 20), num_batches=st.integers(1, 4))
 def test_the_expected_counts_are_exact(parts: list[int], batch_size: int, num_batches: int) -> None:
@@ -265,6 +272,18 @@ def test_a_table_without_a_share_is_not_asked() -> None:
         assert table_of(batch).tolist() == [1] * 8
         with pytest.raises(ReplayTimeout, match="'teacher'"):
             mix(replay, {"teacher": 0.5, "online": 0.5}, 8, timeout_seconds=0.1)
+
+
+def test_a_small_share_gives_rows_to_some_batches_only() -> None:
+    with running_shards([ONLINE_TABLE, TEACHER_TABLE], count=2) as (_, addresses), connected(addresses) as replay:
+        insert(replay, "online", range(4))
+        insert(replay, "teacher", range(TEACHER, TEACHER + 4))
+        batches = mix(replay, {"teacher": 0.05, "online": 0.95}, 4, 10)  # 0.2 rows a batch
+        assert sorted(np.count_nonzero(table_of(batch) == 0) for batch in batches) == [0] * 8 + [1] * 2
+        for batch in batches:
+            assert len(batch.importance_weights) == 4
+            np.testing.assert_array_equal(batch.policy_version >= TEACHER, table_of(batch) == 0)
+            assert (batch.windows.frames == batch.policy_version[:, None, None, None]).all()
 
 
 def limited(name: str) -> TableConfig:
