@@ -154,7 +154,8 @@ class SampleAdmission:
 def _holding_back(wanted: Mapping[str, int], held: Mapping[str, int], shards: Mapping[str, Shards]) -> str:
     """The table to wait for: the first that lets too little through, or else the first that has nothing to draw."""
     short = [table for table, num_samples in wanted.items() if held[table] < num_samples]
-    empty = [table for table in wanted if not any(stats.mass > 0 for _, stats in shards[table].values())]
+    asked = [table for table, num_samples in wanted.items() if num_samples > 0]
+    empty = [table for table in asked if not any(stats.mass > 0 for _, stats in shards[table].values())]
     return next(iter((*short, *empty, *wanted)))
 
 

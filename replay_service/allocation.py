@@ -47,18 +47,18 @@ def mixture_counts(parts: Array, batch_size: int, num_batches: int, rng: np.rand
     whole = np.rint(bounds)
     bounds = np.where(np.abs(bounds - whole) < 1e-9, whole, bounds)
     # Systematic sampling within each batch; its starting points are spread evenly over the batches.
-    starts = (rng.permutation(num_batches) + rng.random()) / num_batches
+    starts = np.minimum((rng.permutation(num_batches) + rng.random()) / num_batches, np.nextafter(1.0, 0.0))
     below = np.floor(bounds)
     # floor(bounds + starts), but for the rounding of that sum: a whole bound stays what it is.
     return np.diff(below + (bounds - below + starts[:, None] >= 1), axis=1).astype(np.int64)
 
 
-def importance_weights(probabilities: Array, num_items: int, exponent: float) -> Array:
+def importance_weights(probabilities: Array, num_items: int | Array, exponent: float) -> Array:
     """(N P(i))^-beta divided by the largest of the batch, float32 [B], in (0, 1].
 
     Args:
       probabilities: P(i) among the items of all shards, float64 [B], above 0.
-      num_items: N, items that can be drawn, of all shards.
+      num_items: N, items that can be drawn, of all shards; int64 [B] where rows are of different tables.
     Source: Schaul et al. 2016 (arXiv 1511.05952), section 3.4.
     """
     weights = (num_items * probabilities) ** -exponent

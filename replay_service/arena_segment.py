@@ -12,8 +12,8 @@ _log = structlog.get_logger(__name__)
 
 
 def arena_segment(config: TableConfig, spec: ChunkSpec) -> SharedSegment | None:
-    """Shared memory for a table's arena; None where this system cannot share it."""
-    if min(config.capacity_steps - 1, config.annotation_width) < 0 or not can_share():
+    """Shared memory for a table's arena; None where this system cannot share it, or the table will be refused."""
+    if config.capacity_steps < 1 or config.annotation_width < 0 or not can_share():
         return None
     try:
         return SharedSegment(Arena.num_bytes(spec, num_slots_of(config, spec), config.annotation_width))

@@ -3,11 +3,13 @@
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from replay_service.admission import SampleAdmission, Shards
-from replay_service.allocation import mixture_counts
+from replay_service.allocation import importance_weights, mixture_counts
 from replay_service.batch_filling import Allocate, BatchFilling
 from replay_service.drawing import BatchDrawer, annotation_width
 from replay_service.types import SampledBatch, TransitionKeys
@@ -15,7 +17,26 @@ from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import UserError
 from upcycle.windows import View, Windows
 
-_TOLERANCE = 1e-6
+_TOLERANCE: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class _Mixture:
+    """What is asked for: the names of the tables, their shares, summing to 1, and the sizes."""
+
+    tables: tuple[str, ...]
+    shares: tuple[float, ...]
+    batch_size: int
+    num_batches: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """The rows that one table gives to one batch: its number, the rows, and N, what could be drawn there."""
+
+    table: int
+    sampled: SampledBatch
+    num_items: int
 
 
 class MixtureSampler:
@@ -30,7 +51,7 @@ class MixtureSampler:
     ) -> None:
         self._admission, self._drawer, self._spec, self._rng = admission, drawer, spec, rng
         self._lock = threading.Lock()  # guards rng and the one below
-        self._unused: tuple[object, Array] | None = None
+        self._unused: tuple[_Mixture, Array] | None = None
 
     def sample(
         self,
@@ -47,24 +68,16 @@ class MixtureSampler:
         view.check(self._spec)
         if min(batch_size, num_batches) < 1:
             raise ValueError(f"{num_batches} batches of {batch_size}: both must be above 0")
-        parts = checked_shares(shares)
-        tables = tuple(shares)
-        wanted_batches = (tables, tuple(parts), batch_size, num_batches)
-        with self._lock:
-            if self._unused is not None and self._unused[0] == wanted_batches:
-                counts = self._unused[1]
-            else:
-                counts = mixture_counts(np.array(parts), batch_size, num_batches, self._rng)
-            self._unused = None
-        totals = dict(zip(tables, counts.sum(axis=0).tolist(), strict=True))
-        is_used = False
+        mixture = _Mixture(tuple(shares), checked_shares(shares), batch_size, num_batches)
+        counts, is_used = self._take_counts(mixture), False
+        totals = zip(mixture.tables, mixture.shares, counts.sum(axis=0).tolist(), strict=True)
 
         def draw(shards: Mapping[str, Shards]) -> list[SampledBatch] | None:
-            return self._draw(tables, parts, counts, shards, view, importance_sampling_exponent, allocate)
+            return self._draw(mixture, counts, shards, view, importance_sampling_exponent, allocate)
 
         try:
             batches = self._admission.draw_when_admitted(
-                {table: total for table, total in totals.items() if total},
+                {table: total for table, share, total in totals if share > 0},
                 draw,
                 n_step=view.n_step,
                 timeout_seconds=timeout_seconds,
@@ -74,12 +87,19 @@ class MixtureSampler:
         finally:
             if not is_used:
                 with self._lock:
-                    self._unused = (wanted_batches, counts)
+                    self._unused = (mixture, counts)
+
+    def _take_counts(self, mixture: _Mixture) -> Array:
+        """Rows of each table in each batch, int64 [num_batches, tables]: new ones, or those of a call like this."""
+        with self._lock:
+            unused, self._unused = self._unused, None
+            if unused is not None and unused[0] == mixture:
+                return unused[1]
+            return mixture_counts(np.array(mixture.shares), mixture.batch_size, mixture.num_batches, self._rng)
 
     def _draw(
         self,
-        tables: Sequence[str],
-        parts: Sequence[float],
+        mixture: _Mixture,
         counts: Array,
         shards: Mapping[str, Shards],
         view: View,
@@ -91,42 +111,36 @@ class MixtureSampler:
         The frames of all tables are copied into the one array of their batch, each table's behind those of the one
         before.
         """
-        spec = self._spec
-        batch_size, ends = int(counts[0].sum()), np.cumsum(counts, axis=1)
+        spec, ends = self._spec, np.cumsum(counts, axis=1)
         widths = {table: annotation_width(table, known) for table, known in shards.items()}
         width = _common_width(widths)
-        shape = (batch_size, view.stack + view.n_step, *spec.frame_shape)
+        shape = (mixture.batch_size, view.stack + view.n_step, *spec.frame_shape)
         frames = [allocate(shape, spec.frame_dtype) for _ in counts]
         drawn: list[list[_Part]] = [[] for _ in counts]
-        for number, table in enumerate(tables):
-            if table not in shards:  # gives nothing to any of these batches
-                continue
+        for number in np.flatnonzero(counts.any(axis=0)).tolist():
+            table = mixture.tables[number]
+            places = zip(frames, counts[:, number].tolist(), ends[:, number].tolist(), strict=True)
             fillings = [
                 BatchFilling(count, spec, view, _rows_of(whole, end - count), annotation_width=widths[table])
-                for whole, count, end in zip(frames, counts[:, number].tolist(), ends[:, number].tolist(), strict=True)
+                for whole, count, end in places
             ]
             filled = self._drawer.fill(table, fillings, shards=shards[table], view=view)
             if filled is None:
                 return None
             share, num_items = filled
-            for batch, filling in zip(drawn, fillings, strict=True):
-                sampled = filling.finish(share, num_items, exponent)
-                batch.append((number, sampled, (num_items * sampled.probabilities) ** -exponent))
-        return [_joined(tables, parts, batch, whole, width) for batch, whole in zip(drawn, frames, strict=True)]
+            for parts, filling in zip(drawn, fillings, strict=True):
+                parts.append(_Part(number, filling.finish(share, num_items, exponent), num_items))
+        return [_joined(mixture, parts, whole, width, exponent) for parts, whole in zip(drawn, frames, strict=True)]
 
 
-_Part = tuple[int, SampledBatch, Array]
-"""The number of a table, its rows of a batch, and their importance weights before they are normalised."""
-
-
-def checked_shares(shares: Mapping[str, float]) -> list[float]:
+def checked_shares(shares: Mapping[str, float]) -> tuple[float, ...]:
     """The shares in order, summing to 1. Raises: UserError if they do not, by more than rounding."""
     total = math.fsum(shares.values())
     if not all(0 <= share <= 1 for share in shares.values()) or not abs(total - 1) <= _TOLERANCE:
         raise UserError(
             "shares", dict(shares), f"sum to {total:g}", "give each table a share in [0, 1], which sum to 1"
         )
-    return [share / total for share in shares.values()]
+    return tuple(share / total for share in shares.values())
 
 
 def _common_width(widths: Mapping[str, int]) -> int:
@@ -149,17 +163,17 @@ def _rows_of(frames: Array, begin: int) -> Allocate:
     return allocate
 
 
-def _joined(
-    tables: Sequence[str], parts: Sequence[float], drawn: Sequence[_Part], frames: Array, width: int
-) -> SampledBatch:
+def _joined(mixture: _Mixture, parts: Sequence[_Part], frames: Array, width: int, exponent: float) -> SampledBatch:
     """One batch of the rows of several tables, whose frames are in `frames` already."""
+    sizes = [len(part.sampled.probabilities) for part in parts]
 
     def joined(column: Callable[[SampledBatch], Array]) -> Array:
-        return np.concatenate([column(sampled) for _, sampled, _ in drawn])
+        return np.concatenate([column(part.sampled) for part in parts])
 
-    numbers = [np.full(len(sampled.probabilities), number, np.int64) for number, sampled, _ in drawn]
-    weights = np.concatenate([raw for _, _, raw in drawn])
-    annotations = [_annotations(sampled, width) for _, sampled, _ in drawn] if width else None
+    table = np.repeat([part.table for part in parts], sizes)
+    num_items = np.repeat([part.num_items for part in parts], sizes)
+    probabilities = joined(lambda sampled: sampled.probabilities)
+    annotations = [_annotations(part.sampled, width) for part in parts] if width else None
     return SampledBatch(
         windows=Windows(
             frames,
@@ -172,11 +186,11 @@ def _joined(
             joined(lambda sampled: sampled.keys.slot),
             joined(lambda sampled: sampled.keys.offset),
             joined(lambda sampled: sampled.keys.generation),
-            np.concatenate(numbers),
-            tuple(tables),
+            table,
+            mixture.tables,
         ),
-        probabilities=np.concatenate([parts[number] * sampled.probabilities for number, sampled, _ in drawn]),
-        importance_weights=(weights / weights.max(initial=0.0)).astype(np.float32),
+        probabilities=probabilities * np.array(mixture.shares)[table],
+        importance_weights=importance_weights(probabilities, num_items, exponent),
         policy_version=joined(lambda sampled: sampled.policy_version),
         annotation=None if annotations is None else np.concatenate([values for values, _ in annotations]),
         annotated=None if annotations is None else np.concatenate([has_one for _, has_one in annotations]),

@@ -286,6 +286,21 @@ def test_a_small_share_gives_rows_to_some_batches_only() -> None:
             assert (batch.windows.frames == batch.policy_version[:, None, None, None]).all()
 
 
+def test_batches_without_a_row_of_the_annotated_table_have_annotations_too() -> None:
+    """A learner finds the same columns in each batch, however the rounding falls."""
+    tables = [ONLINE_TABLE, table_config("teacher", capacity_steps=800, annotation_width=2)]
+    with running_shards(tables) as (_, addresses), connected(addresses) as replay:
+        insert(replay, "online", range(4))
+        insert(replay, "teacher", range(TEACHER, TEACHER + 4))
+        counts = list[int]()
+        for _ in range(20):
+            (batch,) = mix(replay, {"teacher": 0.1, "online": 0.9}, 4)
+            counts.append(int(np.count_nonzero(table_of(batch) == 0)))
+            assert batch.annotation is not None
+            assert batch.annotation.shape == (4, 2)
+        assert set(counts) == {0, 1}
+
+
 def limited(name: str) -> TableConfig:
     return table_config(name, capacity_steps=800, **LIMITS)
 
