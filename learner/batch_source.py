@@ -11,11 +11,11 @@ waits when the queue is full, the learner when it is empty; write-backs that fin
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypedDict
 
 import numpy as np
 import torch
@@ -37,8 +37,11 @@ class Batch:
       observation, next_observation: views of them, [B, stack, *frame_shape].
       action: int64 [B].
       n_step_return, discount, importance_weights: float32 [B].
-      keys: where the transitions came from.
+      keys: where the transitions came from; of a mixture they say from which table.
       policy_version: int64 [B], on the host: the behaviour policies' versions.
+      annotation: of the observations, float32 [B, annotation_width], 0 where there is none; None if no table of the
+        batch keeps any.
+      annotated: which observations have one, bool [B]; None like `annotation`.
     """
 
     observation: Tensor
@@ -50,6 +53,8 @@ class Batch:
     keys: TransitionKeys
     policy_version: Array
     frames: Tensor
+    annotation: Tensor | None = None
+    annotated: Tensor | None = None
 
 
 class FrameBuffers:
@@ -103,6 +108,8 @@ class FrameBuffers:
             keys=sampled.keys,
             policy_version=sampled.policy_version,
             frames=frames,
+            annotation=None if sampled.annotation is None else move(sampled.annotation),
+            annotated=None if sampled.annotated is None else move(sampled.annotated),
         )
 
 
@@ -123,21 +130,37 @@ class Replay(Protocol):
         """Raises ReplayTimeout when the limiter or the shards gave nothing in time."""
         ...
 
-    def update_priorities(self, table: str, keys: TransitionKeys, priorities: Array) -> None:
-        """Best effort."""
+    def sample_mixture(
+        self,
+        shares: Mapping[str, float],
+        batch_size: int,
+        num_batches: int,
+        *,
+        view: View,
+        importance_sampling_exponent: float,
+        timeout_seconds: float,
+        allocate: Callable[[tuple[int, ...], str], Array],
+    ) -> list[SampledBatch]:
+        """The same of several tables, each giving its share of every batch."""
+        ...
+
+    def update_priorities(self, table: str | None, keys: TransitionKeys, priorities: Array) -> None:
+        """Best effort. Keys of a mixture name their tables, and `table` is None."""
         ...
 
 
 class BatchSource:
-    """Prefetched batches of one table. Use as a context manager: both threads are joined on leaving.
+    """Prefetched batches of one table, or of a mixture. Use as a context manager: both threads are joined on leaving.
 
+    Args:
+      table: which one; or the share of each table in every batch, summing to 1.
     Raises: whatever the fetch thread died of, from `next`.
     """
 
     def __init__(
         self,
         replay: Replay,
-        table: str,
+        table: str | Mapping[str, float],
         *,
         batch_size: int,
         view: View,
@@ -203,19 +226,23 @@ class BatchSource:
     def _fetch(self) -> None:
         while not self._stop.is_set():
             try:
-                batches = self._replay.sample_batches(
-                    self._table,
-                    self._batch_size,
-                    self._per_request,
-                    view=self._view,
-                    importance_sampling_exponent=self._exponent,
-                    timeout_seconds=_WAIT_SECONDS,
-                    allocate=self._buffers.take,
-                )
+                batches = self._sample()
             except ReplayTimeout:
                 continue
             for sampled in batches:
                 self._put(self._buffers.to_batch(sampled, self._view))
+
+    def _sample(self) -> list[SampledBatch]:
+        table, sizes = self._table, (self._batch_size, self._per_request)
+        options = _SampleOptions(
+            view=self._view,
+            importance_sampling_exponent=self._exponent,
+            timeout_seconds=_WAIT_SECONDS,
+            allocate=self._buffers.take,
+        )
+        if isinstance(table, str):
+            return self._replay.sample_batches(table, *sizes, **options)
+        return self._replay.sample_mixture(table, *sizes, **options)
 
     def _put(self, batch: Batch) -> None:
         while not self._stop.is_set():
@@ -228,7 +255,8 @@ class BatchSource:
         while not self._stop.is_set():
             if updates := self._take_updates():
                 keys, priorities = zip(*updates, strict=True)
-                self._replay.update_priorities(self._table, _join(keys), np.concatenate(priorities))
+                table = self._table if isinstance(self._table, str) else None
+                self._replay.update_priorities(table, _join(keys), np.concatenate(priorities))
 
     def _take_updates(self) -> list[tuple[TransitionKeys, Array]]:
         """The next few write-backs, in order; fewer if they do not come in time."""
@@ -251,7 +279,16 @@ def _join(keys: Sequence[TransitionKeys]) -> TransitionKeys:
         slot=np.concatenate([part.slot for part in keys]),
         offset=np.concatenate([part.offset for part in keys]),
         generation=np.concatenate([part.generation for part in keys]),
+        table=np.concatenate([part.table for part in keys if part.table is not None]) if keys[0].tables else None,
+        tables=keys[0].tables,
     )
+
+
+class _SampleOptions(TypedDict):
+    view: View
+    importance_sampling_exponent: float
+    timeout_seconds: float
+    allocate: Callable[[tuple[int, ...], str], Array]
 
 
 class _Work(Protocol):

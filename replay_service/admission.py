@@ -2,18 +2,21 @@
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 from replay_service.client import ShardClient
 from replay_service.failures import ShardSlow, ShardUnavailable
-from replay_service.membership import CALL_SECONDS, Membership
+from replay_service.membership import CALL_SECONDS, Membership, seconds_left
 from replay_service.rate_limiter import Flow
-from replay_service.types import TableStats, total_stats
+from replay_service.types import ReplayTimeout, TableStats, total_stats
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 
 _PAUSE_SECONDS: Final = 0.02
+_WAIT_SECONDS: Final = 0.2  # the longest a shard is asked to hold a call back; then the others get their turn
+
+_Drawn = TypeVar("_Drawn")
 
 Shards = Mapping[int, tuple[ShardClient, TableStats]]
 """Live shards, with the newest known counters of one table."""
@@ -42,6 +45,43 @@ class SampleAdmission:
         """Keeps admitted samples for a later batch."""
         with self._lock:
             self._kept[table] = self._kept.get(table, 0) + num_samples
+
+    def draw_when_admitted(
+        self,
+        wanted: Mapping[str, int],
+        draw: Callable[[Mapping[str, Shards]], _Drawn | None],
+        *,
+        n_step: int,
+        timeout_seconds: float,
+    ) -> _Drawn:
+        """Has so many samples of each table admitted, and then returns what `draw` makes of the tables' shards.
+
+        Each table's own limiter decides. Where some table holds back, or there is nothing to draw from (`draw` gives
+        None), everything that has been admitted is kept for the next call.
+
+        Raises: ReplayTimeout if that did not come about in time; UserError for a limiter that could never let so many
+          samples pass.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        held = {table: self.take_kept(table, num_samples) for table, num_samples in wanted.items()}
+        try:
+            while True:
+                shards = {table: self._members.tables(table, n_step=n_step) for table in wanted}
+                for table, num_samples in wanted.items():
+                    held[table] += self.ask(table, num_samples - held[table], shards[table])
+                if held == wanted:
+                    drawn = draw(shards)
+                    if drawn is not None:
+                        held = {}
+                        return drawn
+                table = _holding_back(wanted, held, shards)
+                if time.monotonic() >= deadline:
+                    raise ReplayTimeout(why_not(table, shards[table]))
+                wait_seconds = min(_WAIT_SECONDS, seconds_left(deadline))
+                held[table] += self.wait(table, wanted[table] - held[table], shards[table], wait_seconds)
+        finally:
+            for table, num_samples in held.items():
+                self.keep(table, num_samples)
 
     def ask(self, table: str, num_samples: int, shards: Shards) -> int:
         """Asks each shard in turn, first where most room is known to be, without waiting; returns what is admitted.
@@ -109,6 +149,14 @@ class SampleAdmission:
             fresh = self._members.refresh(index, client, table, known_revision=stats.revision, wait_seconds=patience)
             changed = changed or fresh is None or fresh.revision != stats.revision
         return changed
+
+
+def _holding_back(wanted: Mapping[str, int], held: Mapping[str, int], shards: Mapping[str, Shards]) -> str:
+    """The table to wait for: the first that lets too little through, or else the first that has nothing to draw."""
+    short = [table for table, num_samples in wanted.items() if held[table] < num_samples]
+    asked = [table for table, num_samples in wanted.items() if num_samples > 0]
+    empty = [table for table in asked if not any(stats.mass > 0 for _, stats in shards[table].values())]
+    return next(iter((*short, *empty, *wanted)))
 
 
 def _total(shards: Shards) -> Flow | None:

@@ -33,12 +33,32 @@ def split_batch(batch_size: int, parts: Array, rng: np.random.Generator, *, stra
     return np.diff(np.minimum(np.floor(bounds + rng.random()), batch_size)).astype(np.int64)
 
 
-def importance_weights(probabilities: Array, num_items: int, exponent: float) -> Array:
+def mixture_counts(parts: Array, batch_size: int, num_batches: int, rng: np.random.Generator) -> Array:
+    """How many rows of each batch come from each of several tables with these shares.
+
+    Guarantee: each batch has `batch_size` rows, of which table k is expected to give batch_size x q_k exactly; each
+    count differs from that by less than 1, so it is exact where that is whole; and so does, from num_batches x
+    batch_size x q_k, the number of all its rows together.
+    Args:
+      parts: q_k, float64 [K], summing to 1. What lies within rounding (1e-9 rows) of a whole number of rows is whole.
+    Returns: int64 [num_batches, K].
+    """
+    bounds = np.concatenate(([0.0], np.cumsum(parts)[:-1], [1.0])) * batch_size
+    whole = np.rint(bounds)
+    bounds = np.where(np.abs(bounds - whole) < 1e-9, whole, bounds)
+    # Systematic sampling within each batch; its starting points are spread evenly over the batches.
+    starts = np.minimum((rng.permutation(num_batches) + rng.random()) / num_batches, np.nextafter(1.0, 0.0))
+    below = np.floor(bounds)
+    # floor(bounds + starts), but for the rounding of that sum: a whole bound stays what it is.
+    return np.diff(below + (bounds - below + starts[:, None] >= 1), axis=1).astype(np.int64)
+
+
+def importance_weights(probabilities: Array, num_items: int | Array, exponent: float) -> Array:
     """(N P(i))^-beta divided by the largest of the batch, float32 [B], in (0, 1].
 
     Args:
       probabilities: P(i) among the items of all shards, float64 [B], above 0.
-      num_items: N, items that can be drawn, of all shards.
+      num_items: N, items that can be drawn, of all shards; int64 [B] where rows are of different tables.
     Source: Schaul et al. 2016 (arXiv 1511.05952), section 3.4.
     """
     weights = (num_items * probabilities) ** -exponent

@@ -9,7 +9,7 @@ import numpy as np
 from replay_service.allocation import importance_weights
 from replay_service.mapped_arena import MappedArena
 from replay_service.packed_windows import PackedWindows
-from replay_service.types import SampledBatch, TransitionKeys
+from replay_service.types import SampledBatch, ScannedBatch, TransitionKeys
 from replay_service.wire import sample_layout
 from upcycle import kernels
 from upcycle.chunks import Array, ChunkSpec
@@ -92,11 +92,13 @@ class BatchFilling:
       num_rows: transitions that are in it.
     """
 
-    def __init__(self, size: int, spec: ChunkSpec, view: View, allocate: Allocate) -> None:
+    def __init__(
+        self, size: int, spec: ChunkSpec, view: View, allocate: Allocate, *, annotation_width: int = 0
+    ) -> None:
         self._size, self.num_rows = size, 0
         self._shard = np.empty(size, np.int64)
         self._columns = dict[str, Array]()
-        for name, (dtype, shape) in sample_layout(spec, view).items():
+        for name, (dtype, shape) in sample_layout(spec, view, annotation_width).items():
             whole = (size, *shape)
             self._columns[name] = allocate(whole, dtype) if name == "frames" else np.empty(whole, dtype)
 
@@ -139,4 +141,19 @@ class BatchFilling:
             probabilities=probability,
             importance_weights=importance_weights(probability, num_items, exponent),
             policy_version=columns["policy_version"],
+            annotation=columns.get("annotation"),
+            annotated=columns.get("annotated"),
+        )
+
+    def scanned(self) -> ScannedBatch:
+        """What is in it, as a batch of a pass."""
+        columns = {name: column[: self.num_rows] for name, column in self._columns.items()}
+        return ScannedBatch(
+            windows=Windows(columns["frames"], columns["action"], columns["n_step_return"], columns["discount"]),
+            keys=TransitionKeys(
+                self._shard[: self.num_rows], columns["slot"], columns["offset"], columns["generation"]
+            ),
+            policy_version=columns["policy_version"],
+            annotation=columns.get("annotation"),
+            annotated=columns.get("annotated"),
         )

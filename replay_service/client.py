@@ -3,7 +3,6 @@
 from __future__ import annotations  # gRPC's generic types exist for type checkers alone
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar, cast
@@ -13,10 +12,10 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
-from replay_service.failures import ShardUnavailable, translated
+from replay_service.failures import ShardUnavailable, repeat_call, translated
 from replay_service.mapped_arena import MappedArena
 from replay_service.options import CHANNEL_OPTIONS, COMMON_OPTIONS
-from replay_service.packed_windows import PACKED_LAYOUT, PackedWindows
+from replay_service.packed_windows import PackedWindows
 from replay_service.shared_memory import SegmentHandle, SegmentUnreachable, can_share
 from replay_service.stubs import HealthStub, Stub
 from replay_service.types import TableStats, Transport
@@ -100,12 +99,8 @@ class ShardClient:
 
         def finish() -> tuple[dict[str, Array], PackedWindows | None, TableStats]:
             reply, stats = receive()
-            if not reply.packed_codec:
-                layout = wire.sample_layout(self._spec, view)
-                return wire.decode_columns(reply.columns, layout, max_rows=batch_size), None, stats
-            columns = wire.decode_columns(reply.columns, wire.packed_layout(self._spec, view), max_rows=batch_size)
-            frames = PackedWindows.from_wire(reply.packed_codec, columns, reply.packed_frames, view)
-            return {name: columns[name] for name in columns.keys() - PACKED_LAYOUT.keys()}, frames, stats
+            columns, frames = wire.sample_from_message(reply, self._spec, view, max_rows=batch_size)
+            return columns, frames, stats
 
         return finish
 
@@ -169,7 +164,13 @@ class ShardClient:
     def _map(self, table: str, reply: replay_pb2.AttachReply) -> MappedArena | None:
         handle = SegmentHandle(reply.pid, reply.descriptor, reply.token, reply.num_bytes)
         try:
-            return MappedArena.map(handle, self._spec, num_slots=reply.num_slots, incarnation=reply.incarnation)
+            return MappedArena.map(
+                handle,
+                self._spec,
+                num_slots=reply.num_slots,
+                incarnation=reply.incarnation,
+                annotation_width=reply.annotation_width,
+            )
         except SegmentUnreachable as error:
             _log.info("arena_not_mapped", address=self.address, table=table, reason=str(error))
             return None
@@ -206,6 +207,17 @@ class ShardClient:
         )
         reply = self._repeat(self._stub.UpdatePriorities, request, timeout_seconds)
         return reply.num_stale, wire.stats_from_message(reply.state)
+
+    def annotate(self, table: str, columns: dict[str, Array], *, timeout_seconds: float) -> tuple[int, TableStats]:
+        """Sends the columns of `wire.annotation_layout`; returns how many keys were stale, and counters."""
+        request = replay_pb2.AnnotateRequest(table=table, columns=wire.encode_columns(columns))
+        reply = self._repeat(self._stub.Annotate, request, timeout_seconds)
+        return reply.num_stale, wire.stats_from_message(reply.state)
+
+    def scan(self, request: replay_pb2.ScanRequest, *, timeout_seconds: float) -> replay_pb2.ScanReply:
+        """The next transitions of a pass; `replay_service.scanning` makes the request and reads the reply."""
+        stub = self._stub if self._local is None else self._local[1]
+        return self._repeat(stub.Scan, request, timeout_seconds)
 
     def stats(
         self,
@@ -271,19 +283,7 @@ class ShardClient:
         pauses: Sequence[float] = _RETRY_PAUSES,
     ) -> _Reply:
         """Calls, again after `pauses` while the shard cannot be reached; none for what is not safe to repeat."""
-        deadline = time.monotonic() + timeout_seconds
-        for pause in (*pauses, None):
-            try:
-                return call(request, timeout=max(deadline - time.monotonic(), 0.001))
-            except grpc.RpcError as error:
-                failure = translated(error, self.address)
-                away = isinstance(failure, ShardUnavailable)
-                if not away or pause is None or time.monotonic() + pause >= deadline:
-                    raise failure from error
-                time.sleep(pause)
-            except ValueError as error:  # gRPC's way to say that this channel has been closed
-                raise ShardUnavailable(f"replay shard at {self.address}: {error}") from error
-        raise AssertionError("unreachable")
+        return repeat_call(call, request, timeout_seconds, pauses=pauses, address=self.address)
 
 
 def _open_local(address: str) -> tuple[grpc.Channel, Stub] | None:

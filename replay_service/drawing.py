@@ -16,6 +16,7 @@ from replay_service.options import MAX_BULK_BYTES
 from replay_service.types import SampledBatch, TableStats, Transport
 from replay_service.wire import sample_row_bytes
 from upcycle.chunks import Array, ChunkSpec
+from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.windows import View
 
@@ -69,15 +70,32 @@ class BatchDrawer:
         the batches are then what they would have given without it. So are draws whose slot was overwritten before it
         could be read.
         """
+        width = annotation_width(table, shards)
+        batches = [
+            BatchFilling(batch_size, self._spec, view, allocate, annotation_width=width) for _ in range(num_batches)
+        ]
+        filled = self.fill(table, batches, shards=shards, view=view)
+        if filled is None:
+            return None
+        share, num_items = filled
+        return [batch.finish(share, num_items, importance_sampling_exponent) for batch in batches]
+
+    def fill(
+        self, table: str, batches: Sequence[BatchFilling], *, shards: _Shards, view: View
+    ) -> tuple[dict[int, float], int] | None:
+        """Fills batches, of any sizes, as `draw` says.
+
+        Returns: the share of each shard in the mass of all, and N, transitions that could be drawn; None if none of
+          these shards has anything to give.
+        """
         masses = {index: stats.mass for index, (_, stats) in shards.items() if stats.mass > 0}
         num_items = {index: shards[index][1].num_drawable for index in masses}
         stratified = all(stats.stratified for _, stats in shards.values())
-        batches = [BatchFilling(batch_size, self._spec, view, allocate) for _ in range(num_batches)]
         while masses and (missing := np.array([batch.num_missing for batch in batches])).any():
-            parts, target = shares(np.array(list(masses.values()))), np.repeat(np.arange(num_batches), missing)
+            parts, target = shares(np.array(list(masses.values()))), np.repeat(np.arange(len(batches)), missing)
             with self._lock:
                 counts = split_batch(len(target), parts, self._rng, stratified=stratified)
-                if num_batches > 1:  # a stratified draw is ordered, and a part of it would be a part of the table
+                if len(batches) > 1:  # a stratified draw is ordered, and a part of it would be a part of the table
                     target = self._rng.permutation(target)
             asked = {index: count for index, count in zip(masses, counts.tolist(), strict=True) if count}
             for index, answer in self._ask(table, asked, shards, view):
@@ -92,9 +110,7 @@ class BatchDrawer:
         if not masses:
             return None
         parts = shares(np.array(list(masses.values())))
-        share = dict(zip(masses, parts.tolist(), strict=True))
-        total = sum(num_items.values())
-        return [batch.finish(share, total, importance_sampling_exponent) for batch in batches]
+        return dict(zip(masses, parts.tolist(), strict=True)), sum(num_items.values())
 
     def _deal(self, batches: Sequence[BatchFilling], index: int, reply: Reply, target: Array) -> None:
         """Puts a reply's transitions into the batches that `target` names, int64 [rows]."""
@@ -175,3 +191,16 @@ class BatchDrawer:
             most = min(most, max(MAX_BULK_BYTES // sample_row_bytes(self._spec, view), 1))
         sizes = [min(most, count - begin) for begin in range(0, count, most)]
         return [(size, windows_of(size) if arena is None else keys_of(size, arena)) for size in sizes]
+
+
+def annotation_width(table: str, shards: _Shards) -> int:
+    """Floats of an annotation in this table, 0 if it keeps none. Raises: UserError if the shards disagree."""
+    widths = {index: stats.annotation_width for index, (_, stats) in shards.items()}
+    if len(set(widths.values())) > 1:
+        raise UserError(
+            "annotation_width",
+            widths,
+            f"of the table {table!r} differs between the shards",
+            "start all of them with the same configuration",
+        )
+    return next(iter(widths.values()), 0)

@@ -22,11 +22,14 @@ class MappedArena:
         self._arena, self.incarnation = arena, incarnation
 
     @classmethod
-    def map(cls, handle: SegmentHandle, spec: ChunkSpec, *, num_slots: int, incarnation: int) -> Self:
+    def map(
+        cls, handle: SegmentHandle, spec: ChunkSpec, *, num_slots: int, incarnation: int, annotation_width: int = 0
+    ) -> Self:
         """Maps a shard's segment. Raises: SegmentUnreachable, or ValueError if it does not hold such an arena."""
-        if handle.num_bytes != Arena.num_bytes(spec, num_slots):
+        if handle.num_bytes != Arena.num_bytes(spec, num_slots, annotation_width):
             raise ValueError(f"{handle.num_bytes} bytes are no arena of {num_slots} slots of these chunks")
-        return cls(Arena(spec, num_slots, buffer=map_segment(handle)), incarnation)
+        memory = map_segment(handle)
+        return cls(Arena(spec, num_slots, annotation_width=annotation_width, buffer=memory), incarnation)
 
     def values(self, slots: Array, offsets: Array, view: View) -> dict[str, Array]:
         """What transitions hold beside frames: the columns of `wire.sample_layout` that no draw names.
@@ -36,12 +39,15 @@ class MappedArena:
         arena = self._arena
         action, n_step_return, discount = window_values(arena.spec, arena.columns, slots, offsets, view)
         policy_version = arena.columns["policy_version"][slots, offsets + arena.spec.history]
-        return {
+        values = {
             "policy_version": policy_version,
             "action": action,
             "n_step_return": n_step_return,
             "discount": discount,
         }
+        if arena.annotations is not None:
+            values["annotation"], values["annotated"] = arena.annotations.read(slots, offsets)
+        return values
 
     def copy_frames(self, slots: Array, offsets: Array, generations: Array, view: View, *, out: Array) -> Array:
         """Copies the frames of transitions into `out`; see `gather_frames`.

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TableState(_message.Message):
-    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation", "independent_draws", "packed")
+    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation", "independent_draws", "packed", "annotation_width", "num_annotated", "num_stale_annotations")
     NUM_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_INSERTS_FIELD_NUMBER: _ClassVar[int]
     NUM_PACED_INSERTS_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,9 @@ class TableState(_message.Message):
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     INDEPENDENT_DRAWS_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATION_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    NUM_ANNOTATED_FIELD_NUMBER: _ClassVar[int]
+    NUM_STALE_ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
     num_transitions: int
     num_free_inserts: int
     num_paced_inserts: int
@@ -48,7 +51,10 @@ class TableState(_message.Message):
     incarnation: int
     independent_draws: bool
     packed: bool
-    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ..., independent_draws: bool = ..., packed: bool = ...) -> None: ...
+    annotation_width: int
+    num_annotated: int
+    num_stale_annotations: int
+    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ..., independent_draws: bool = ..., packed: bool = ..., annotation_width: _Optional[int] = ..., num_annotated: _Optional[int] = ..., num_stale_annotations: _Optional[int] = ...) -> None: ...
 
 class InsertRequest(_message.Message):
     __slots__ = ("table", "writer_id", "first_sequence", "chunks", "wait_seconds", "max_priority")
@@ -141,7 +147,7 @@ class AttachRequest(_message.Message):
     def __init__(self, table: _Optional[str] = ...) -> None: ...
 
 class AttachReply(_message.Message):
-    __slots__ = ("pid", "descriptor", "token", "num_bytes", "num_slots", "incarnation", "local_address")
+    __slots__ = ("pid", "descriptor", "token", "num_bytes", "num_slots", "incarnation", "local_address", "annotation_width")
     PID_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +155,7 @@ class AttachReply(_message.Message):
     NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LOCAL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATION_WIDTH_FIELD_NUMBER: _ClassVar[int]
     pid: int
     descriptor: int
     token: bytes
@@ -156,7 +163,8 @@ class AttachReply(_message.Message):
     num_slots: int
     incarnation: int
     local_address: str
-    def __init__(self, pid: _Optional[int] = ..., descriptor: _Optional[int] = ..., token: _Optional[bytes] = ..., num_bytes: _Optional[int] = ..., num_slots: _Optional[int] = ..., incarnation: _Optional[int] = ..., local_address: _Optional[str] = ...) -> None: ...
+    annotation_width: int
+    def __init__(self, pid: _Optional[int] = ..., descriptor: _Optional[int] = ..., token: _Optional[bytes] = ..., num_bytes: _Optional[int] = ..., num_slots: _Optional[int] = ..., incarnation: _Optional[int] = ..., local_address: _Optional[str] = ..., annotation_width: _Optional[int] = ...) -> None: ...
 
 class UpdatePrioritiesRequest(_message.Message):
     __slots__ = ("table", "columns", "max_priority")
@@ -175,6 +183,58 @@ class UpdatePrioritiesReply(_message.Message):
     num_stale: int
     state: TableState
     def __init__(self, num_stale: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class AnnotateRequest(_message.Message):
+    __slots__ = ("table", "columns")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    columns: bytes
+    def __init__(self, table: _Optional[str] = ..., columns: _Optional[bytes] = ...) -> None: ...
+
+class AnnotateReply(_message.Message):
+    __slots__ = ("num_stale", "state")
+    NUM_STALE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    num_stale: int
+    state: TableState
+    def __init__(self, num_stale: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class ScanCursor(_message.Message):
+    __slots__ = ("generation", "offset", "last_generation")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LAST_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    offset: int
+    last_generation: int
+    def __init__(self, generation: _Optional[int] = ..., offset: _Optional[int] = ..., last_generation: _Optional[int] = ...) -> None: ...
+
+class ScanRequest(_message.Message):
+    __slots__ = ("table", "view", "batch_size", "cursor", "only_missing", "packed")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    ONLY_MISSING_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    view: View
+    batch_size: int
+    cursor: ScanCursor
+    only_missing: bool
+    packed: bool
+    def __init__(self, table: _Optional[str] = ..., view: _Optional[_Union[View, _Mapping]] = ..., batch_size: _Optional[int] = ..., cursor: _Optional[_Union[ScanCursor, _Mapping]] = ..., only_missing: bool = ..., packed: bool = ...) -> None: ...
+
+class ScanReply(_message.Message):
+    __slots__ = ("sample", "cursor", "ended")
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    sample: SampleReply
+    cursor: ScanCursor
+    ended: bool
+    def __init__(self, sample: _Optional[_Union[SampleReply, _Mapping]] = ..., cursor: _Optional[_Union[ScanCursor, _Mapping]] = ..., ended: bool = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ("table", "n_step", "known_revision", "wait_seconds")

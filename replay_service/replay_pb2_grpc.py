@@ -59,6 +59,16 @@ class ReplayStub(object):
                 request_serializer=replay__service_dot_replay__pb2.UpdatePrioritiesRequest.SerializeToString,
                 response_deserializer=replay__service_dot_replay__pb2.UpdatePrioritiesReply.FromString,
                 _registered_method=True)
+        self.Annotate = channel.unary_unary(
+                '/upcycle.replay.v1.Replay/Annotate',
+                request_serializer=replay__service_dot_replay__pb2.AnnotateRequest.SerializeToString,
+                response_deserializer=replay__service_dot_replay__pb2.AnnotateReply.FromString,
+                _registered_method=True)
+        self.Scan = channel.unary_unary(
+                '/upcycle.replay.v1.Replay/Scan',
+                request_serializer=replay__service_dot_replay__pb2.ScanRequest.SerializeToString,
+                response_deserializer=replay__service_dot_replay__pb2.ScanReply.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Stats',
                 request_serializer=replay__service_dot_replay__pb2.StatsRequest.SerializeToString,
@@ -115,6 +125,21 @@ class ReplayServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Annotate(self, request, context):
+        """Writes annotations beside stored states; stale keys are dropped and counted. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Scan(self, request, context):
+        """The next transitions in the order in which they were stored. Changes nothing and counts as no sampling; the cursor
+        is all the state that a pass has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stats(self, request, context):
         """The table's counters, at once or as soon as they differ from what the caller knows.
         """
@@ -163,6 +188,16 @@ def add_ReplayServicer_to_server(servicer, server):
                     servicer.UpdatePriorities,
                     request_deserializer=replay__service_dot_replay__pb2.UpdatePrioritiesRequest.FromString,
                     response_serializer=replay__service_dot_replay__pb2.UpdatePrioritiesReply.SerializeToString,
+            ),
+            'Annotate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Annotate,
+                    request_deserializer=replay__service_dot_replay__pb2.AnnotateRequest.FromString,
+                    response_serializer=replay__service_dot_replay__pb2.AnnotateReply.SerializeToString,
+            ),
+            'Scan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scan,
+                    request_deserializer=replay__service_dot_replay__pb2.ScanRequest.FromString,
+                    response_serializer=replay__service_dot_replay__pb2.ScanReply.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
@@ -315,6 +350,60 @@ class Replay(object):
             '/upcycle.replay.v1.Replay/UpdatePriorities',
             replay__service_dot_replay__pb2.UpdatePrioritiesRequest.SerializeToString,
             replay__service_dot_replay__pb2.UpdatePrioritiesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Annotate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/upcycle.replay.v1.Replay/Annotate',
+            replay__service_dot_replay__pb2.AnnotateRequest.SerializeToString,
+            replay__service_dot_replay__pb2.AnnotateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/upcycle.replay.v1.Replay/Scan',
+            replay__service_dot_replay__pb2.ScanRequest.SerializeToString,
+            replay__service_dot_replay__pb2.ScanReply.FromString,
             options,
             channel_credentials,
             insecure,

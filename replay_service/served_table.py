@@ -12,14 +12,16 @@ from typing import Final
 
 import numpy as np
 
+from replay_service.failures import ShardStopping
 from replay_service.inspection import TableContents
 from replay_service.shared_log import EncodedChunk, LogPart, SharedLog
 from replay_service.shared_memory import SharedSegment
+from replay_service.size_gauge import SizeGauge
 from replay_service.table import Table
-from replay_service.types import TableDraw, TableSample, TableStats
+from replay_service.types import ScanCursor, TableDraw, TableSample, TableStats
 from replay_service.waiting import WaitingLine
 from upcycle.chunks import Array, decode_chunk, encode_chunk
-from upcycle.errors import CorruptDataError, UpcycleError, UserError
+from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.metrics import Metrics
 from upcycle.windows import View
@@ -28,24 +30,6 @@ LOGGED_TABLE: Final = "online"
 """The table that actors fill, whose chunks go into the experience log."""
 
 _SEED_CHUNKS: Final = 16  # stored under one hold of the lock, so that seeding never keeps others waiting for long
-
-
-class ShardStopping(UpcycleError):
-    """The shard is stopping and has given up a call half-way; it may be repeated at the next one."""
-
-
-class SizeGauge:
-    """The metric `replay_size`, over all tables of the shard. Thread-safe."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics, self._lock = metrics, threading.Lock()
-        self._sizes: dict[str, int] = {}
-
-    def set(self, table: str, num_transitions: int) -> None:
-        """Takes note of one table's size."""
-        with self._lock:
-            self._sizes[table] = num_transitions
-            self._metrics.set("replay_size", sum(self._sizes.values()))
 
 
 class ServedTable:
@@ -166,6 +150,22 @@ class ServedTable:
             stats = self._stats()
         self._metrics.increment("replay_stale_updates_total", num_stale)
         return num_stale, stats
+
+    def annotate(self, slots: Array, offsets: Array, generations: Array, values: Array) -> tuple[int, TableStats]:
+        """Returns how many keys were stale, and counters. Raises as `Table.annotate` does."""
+        with self._changed:
+            num_stale = self._table.annotate(slots, offsets, generations, values)
+            stats = self._stats()
+        self._metrics.increment("replay_annotations_total", len(slots) - num_stale)
+        self._metrics.increment("replay_stale_annotations_total", num_stale)
+        return num_stale, stats
+
+    def scan(
+        self, cursor: ScanCursor, limit: int, view: View, *, only_missing: bool, packed: bool
+    ) -> tuple[TableSample, ScanCursor, bool, TableStats]:
+        """The next transitions of a pass, see `Table.scan`, and counters."""
+        with self._changed:
+            return *self._table.scan(cursor, limit, view, only_missing=only_missing, packed=packed), self._stats()
 
     def seed(self, reader: ExperienceLogReader, part: LogPart) -> int:
         """Stores a part of a log and returns its transitions.

@@ -1,12 +1,10 @@
 """A replay shard: the gRPC server around its tables."""
 
-import json
 import secrets
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, cast
 
@@ -16,15 +14,17 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
+from replay_service.arena_segment import arena_segment
+from replay_service.failures import typed_refusals
 from replay_service.options import COMMON_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
-from replay_service.served_table import LOGGED_TABLE, ServedTable, ShardStopping, SizeGauge
+from replay_service.served_table import LOGGED_TABLE, ServedTable
 from replay_service.shared_log import LogPart, SharedLog
-from replay_service.shared_memory import SharedSegment, can_share
-from replay_service.storage import Arena
-from replay_service.table import Table, num_slots_of
+from replay_service.size_gauge import SizeGauge
+from replay_service.table import Table
+from replay_service.table_checks import num_slots_of
 from replay_service.types import TableConfig
 from upcycle.chunks import ChunkSpec
-from upcycle.errors import CorruptDataError, UserError
+from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.metrics import Metrics
 
@@ -69,7 +69,7 @@ class ReplayShard:
         generators = (rng or np.random.default_rng()).spawn(len(tables))
         self._tables = dict[str, ServedTable]()
         for config, generator in zip(tables, generators, strict=True):
-            segment = _segment(config, spec) if shared_memory and config.tier == "raw" else None
+            segment = arena_segment(config, spec) if shared_memory and config.tier == "raw" else None
             self._tables[config.name] = ServedTable(
                 Table(
                     config,
@@ -156,7 +156,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
         self._spec, self._tables, self._local_address = spec, tables, local_address
 
     def Insert(self, request: replay_pb2.InsertRequest, context: grpc.ServicerContext) -> replay_pb2.InsertReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             chunks = table.verify(list(request.chunks))
             table.raise_max_priority(request.max_priority)
@@ -169,7 +169,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.InsertReply(num_accepted=num_accepted, state=wire.stats_to_message(stats))
 
     def Admit(self, request: replay_pb2.AdmitRequest, context: grpc.ServicerContext) -> replay_pb2.AdmitReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             if request.num_samples < 1:
                 raise ValueError(f"num_samples {request.num_samples}: must be above 0")
@@ -179,29 +179,25 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.AdmitReply(num_admitted=num_admitted, state=wire.stats_to_message(stats))
 
     def Sample(self, request: replay_pb2.SampleRequest, context: grpc.ServicerContext) -> replay_pb2.SampleReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             view = wire.view_from_message(request.view, self._spec)
-            row_bytes = wire.DRAW_ROW_BYTES if request.keys_only else wire.sample_row_bytes(self._spec, view)
-            if not 0 < request.batch_size * row_bytes < MAX_MESSAGE_BYTES:
-                raise ValueError(f"batch_size {request.batch_size}: must be above 0 and fit one message")
+            row_bytes = (
+                wire.DRAW_ROW_BYTES
+                if request.keys_only
+                else wire.sample_row_bytes(self._spec, view, table.config.annotation_width)
+            )
+            _check_batch_size(request.batch_size, row_bytes)
             table.raise_max_priority(request.max_priority)
-            packed = None
             if request.keys_only:
                 draw, stats = table.draw(request.batch_size, view)
-                columns = wire.draw_columns(draw)
-            else:
-                sample, stats = table.sample(request.batch_size, view, packed=request.packed)
-                columns, packed = wire.sample_columns(sample), sample.packed
-            return replay_pb2.SampleReply(
-                columns=wire.encode_columns(columns),
-                state=wire.stats_to_message(stats),
-                packed_codec="" if packed is None else packed.codec,
-                packed_frames=b"" if packed is None else packed.blob,
-            )
+                columns = wire.encode_columns(wire.draw_columns(draw))
+                return replay_pb2.SampleReply(columns=columns, state=wire.stats_to_message(stats))
+            sample, stats = table.sample(request.batch_size, view, packed=request.packed)
+            return wire.sample_to_message(sample, stats)
 
     def Attach(self, request: replay_pb2.AttachRequest, context: grpc.ServicerContext) -> replay_pb2.AttachReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             incarnation = table.stats().incarnation
             if table.segment is None:
@@ -215,12 +211,13 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
                 num_slots=num_slots_of(table.config, self._spec),
                 incarnation=incarnation,
                 local_address=self._local_address,
+                annotation_width=table.config.annotation_width,
             )
 
     def UpdatePriorities(
         self, request: replay_pb2.UpdatePrioritiesRequest, context: grpc.ServicerContext
     ) -> replay_pb2.UpdatePrioritiesReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             columns = wire.decode_columns(request.columns, wire.UPDATE_LAYOUT, max_rows=_MAX_UPDATES)
             table.raise_max_priority(request.max_priority)
@@ -229,8 +226,35 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             )
             return replay_pb2.UpdatePrioritiesReply(num_stale=num_stale, state=wire.stats_to_message(stats))
 
+    def Annotate(self, request: replay_pb2.AnnotateRequest, context: grpc.ServicerContext) -> replay_pb2.AnnotateReply:
+        with typed_refusals(context):
+            table = _find(self._tables, request.table)
+            layout = wire.annotation_layout(table.config.annotation_width)
+            columns = wire.decode_columns(request.columns, layout, max_rows=_MAX_UPDATES)
+            num_stale, stats = table.annotate(
+                columns["slot"], columns["offset"], columns["generation"], columns["annotation"]
+            )
+            return replay_pb2.AnnotateReply(num_stale=num_stale, state=wire.stats_to_message(stats))
+
+    def Scan(self, request: replay_pb2.ScanRequest, context: grpc.ServicerContext) -> replay_pb2.ScanReply:
+        with typed_refusals(context):
+            table = _find(self._tables, request.table)
+            view = wire.view_from_message(request.view, self._spec)
+            _check_batch_size(
+                request.batch_size, wire.sample_row_bytes(self._spec, view, table.config.annotation_width)
+            )
+            sample, cursor, ended, stats = table.scan(
+                wire.cursor_from_message(request.cursor),
+                request.batch_size,
+                view,
+                only_missing=request.only_missing,
+                packed=request.packed,
+            )
+            reply = wire.sample_to_message(sample, stats)
+            return replay_pb2.ScanReply(sample=reply, cursor=wire.cursor_to_message(cursor), ended=ended)
+
     def Stats(self, request: replay_pb2.StatsRequest, context: grpc.ServicerContext) -> replay_pb2.StatsReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             if not 0 <= request.n_step <= self._spec.lookahead:
                 raise ValueError(
@@ -241,7 +265,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.StatsReply(state=wire.stats_to_message(table.stats(n_step=request.n_step)))
 
     def Seed(self, request: replay_pb2.SeedRequest, context: grpc.ServicerContext) -> replay_pb2.SeedReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             part = LogPart(request.shard_index, request.num_shards, request.newest_transitions or None)
             if not 0 <= part.shard_index < part.num_shards:
@@ -250,7 +274,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.SeedReply(num_transitions=num_transitions, state=wire.stats_to_message(table.stats()))
 
     def Inspect(self, request: replay_pb2.InspectRequest, context: grpc.ServicerContext) -> replay_pb2.InspectReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             view = wire.view_from_message(request.view, self._spec)
             if not 0 <= request.num_windows <= inspection.MAX_WINDOWS:
@@ -259,40 +283,18 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return inspection.to_message(inspection.TableInspection(contents, stats, tuple(sorted(self._tables))))
 
 
-def _segment(config: TableConfig, spec: ChunkSpec) -> SharedSegment | None:
-    """Shared memory for a table's arena; None where this system cannot share it."""
-    if config.capacity_steps < 1 or not can_share():
-        return None
-    try:
-        return SharedSegment(Arena.num_bytes(spec, num_slots_of(config, spec)))
-    except OSError as error:  # a sandbox without memfd: windows go over gRPC instead
-        _log.warning("memory_not_shared", table=config.name, reason=str(error))
-        return None
-
-
 def _find(tables: dict[str, ServedTable], name: str) -> ServedTable:
     if name not in tables:
         raise UserError("table", name, "there is no such table", f"this shard has {', '.join(sorted(tables))}")
     return tables[name]
 
 
+def _check_batch_size(batch_size: int, row_bytes: int) -> None:
+    if not 0 < batch_size * row_bytes < MAX_MESSAGE_BYTES:
+        raise ValueError(f"batch_size {batch_size}: must be above 0 and fit one message")
+
+
 def _bounded_wait(wait_seconds: float, context: grpc.ServicerContext) -> float:
     """Less than the caller's own deadline, so that the answer still reaches it."""
     remaining = cast(float | None, context.time_remaining())  # None without a deadline, whatever the stubs say
     return max(0.0, min(wait_seconds, _MAX_WAIT_SECONDS, 0.8 * remaining if remaining is not None else wait_seconds))
-
-
-@contextmanager
-def _typed_refusals(context: grpc.ServicerContext) -> Generator[None]:
-    """Errors of the request become the statuses that replay.proto promises; others stay defects (UNKNOWN)."""
-    try:
-        yield
-    except CorruptDataError as error:
-        context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-    except ShardStopping as error:
-        context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-    except UserError as error:
-        details = {"field": error.field, "value": error.value, "problem": error.problem, "remedy": error.remedy}
-        context.abort(grpc.StatusCode.FAILED_PRECONDITION, json.dumps(details, default=str))
-    except ValueError as error:
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

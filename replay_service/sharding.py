@@ -1,31 +1,45 @@
 """Several shards behind one client: any shard takes any chunk, and a batch is drawn as if from one table."""
 
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
-from replay_service.admission import SampleAdmission, why_not
+from replay_service.admission import SampleAdmission, Shards, why_not
 from replay_service.batch_filling import Allocate
 from replay_service.drawing import BatchDrawer
 from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.inserting import ChunkInserter
 from replay_service.inspection import TableInspection
-from replay_service.membership import CALL_SECONDS, Membership, seconds_left
+from replay_service.membership import CALL_SECONDS, Membership
+from replay_service.mixture import MixtureSampler
+from replay_service.scanning import ScanIncomplete, TableScan
 from replay_service.seeding import seed_shards
-from replay_service.types import ReplayTimeout, SampledBatch, TableStats, TransitionKeys, Transport, total_stats
+from replay_service.state_writing import StateWriter
+from replay_service.types import (
+    ReplayTimeout,
+    SampledBatch,
+    ScannedBatch,
+    TableStats,
+    TransitionKeys,
+    Transport,
+    total_stats,
+)
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import UpcycleError
 from upcycle.metrics import Metrics
 from upcycle.windows import View
 
-__all__ = ["ReplayTimeout", "SampledBatch", "ShardedReplay", "TableStats", "TransitionKeys"]
-
-_WAIT_SECONDS: Final = 0.2  # the longest a shard is asked to hold a call back; then the others get their turn
+__all__ = [
+    "ReplayTimeout",
+    "SampledBatch",
+    "ScanIncomplete",
+    "ScannedBatch",
+    "ShardedReplay",
+    "TableStats",
+    "TransitionKeys",
+]
 
 
 class ShardedReplay:
@@ -52,13 +66,13 @@ class ShardedReplay:
         transport: Transport = "auto",
         packed: bool = True,
     ) -> None:
-        self._endpoints, self._spec, self._metrics = endpoints, spec, metrics
-        self._lock = threading.Lock()  # guards the one below
-        self._num_dropped: dict[str, int] = {}  # priority updates by table
+        self._endpoints, self._spec, self._packed = endpoints, spec, packed
         self._members = Membership(endpoints, spec)
         self._admission = SampleAdmission(self._members, metrics)
         self._inserter = ChunkInserter(self._members, first_turn=int(rng.integers(1 << 16)))
         self._drawer = BatchDrawer(self._members, spec, rng=rng, transport=transport, packed=packed, metrics=metrics)
+        self._mixture = MixtureSampler(self._admission, self._drawer, spec, rng=rng.spawn(1)[0])
+        self._writer = StateWriter(self._members, metrics)
 
     def insert(
         self,
@@ -120,67 +134,115 @@ class ShardedReplay:
           UserError: no such table, or a limiter that could never let such a batch pass.
         """
         view.check(self._spec)
-        deadline, wanted = time.monotonic() + timeout_seconds, batch_size * num_batches
-        held = self._admission.take_kept(table, wanted)
-        try:
-            while True:
-                shards = self._members.tables(table, n_step=view.n_step)
-                held += self._admission.ask(table, wanted - held, shards)
-                if held == wanted:
-                    batches = self._drawer.draw(
-                        table,
-                        batch_size,
-                        num_batches,
-                        shards=shards,
-                        view=view,
-                        importance_sampling_exponent=importance_sampling_exponent,
-                        allocate=allocate,
-                    )
-                    if batches is not None:
-                        held = 0
-                        return batches
-                if time.monotonic() >= deadline:
-                    raise ReplayTimeout(why_not(table, shards))
-                wait_seconds = min(_WAIT_SECONDS, seconds_left(deadline))
-                held += self._admission.wait(table, wanted - held, shards, wait_seconds)
-        finally:
-            self._admission.keep(table, held)
 
-    def update_priorities(self, table: str, keys: TransitionKeys, priorities: Array) -> None:
+        def draw(shards: Mapping[str, Shards]) -> list[SampledBatch] | None:
+            return self._drawer.draw(
+                table,
+                batch_size,
+                num_batches,
+                shards=shards[table],
+                view=view,
+                importance_sampling_exponent=importance_sampling_exponent,
+                allocate=allocate,
+            )
+
+        return self._admission.draw_when_admitted(
+            {table: batch_size * num_batches}, draw, n_step=view.n_step, timeout_seconds=timeout_seconds
+        )
+
+    def sample_mixture(
+        self,
+        shares: Mapping[str, float],
+        batch_size: int,
+        num_batches: int,
+        *,
+        view: View,
+        importance_sampling_exponent: float,
+        timeout_seconds: float,
+        allocate: Allocate = np.empty,
+    ) -> list[SampledBatch]:
+        """Draws batches that hold exact shares of several tables, each by its own sampler and limiter.
+
+        Of each batch, batch_size x share rows are of that table; where that is not whole it is rounded down or up, so
+        that its expectation is exact. Rows stand in the order of the tables in `shares`, those of one table in no
+        order; `keys.table` and `keys.tables` say which table each row is of. What limiters have admitted when the call
+        times out is kept for the next one.
+
+        Args:
+          shares: of each table in every batch, summing to 1.
+          allocate: gives the memory for the frames of each batch; those of all tables are copied straight into it.
+        Raises: as `sample_batches`; UserError if shares do not sum to 1 or the tables' annotations differ in width.
+        """
+        return self._mixture.sample(
+            shares,
+            batch_size,
+            num_batches,
+            view=view,
+            importance_sampling_exponent=importance_sampling_exponent,
+            timeout_seconds=timeout_seconds,
+            allocate=allocate,
+        )
+
+    def scan(
+        self,
+        table: str,
+        batch_size: int,
+        *,
+        view: View,
+        only_missing: bool = False,
+        timeout_seconds: float = 60.0,
+    ) -> Iterator[ScannedBatch]:
+        """One pass over the transitions that can be drawn with this view, shard by shard, from the oldest on.
+
+        No transition comes twice, whatever is inserted or overwritten meanwhile, and each comes once that is stored
+        when the pass comes to its shard and not overwritten before its turn. No limiter is asked, and nothing counts as
+        sampled. Every batch but the last is full. The pass costs the shards nothing while nobody asks for its next
+        batch.
+
+        Args:
+          only_missing: leaves out states that are annotated, so that an interrupted annotation can be resumed.
+          timeout_seconds: how long a shard may be away before the pass goes without it.
+        Raises: ValueError for an impossible view or size. The iterator raises ReplayTimeout if no shard is announced,
+          UserError if there is no such table or, with `only_missing`, it keeps no annotations, and ScanIncomplete after
+          the last batch if a shard was away or has been restarted meanwhile: it may hold transitions that did not come.
+        """
+        view.check(self._spec)
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: must be above 0")
+        return TableScan(
+            self._members,
+            self._spec,
+            table,
+            batch_size,
+            view=view,
+            only_missing=only_missing,
+            packed=self._packed,
+            timeout_seconds=timeout_seconds,
+        ).batches()
+
+    def update_priorities(self, table: str | None, keys: TransitionKeys, priorities: Array) -> None:
         """Gives transitions new priorities, float [B]; best effort.
 
         What has been overwritten meanwhile, or lay in a shard that is lost, is dropped and counted.
-        Raises: ValueError if a priority is not finite and above 0.
+        Args:
+          table: that the keys are of; None for keys of a mixture, which name their tables.
+        Raises: ValueError if a priority is not finite and above 0, or the table is named twice or not at all.
         """
-        priorities = np.asarray(priorities, np.float64)
-        if not bool(((priorities > 0) & np.isfinite(priorities)).all()):
-            raise ValueError("priorities must be finite and above 0")
-        live, num_dropped = self._members.live(), 0
-        for index in np.unique(keys.shard).tolist():
-            mine = keys.shard == index
-            columns = {
-                "slot": keys.slot[mine],
-                "offset": keys.offset[mine],
-                "generation": keys.generation[mine],
-                "priority": priorities[mine],
-            }
-            client = live.get(index)
-            if client is None:
-                num_dropped += int(np.count_nonzero(mine))
-                continue
-            try:
-                _, stats = client.update_priorities(
-                    table, columns, max_priority=self._members.max_priority(table), timeout_seconds=CALL_SECONDS
-                )
-            except (ShardUnavailable, ShardSlow):
-                self._members.lost(index, client)
-                num_dropped += int(np.count_nonzero(mine))
-                continue
-            self._members.observe(index, client, table, stats)
-        with self._lock:
-            self._num_dropped[table] = self._num_dropped.get(table, 0) + num_dropped
-        if self._metrics is not None and num_dropped:
-            self._metrics.increment("replay_dropped_updates_total", num_dropped)
+        self._writer.update_priorities(table, keys, priorities)
+
+    def annotate(self, table: str | None, keys: TransitionKeys, values: Array) -> int:
+        """Writes values beside stored states, float32 [B, annotation_width], and returns how many were written.
+
+        The others were overwritten meanwhile, or lay in a shard that is lost; they are counted. Annotations stay until
+        their chunk is overwritten, and go with the shard; the experience log does not hold them. Repeating is safe with
+        the same values; to give a state other values is against the contract, since readers of the shared memory may
+        then see some of each.
+
+        Args:
+          table: as in `update_priorities`.
+        Raises: UserError if the table keeps none or annotations of another width; ValueError if a value is not finite.
+        """
+        return self._writer.annotate(table, keys, values)
 
     def stats(self, table: str) -> TableStats:
         """Fresh counters of a table, added up and by shard. Raises ReplayTimeout if no shard answers."""
@@ -191,8 +253,7 @@ class ShardedReplay:
                 fresh[index] = stats
         if not fresh:
             raise ReplayTimeout(why_not(table, {}))
-        with self._lock:
-            return replace(total_stats(fresh), num_dropped_updates=self._num_dropped.get(table, 0))
+        return replace(total_stats(fresh), num_dropped_updates=self._writer.num_dropped_updates(table))
 
     def inspect(self, table: str, num_windows: int, *, view: View) -> dict[int, TableInspection | UpcycleError]:
         """What each announced shard holds in a table, or why it does not say; changes nothing at the shards.

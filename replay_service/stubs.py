@@ -18,6 +18,8 @@ class Stub(Protocol):
     Sample: grpc.UnaryUnaryMultiCallable[replay_pb2.SampleRequest, replay_pb2.SampleReply]
     Attach: grpc.UnaryUnaryMultiCallable[replay_pb2.AttachRequest, replay_pb2.AttachReply]
     UpdatePriorities: grpc.UnaryUnaryMultiCallable[replay_pb2.UpdatePrioritiesRequest, replay_pb2.UpdatePrioritiesReply]
+    Annotate: grpc.UnaryUnaryMultiCallable[replay_pb2.AnnotateRequest, replay_pb2.AnnotateReply]
+    Scan: grpc.UnaryUnaryMultiCallable[replay_pb2.ScanRequest, replay_pb2.ScanReply]
     Stats: grpc.UnaryUnaryMultiCallable[replay_pb2.StatsRequest, replay_pb2.StatsReply]
     Seed: grpc.UnaryUnaryMultiCallable[replay_pb2.SeedRequest, replay_pb2.SeedReply]
     Inspect: grpc.UnaryUnaryMultiCallable[replay_pb2.InspectRequest, replay_pb2.InspectReply]

@@ -6,15 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from replay_service.inspection import ShownWindows, TableContents, ages, histogram
+from replay_service.annotations import Annotations
+from replay_service.inspection import TableContents, ages, histogram
 from replay_service.rate_limiter import Flow
 from replay_service.sampler import PrioritySampler
-from replay_service.tiers import PackedStorage, make_storage
-from replay_service.types import TableConfig, TableDraw, TableSample, TableStats
+from replay_service.scan_order import next_items
+from replay_service.table_checks import check_config, check_keys, num_slots_of
+from replay_service.table_contents import policy_versions, show
+from replay_service.tiers import PackedStorage, copy_transitions, make_storage
+from replay_service.types import ScanCursor, TableConfig, TableDraw, TableSample, TableStats
 from replay_service.writers import RecentInserts
 from upcycle.chunks import Array, Chunk, ChunkSpec
 from upcycle.errors import UserError
-from upcycle.windows import View, Windows, valid_starts, window_values
+from upcycle.windows import View, valid_starts
 
 
 class Table:
@@ -40,7 +44,7 @@ class Table:
         first_generation: int = 1,
         buffer: memoryview | None = None,
     ) -> None:
-        _check(config, spec)
+        check_config(config, spec)
         self.config, self.spec = config, spec
         num_slots = num_slots_of(config, spec)
         self._storage = make_storage(config, spec, num_slots, buffer=buffer)
@@ -53,6 +57,7 @@ class Table:
         self._first_generation = self._next_generation = first_generation
         self._next_slot, self._n_step = 0, 1
         self._num_seeded = self._num_stale = self._num_duplicates = self._revision = 0
+        self._num_annotated = self._num_stale_annotations = 0
 
     def may_insert(self, num_transitions: int) -> bool:
         """Whether the limiter lets so many transitions in now."""
@@ -111,14 +116,32 @@ class Table:
 
     def sample(self, batch_size: int, view: View, *, packed: bool = False) -> TableSample:
         """Draws like `draw` and copies the windows; compressed ones, if `packed` and the tier has them so."""
-        draw = self.draw(batch_size, view)
-        storage, place = self._storage, (draw.slot, draw.offset)
-        policy_version = storage.columns["policy_version"][draw.slot, draw.offset + self.spec.history]
-        if not packed or not isinstance(storage, PackedStorage):
-            return TableSample(draw, storage.gather(*place, view), policy_version)
-        frames = np.empty((len(draw.slot), 0), self.spec.frame_dtype)
-        windows = Windows(frames, *window_values(self.spec, storage.columns, *place, view))
-        return TableSample(draw, windows, policy_version, storage.windows(*place, view))
+        return copy_transitions(self._storage, self.draw(batch_size, view), view, packed=packed)
+
+    def scan(
+        self, cursor: ScanCursor, limit: int, view: View, *, only_missing: bool, packed: bool = False
+    ) -> tuple[TableSample, ScanCursor, bool]:
+        """The next transitions of a pass, at most `limit`, in the order in which they were stored; changes nothing.
+
+        Over all calls that hand the cursor on, each transition that can be drawn with this view comes once, except for
+        those that are overwritten before their turn and those that were stored after the first call.
+
+        Args:
+          only_missing: leaves out states that are annotated.
+        Returns: the transitions, each of probability 1, the cursor of the next call, and whether the pass has ended.
+        Raises: ValueError for an impossible view; UserError for `only_missing` of a table without annotations.
+        """
+        view.check(self.spec)
+        annotations = self._annotations() if only_missing else None
+
+        def wanted(slots: Array) -> Array:
+            valid = self._valid(slots, view.n_step)
+            return valid if annotations is None else valid & ~annotations.annotated[slots]
+
+        generation = self._storage.generation
+        slot, offset, following, ended = next_items(generation, self._next_slot, cursor, limit, wanted)
+        draw = TableDraw(slot, offset, generation[slot], np.ones(len(slot)))
+        return copy_transitions(self._storage, draw, view, packed=packed), following, ended
 
     def update_priorities(self, slots: Array, offsets: Array, generations: Array, priorities: Array) -> int:
         """Gives transitions new priorities, float64 [B]; of one that is named twice the last stays.
@@ -128,13 +151,30 @@ class Table:
         """
         if not bool(((priorities > 0) & np.isfinite(priorities)).all()):
             raise ValueError("priorities must be finite and above 0")
-        inside = (slots >= 0) & (slots < self._storage.num_slots) & (offsets >= 0) & (offsets < self.spec.steps)
-        if not bool(inside.all()):
-            raise ValueError("keys lie outside the table")
+        check_keys(slots, offsets, self._storage.num_slots, self.spec.steps)
         current = self._storage.generation[slots] == generations
         self._sampler.update((slots * self.spec.steps + offsets)[current], priorities[current])
         num_stale = len(slots) - int(np.count_nonzero(current))
         self._num_stale += num_stale
+        return num_stale
+
+    def annotate(self, slots: Array, offsets: Array, generations: Array, values: Array) -> int:
+        """Writes values, float32 [B, annotation_width], beside states; they stay until their slot is overwritten.
+
+        A state may be annotated again with the same values. Other values are against the contract: whoever reads the
+        arena meanwhile may see some of each.
+
+        Returns: how many were dropped because their slot holds another chunk by now.
+        Raises: UserError if the table keeps none; ValueError if a key lies outside it or a value is not finite.
+        """
+        annotations = self._annotations()
+        if not bool(np.isfinite(values).all()):
+            raise ValueError("annotations must be finite")
+        check_keys(slots, offsets, self._storage.num_slots, self.spec.steps)
+        current = self._storage.generation[slots] == generations
+        self._num_annotated += annotations.write(slots[current], offsets[current], values[current])
+        num_stale = len(slots) - int(np.count_nonzero(current))
+        self._num_stale_annotations += num_stale
         return num_stale
 
     def set_n_step(self, n_step: int) -> None:
@@ -152,7 +192,7 @@ class Table:
         return TableStats(
             flow=self._flow,
             capacity_steps=self._storage.num_slots * self.spec.steps,
-            num_chunks=int(np.count_nonzero(self._storage.num_rows)),
+            num_chunks=min(self._next_generation - self._first_generation, self._storage.num_slots),
             num_drawable=self._sampler.num_valid,
             mass=self._sampler.mass,
             max_priority=self._sampler.max_priority,
@@ -163,6 +203,9 @@ class Table:
             stratified=self.config.stratified,
             packed=isinstance(self._storage, PackedStorage),
             incarnation=self._first_generation,
+            annotation_width=self.config.annotation_width,
+            num_annotated=self._num_annotated,
+            num_stale_annotations=self._num_stale_annotations,
         )
 
     def inspect(self, num_windows: int, view: View, *, now: float, rng: np.random.Generator) -> TableContents:
@@ -174,19 +217,16 @@ class Table:
         Raises: ValueError if chunks of this table cannot be seen this way.
         """
         view.check(self.spec)
-        usable = slice(self.spec.history, self.spec.history + self.spec.steps)
         priorities = self._sampler.priorities
-        filled = self._num_transitions > 0
-        columns = {name: self._storage.columns[name][filled, usable] for name in ("policy_version", "priority")}
-        versions = columns["policy_version"][columns["priority"] > 0]
+        stalest, newest = policy_versions(self._storage, self._num_transitions > 0)
         return TableContents(
             reserved_bytes=self._storage.memory_bytes,
             held_bytes=self._storage.held_bytes,
             priorities=histogram(priorities[self._sampler.valid & (priorities > 0)]),
             ages=ages(self._num_transitions, self._storage.generation, self._stored_seconds, now),
-            stalest_policy_version=int(versions.min()) if len(versions) else None,
-            newest_policy_version=int(versions.max()) if len(versions) else None,
-            shown=self._show(self._pick(num_windows, view.n_step, rng), view),
+            stalest_policy_version=stalest,
+            newest_policy_version=newest,
+            shown=show(self._storage, self._pick(num_windows, view.n_step, rng), priorities, view),
         )
 
     def _pick(self, num_windows: int, n_step: int, rng: np.random.Generator) -> Array:
@@ -198,14 +238,6 @@ class Table:
             return items
         slot, offset = np.divmod(items, self.spec.steps)
         return items[self._valid(slot, n_step)[np.arange(len(slot)), offset]]
-
-    def _show(self, items: Array, view: View) -> ShownWindows:
-        slot, offset = np.divmod(items, self.spec.steps)
-        return ShownWindows(
-            self._storage.gather(slot, offset, view),
-            self._sampler.priorities[items],
-            self._storage.columns["policy_version"][slot, offset + self.spec.history],
-        )
 
     @property
     def memory_bytes(self) -> int:
@@ -223,6 +255,9 @@ class Table:
         assert bool((generations < self._next_generation).all()), "a generation from the future"
         in_order = np.roll(self._storage.generation, -self._next_slot)
         assert bool((np.diff(in_order[in_order > 0]) > 0).all()), "slots are not in order of age"
+        if (annotations := self._storage.annotations) is not None:
+            assert self._num_annotated == np.count_nonzero(annotations.annotated), "annotations are miscounted"
+            assert not annotations.annotated[~filled].any(), "an empty slot is annotated"
         assert np.array_equal(self._sampler.valid, self._valid(slice(None), self._n_step).reshape(-1)), (
             "wrong items can be drawn"
         )
@@ -231,7 +266,8 @@ class Table:
         """Overwrites the oldest slot; `count` is the flow's method that counts the transitions coming in."""
         slot, spec = self._next_slot, self.spec
         num_transitions = chunk.num_transitions(spec)
-        self._storage.write(slot, chunk, generation=self._next_generation)  # first: a full disk must change nothing
+        # First: a full disk must change nothing.
+        self._num_annotated -= self._storage.write(slot, chunk, generation=self._next_generation)
         self._flow = count(num_transitions).after_eviction(int(self._num_transitions[slot]))
         self._num_transitions[slot], self._stored_seconds[slot] = num_transitions, now
         usable = self._storage.columns["priority"][slot, spec.history : spec.history + spec.steps]
@@ -243,39 +279,13 @@ class Table:
         self._revision += 1
         return num_transitions
 
+    def _annotations(self) -> Annotations:
+        """Raises: UserError if the table keeps none."""
+        if self._storage.annotations is None:
+            problem = f"the table {self.config.name!r} keeps no annotations"
+            raise UserError("annotation_width", 0, problem, "start it with the floats of one annotation")
+        return self._storage.annotations
+
     def _valid(self, slots: slice | Array, n_step: int) -> Array:
         columns = {name: self._storage.columns[name][slots] for name in ("terminated", "truncated", "priority")}
         return valid_starts(self.spec, columns, self._storage.num_rows[slots], n_step)
-
-
-def num_slots_of(config: TableConfig, spec: ChunkSpec) -> int:
-    """Slots of a table: its capacity in whole chunks."""
-    return -(-config.capacity_steps // spec.steps)
-
-
-def _check(config: TableConfig, spec: ChunkSpec) -> None:
-    if config.capacity_steps < 1:
-        raise UserError(
-            "replay.capacity_steps", config.capacity_steps, "a table holds one transition at least", "raise it"
-        )
-    if config.min_size_to_sample > config.capacity_steps:
-        raise UserError(
-            "replay.min_size_to_sample",
-            config.min_size_to_sample,
-            f"is above the capacity of {config.capacity_steps} steps, so sampling would never begin",
-            "lower it or raise replay.capacity_steps",
-        )
-    if config.samples_per_insert is not None and config.error_buffer_steps < spec.steps:
-        raise UserError(
-            "replay.error_buffer_steps",
-            config.error_buffer_steps,
-            f"is, as the share of one shard, below one chunk of {spec.steps} steps, which would never be let in",
-            "raise it, or lower replay.num_shards or replay.chunk_steps",
-        )
-    if config.samples_per_insert is not None and config.error_buffer_steps * config.samples_per_insert < 1:
-        raise UserError(
-            "replay.error_buffer_steps",
-            config.error_buffer_steps,
-            f"is, at {config.samples_per_insert} samples per insert, below one sample: a shard could refuse both sides",
-            "raise it, or lower replay.num_shards",
-        )

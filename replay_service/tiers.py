@@ -14,11 +14,12 @@ from typing import Protocol, cast, get_args
 
 import numpy as np
 
+from replay_service.annotations import Annotations
 from replay_service.byte_cache import ByteCache
 from replay_service.packed_windows import GROUPS, PackedCodec, PackedWindows, unpack_windows
 from replay_service.spill_files import Place, SpillFiles
 from replay_service.storage import Arena
-from replay_service.types import TableConfig, Tier
+from replay_service.types import TableConfig, TableDraw, TableSample, Tier
 from upcycle import frame_groups, kernels
 from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec
 from upcycle.errors import CorruptDataError, UserError
@@ -32,15 +33,21 @@ class Storage(Protocol):
       columns: the arrays named in `COLUMNS`, each [S, rows]; what lies past a chunk's rows is arbitrary.
       num_rows: int64 [S], rows that each slot holds; 0 is an empty slot.
       generation: int64 [S], which write filled the slot; never the same twice, 0 is none.
+      annotations: beside the usable steps, if states of this table can be annotated.
     """
 
+    spec: ChunkSpec
     num_slots: int
     columns: dict[str, Array]
     num_rows: Array
     generation: Array
+    annotations: Annotations | None
 
-    def write(self, slot: int, chunk: Chunk, *, generation: int) -> None:
-        """Replaces what `slot` holds; where it raises nothing has changed."""
+    def write(self, slot: int, chunk: Chunk, *, generation: int) -> int:
+        """Replaces what `slot` holds; where it raises nothing has changed.
+
+        Returns: how many annotations went with what it held.
+        """
         ...
 
     def gather(self, slots: Array, offsets: Array, view: View) -> Windows:
@@ -65,36 +72,63 @@ def make_storage(config: TableConfig, spec: ChunkSpec, num_slots: int, *, buffer
     """
     if config.tier not in get_args(Tier):
         raise UserError("replay.tier", config.tier, "there is no such tier", "choose raw, warm or cold")
+    width = config.annotation_width
     match config.tier:
         case "raw":
-            return Arena(spec, num_slots, buffer=buffer)
+            return Arena(spec, num_slots, annotation_width=width, buffer=buffer)
         case "warm":
-            return PackedStorage(spec, num_slots, codec="lz4")
+            return PackedStorage(spec, num_slots, codec="lz4", annotation_width=width)
         case "cold":
             files = SpillFiles(Path(config.cold_folder)) if config.cold_folder is not None else None
-            return PackedStorage(spec, num_slots, codec="zstd", files=files, cache_bytes=config.cold_cache_bytes)
+            return PackedStorage(
+                spec,
+                num_slots,
+                codec="zstd",
+                annotation_width=width,
+                files=files,
+                cache_bytes=config.cold_cache_bytes,
+            )
+
+
+def copy_transitions(storage: Storage, draw: TableDraw, view: View, *, packed: bool) -> TableSample:
+    """Copies what transitions hold; their frames compressed, if `packed` and the tier has them so."""
+    spec, place = storage.spec, (draw.slot, draw.offset)
+    policy_version = storage.columns["policy_version"][draw.slot, draw.offset + spec.history]
+    blocks = None
+    if packed and isinstance(storage, PackedStorage):
+        blocks = storage.windows(*place, view)
+        frames = np.empty((len(draw.slot), 0), spec.frame_dtype)
+        windows = Windows(frames, *window_values(spec, storage.columns, *place, view))
+    else:
+        windows = storage.gather(*place, view)
+    if storage.annotations is None:
+        return TableSample(draw, windows, policy_version, blocks)
+    return TableSample(draw, windows, policy_version, blocks, *storage.annotations.read(*place))
 
 
 class _Slots:
-    """The small columns."""
+    """The small columns, and the annotations."""
 
-    def __init__(self, spec: ChunkSpec, num_slots: int) -> None:
+    def __init__(self, spec: ChunkSpec, num_slots: int, annotation_width: int) -> None:
         self.spec, self.num_slots = spec, num_slots
         self.columns: dict[str, Array] = {
             name: np.zeros((num_slots, spec.rows), dtype) for name, dtype in COLUMNS.items()
         }
         self.num_rows: Array = np.zeros(num_slots, np.int64)
         self.generation: Array = np.zeros(num_slots, np.int64)
+        self.annotations = Annotations.zeros(spec, num_slots, annotation_width) if annotation_width else None
 
-    def _write_columns(self, slot: int, chunk: Chunk, generation: int) -> None:
+    def _write_columns(self, slot: int, chunk: Chunk, generation: int) -> int:
+        """Returns how many annotations went with what the slot held."""
         for name, column in self.columns.items():
             column[slot, : chunk.num_rows] = chunk.columns[name]
         self.num_rows[slot], self.generation[slot] = chunk.num_rows, generation
+        return 0 if self.annotations is None else self.annotations.clear(slot)
 
     @property
     def _columns_bytes(self) -> int:
         arrays = (self.num_rows, self.generation, *self.columns.values())
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in arrays) + (0 if self.annotations is None else self.annotations.num_bytes)
 
 
 class PackedStorage(_Slots):
@@ -113,8 +147,9 @@ class PackedStorage(_Slots):
         codec: PackedCodec,
         files: SpillFiles | None = None,
         cache_bytes: int = 0,
+        annotation_width: int = 0,
     ) -> None:
-        super().__init__(spec, num_slots)
+        super().__init__(spec, num_slots, annotation_width)
         self._codec: PackedCodec = codec
         self._group = GROUPS[codec]
         self._files = files
@@ -125,7 +160,7 @@ class PackedStorage(_Slots):
         self._bounds: Array = np.zeros((num_slots, num_blocks + 1), np.int32)
         self._blob_bytes = 0
 
-    def write(self, slot: int, chunk: Chunk, *, generation: int) -> None:
+    def write(self, slot: int, chunk: Chunk, *, generation: int) -> int:
         """Replaces what `slot` holds. Blocks that an actor made are kept as they came, where the codec is theirs.
 
         Raises: UserError if the disk is full.
@@ -142,7 +177,7 @@ class PackedStorage(_Slots):
             self._cache.discard(slot)
         self._blobs[slot] = kept
         self._bounds[slot, : len(bounds)] = bounds
-        self._write_columns(slot, chunk, generation)
+        return self._write_columns(slot, chunk, generation)
 
     def windows(self, slots: Array, offsets: Array, view: View) -> PackedWindows:
         """The windows of transitions, int64 [B] each, compressed as they are.

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from replay_service.packed_windows import PackedWindows
 from replay_service.rate_limiter import Flow
 from upcycle.chunks import Array
@@ -40,6 +42,7 @@ class TableConfig:
       tier: how frames are kept, see `replay_service.tiers`.
       cold_folder: where the tier "cold" keeps them in files; None keeps them in memory.
       cold_cache_bytes: compressed chunks read from those files last that are kept in memory.
+      annotation_width: floats that a stored state can be annotated with; 0 is none.
     """
 
     name: str
@@ -53,28 +56,60 @@ class TableConfig:
     tier: Tier = "raw"
     cold_folder: str | None = None
     cold_cache_bytes: int = 64 << 20
+    annotation_width: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TransitionKeys:
-    """Where transitions lie; the generation tells whether they still do. All int64 [B]."""
+    """Where transitions lie; the generation tells whether they still do.
+
+    Attributes:
+      shard, slot, offset, generation: int64 [B].
+      table: which of `tables` each is of, int64 [B]; None if all are of the one table that was asked.
+      tables: the names that `table` counts, of a mixture.
+    """
 
     shard: Array
     slot: Array
     offset: Array
     generation: Array
+    table: Array | None = None
+    tables: tuple[str, ...] = ()
+
+    def take(self, rows: Array) -> "TransitionKeys":
+        """Some of them, by their numbers or a mask, all of one table: which one is left out."""
+        return TransitionKeys(self.shard[rows], self.slot[rows], self.offset[rows], self.generation[rows])
+
+    def by_table(self, table: str | None) -> list[tuple[str, Array]]:
+        """Each table with the rows of its keys, int64.
+
+        Args:
+          table: of keys that do not name theirs; None for those of a mixture, which do.
+        Raises: ValueError if the table is named twice or not at all.
+        """
+        if (table is None) == (self.table is None):
+            raise ValueError("name the table of keys that come from one table, and no table for keys of a mixture")
+        if self.table is None:
+            return [(str(table), np.arange(len(self.slot)))]
+        rows = [(name, np.flatnonzero(self.table == number)) for number, name in enumerate(self.tables)]
+        return [(name, mine) for name, mine in rows if len(mine)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledBatch:
-    """B transitions drawn from all shards together.
+    """B transitions drawn from all shards together, of one table or of a mixture.
 
     Attributes:
       windows: the transitions.
-      keys: where they lie, for `update_priorities`.
-      probabilities: P(i) of one draw among the transitions of all shards, float64 [B].
-      importance_weights: (N P(i))^-beta divided by the largest of the batch, float32 [B], in (0, 1].
+      keys: where they lie, for `update_priorities` and `annotate`.
+      probabilities: P(i) of one draw among the transitions of all shards, float64 [B]; in a mixture times the share of
+        the row's table.
+      importance_weights: (N P(i))^-beta divided by the largest of the batch, float32 [B], in (0, 1]; in a mixture N and
+        P(i) are those of the row's table by itself.
       policy_version: int64 [B], version of the policy that acted.
+      annotation: of each row's first state, float32 [B, annotation_width], 0 where it has none; None if no table of the
+        batch has annotations.
+      annotated: which rows have one, bool [B]; None like `annotation`.
     """
 
     windows: Windows
@@ -82,6 +117,34 @@ class SampledBatch:
     probabilities: Array
     importance_weights: Array
     policy_version: Array
+    annotation: Array | None = None
+    annotated: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScannedBatch:
+    """B transitions of one table in the order in which they were stored; attributes as in `SampledBatch`."""
+
+    windows: Windows
+    keys: TransitionKeys
+    policy_version: Array
+    annotation: Array | None = None
+    annotated: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanCursor:
+    """Where a pass over one incarnation of a table goes on; the one of all zeros is its beginning.
+
+    Attributes:
+      generation: of the next chunk to look at, or of the oldest younger one if it is gone.
+      offset: of the first transition to look at in that very chunk.
+      last_generation: the pass ends after it; 0 stands for the newest chunk that there is.
+    """
+
+    generation: int = 0
+    offset: int = 0
+    last_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,12 +171,15 @@ class TableSample:
       windows: the transitions; without frames, [B, 0], where `packed` holds them.
       policy_version: int64 [B].
       packed: the frames compressed, where that was asked for and they are stored so.
+      annotation, annotated: as in `SampledBatch`.
     """
 
     draw: TableDraw
     windows: Windows
     policy_version: Array
     packed: PackedWindows | None = None
+    annotation: Array | None = None
+    annotated: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +202,9 @@ class TableStats:
       stratified: see `TableConfig`.
       packed: frames are kept compressed, in whichever way, and can be sent so.
       incarnation: another one after each start of the shard; its counters begin anew with it. 0 in a sum.
+      annotation_width: see `TableConfig`.
+      num_annotated: states that are annotated now.
+      num_stale_annotations: annotations dropped because their slot had been overwritten.
       shards: the same by shard index; empty for a single shard.
     """
 
@@ -154,6 +223,9 @@ class TableStats:
     stratified: bool = True
     packed: bool = False
     incarnation: int = 0
+    annotation_width: int = 0
+    num_annotated: int = 0
+    num_stale_annotations: int = 0
     shards: Mapping[int, "TableStats"] = field(default_factory=dict[int, "TableStats"])
 
     @property
@@ -196,5 +268,8 @@ def total_stats(shards: Mapping[int, TableStats]) -> TableStats:
         revision=sum(stats.revision for stats in every),
         stratified=all(stats.stratified for stats in every),
         packed=all(stats.packed for stats in every),
+        annotation_width=max(stats.annotation_width for stats in every),
+        num_annotated=sum(stats.num_annotated for stats in every),
+        num_stale_annotations=sum(stats.num_stale_annotations for stats in every),
         shards=dict(shards),
     )

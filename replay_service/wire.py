@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 
 from replay_service import replay_pb2
-from replay_service.packed_windows import PACKED_LAYOUT
+from replay_service.packed_windows import PACKED_LAYOUT, PackedWindows
 from replay_service.rate_limiter import Flow
-from replay_service.types import TableDraw, TableSample, TableStats
+from replay_service.types import ScanCursor, TableDraw, TableSample, TableStats
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import CorruptDataError
 from upcycle.windows import View, Windows
@@ -47,8 +47,15 @@ _PREFIX: Final = struct.Struct("<4sHHI")  # magic, version, reserved, header byt
 _ALIGNMENT: Final = 8
 
 
-def sample_layout(spec: ChunkSpec, view: View) -> Layout:
-    """The columns of a sample reply."""
+def annotation_layout(width: int) -> Layout:
+    """The columns of a request to annotate."""
+    keys: Layout = {name: row for name, row in UPDATE_LAYOUT.items() if name != "priority"}
+    return {**keys, "annotation": ("float32", (width,))}
+
+
+def sample_layout(spec: ChunkSpec, view: View, annotation_width: int = 0) -> Layout:
+    """The columns of a sample reply of a table of that width."""
+    annotations: Layout = {"annotation": ("float32", (annotation_width,)), "annotated": ("bool", ())}
     return {
         **DRAW_LAYOUT,
         "policy_version": ("int64", ()),
@@ -56,17 +63,19 @@ def sample_layout(spec: ChunkSpec, view: View) -> Layout:
         "n_step_return": ("float32", ()),
         "discount": ("float32", ()),
         "frames": (spec.frame_dtype, (view.stack + view.n_step, *spec.frame_shape)),
+        **(annotations if annotation_width else {}),
     }
 
 
-def packed_layout(spec: ChunkSpec, view: View) -> Layout:
+def packed_layout(spec: ChunkSpec, view: View, annotation_width: int = 0) -> Layout:
     """The columns of a packed sample reply."""
-    return {name: row for name, row in sample_layout(spec, view).items() if name != "frames"} | PACKED_LAYOUT
+    layout = sample_layout(spec, view, annotation_width)
+    return {name: row for name, row in layout.items() if name != "frames"} | PACKED_LAYOUT
 
 
-def sample_row_bytes(spec: ChunkSpec, view: View) -> int:
+def sample_row_bytes(spec: ChunkSpec, view: View, annotation_width: int = 0) -> int:
     """Bytes of one transition in a sample reply."""
-    layout = sample_layout(spec, view).values()
+    layout = sample_layout(spec, view, annotation_width).values()
     return sum(np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in layout)
 
 
@@ -84,6 +93,7 @@ def sample_columns(sample: TableSample) -> dict[str, Array]:
     """The columns of `sample_layout`, or of `packed_layout` if the sample is packed."""
     windows: Windows = sample.windows
     frames = {"frames": windows.frames} if sample.packed is None else sample.packed.columns
+    annotations = {"annotation": sample.annotation, "annotated": sample.annotated}
     return {
         **draw_columns(sample.draw),
         "policy_version": sample.policy_version,
@@ -91,6 +101,7 @@ def sample_columns(sample: TableSample) -> dict[str, Array]:
         "n_step_return": windows.n_step_return,
         "discount": windows.discount,
         **frames,
+        **{name: column for name, column in annotations.items() if column is not None},
     }
 
 
@@ -177,6 +188,45 @@ def view_from_message(message: replay_pb2.View, spec: ChunkSpec) -> View:
     return view
 
 
+def sample_to_message(sample: TableSample, stats: TableStats) -> replay_pb2.SampleReply:
+    """A sample with its windows as a message."""
+    return replay_pb2.SampleReply(
+        columns=encode_columns(sample_columns(sample)),
+        state=stats_to_message(stats),
+        packed_codec="" if sample.packed is None else sample.packed.codec,
+        packed_frames=b"" if sample.packed is None else sample.packed.blob,
+    )
+
+
+def sample_from_message(
+    message: replay_pb2.SampleReply, spec: ChunkSpec, view: View, *, max_rows: int
+) -> tuple[dict[str, Array], PackedWindows | None]:
+    """The columns of `sample_layout`; those of a packed one are without `frames`, which come by themselves.
+
+    Raises: CorruptDataError if the message is not what it should be.
+    """
+    width = message.state.annotation_width
+    if not message.packed_codec:
+        return decode_columns(message.columns, sample_layout(spec, view, width), max_rows=max_rows), None
+    columns = decode_columns(message.columns, packed_layout(spec, view, width), max_rows=max_rows)
+    frames = PackedWindows.from_wire(message.packed_codec, columns, message.packed_frames, view)
+    return {name: columns[name] for name in columns.keys() - PACKED_LAYOUT.keys()}, frames
+
+
+def cursor_to_message(cursor: ScanCursor) -> replay_pb2.ScanCursor:
+    """A cursor as a message."""
+    return replay_pb2.ScanCursor(
+        generation=cursor.generation, offset=cursor.offset, last_generation=cursor.last_generation
+    )
+
+
+def cursor_from_message(message: replay_pb2.ScanCursor) -> ScanCursor:
+    """Inverse of `cursor_to_message`. Raises ValueError if there is no such place."""
+    if min(message.generation, message.offset, message.last_generation) < 0:
+        raise ValueError("cursor: nothing of it may be below 0")
+    return ScanCursor(message.generation, message.offset, message.last_generation)
+
+
 def stats_to_message(stats: TableStats) -> replay_pb2.TableState:
     """One shard's counters as a message."""
     flow = stats.flow
@@ -201,6 +251,9 @@ def stats_to_message(stats: TableStats) -> replay_pb2.TableState:
         incarnation=stats.incarnation,
         independent_draws=not stats.stratified,
         packed=stats.packed,
+        annotation_width=stats.annotation_width,
+        num_annotated=stats.num_annotated,
+        num_stale_annotations=stats.num_stale_annotations,
     )
 
 
@@ -230,4 +283,7 @@ def stats_from_message(message: replay_pb2.TableState) -> TableStats:
         incarnation=message.incarnation,
         stratified=not message.independent_draws,
         packed=message.packed,
+        annotation_width=message.annotation_width,
+        num_annotated=message.num_annotated,
+        num_stale_annotations=message.num_stale_annotations,
     )

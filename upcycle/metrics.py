@@ -55,6 +55,9 @@ METRICS: Final[Mapping[str, Metric]] = {
     "replay_stale_updates_total": Metric(
         "counter", "Priority updates dropped because their slot had been overwritten."
     ),
+    "replay_annotations_total": Metric("counter", "Annotations written beside stored states, repeated ones included."),
+    "replay_stale_annotations_total": Metric("counter", "Annotations dropped because their slot had been overwritten."),
+    "replay_dropped_annotations_total": Metric("counter", "Annotations given up because their shard was away."),
     "replay_dropped_updates_total": Metric("counter", "Priority updates given up because their shard was away."),
     "replay_refused_chunks_total": Metric("counter", "Chunks refused because they failed verification."),
     "replay_duplicate_inserts_total": Metric("counter", "Chunks that had been inserted before, acknowledged again."),

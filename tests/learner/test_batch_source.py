@@ -1,7 +1,7 @@
 """Batches: dealing out a draw, prefetching, writing back, ending."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +10,13 @@ import torch
 
 from learner.batch_source import BatchSource, FrameBuffers
 from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
+from tests.replay_service.chunk_factory import connected, make_data, running_shards, table_config
 from upcycle.chunks import Array
 from upcycle.windows import View, Windows
 
 VIEW = View(n_step=2, stack=3)
+SMALL = View(n_step=1, stack=2)
+"""Of the chunks that the tests of replay make."""
 
 
 def draw(batch_size: int, first: int = 0) -> SampledBatch:
@@ -63,7 +66,10 @@ class ScriptedReplay:
         self.drawn += batch_size * num_batches
         return batches
 
-    def update_priorities(self, table: str, keys: TransitionKeys, priorities: Array) -> None:
+    def sample_mixture(self, shares: Mapping[str, float], *_: object, **__: object) -> list[SampledBatch]:
+        raise AssertionError(f"one table was asked for, not {shares}")
+
+    def update_priorities(self, table: str | None, keys: TransitionKeys, priorities: Array) -> None:
         self.written.append((keys, priorities))
         self.wrote.set()
 
@@ -141,6 +147,45 @@ def test_write_backs_share_a_request_and_keep_their_order() -> None:
     keys, priorities = replay.written[0]
     assert keys.slot.tolist() == list(range(len(priorities)))
     assert priorities.tolist() == [slot + 1.0 for slot in keys.slot.tolist()]
+
+
+def test_a_mixture_goes_to_the_learner_and_its_priorities_back_to_each_table() -> None:
+    tables = [
+        table_config("online", capacity_steps=400),
+        table_config("teacher", capacity_steps=400, annotation_width=4),
+    ]
+    with running_shards(tables, count=2) as (_, addresses), connected(addresses) as replay:
+        for number in range(8):
+            table = ("online", "teacher")[number % 2]
+            replay.insert(table, [make_data(number)], writer_id="w", first_sequence=number, timeout_seconds=10)
+        for found in replay.scan("teacher", 32, view=SMALL):
+            replay.annotate("teacher", found.keys, np.repeat(found.policy_version[:, None], 4, axis=1))
+        with BatchSource(
+            replay,
+            {"online": 0.75, "teacher": 0.25},
+            batch_size=16,
+            view=SMALL,
+            importance_sampling_exponent=0.5,
+            prefetch_batches=2,
+            batches_per_request=3,
+            device=torch.device("cpu"),
+        ) as batches:
+            for _ in range(6):
+                batch = batches.next(20)
+                assert batch is not None
+                assert batch.keys.tables == ("online", "teacher")
+                assert batch.keys.table is not None
+                assert batch.keys.table.tolist() == [0] * 12 + [1] * 4
+                np.testing.assert_array_equal(batch.policy_version % 2, batch.keys.table)
+                assert batch.frames.reshape(16, -1).eq(torch.from_numpy(batch.policy_version)[:, None]).all()
+                assert batch.annotation is not None
+                assert batch.annotated is not None
+                assert batch.annotated.tolist() == [False] * 12 + [True] * 4
+                assert batch.annotation[12:].eq(torch.from_numpy(batch.policy_version[12:])[:, None]).all()
+                batches.write_back(batch.keys, np.where(batch.keys.table == 0, 3.0, 7.0))
+            while [replay.stats(table).max_priority for table in ("online", "teacher")] != [3.0, 7.0]:
+                threading.Event().wait(0.02)  # the test's own time limit ends this if they never come
+        assert replay.stats("online").num_stale_updates == replay.stats("teacher").num_stale_updates == 0
 
 
 def test_the_fetch_threads_error_reaches_the_learner() -> None:

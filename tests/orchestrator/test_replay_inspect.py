@@ -13,12 +13,13 @@ from orchestrator.cli import main
 from orchestrator.contact_sheet import SheetPart, contact_sheet
 from replay_service.inspection import ShownWindows
 from replay_service.server import ReplayShard
+from replay_service.sharding import ShardedReplay
 from tests.orchestrator.runs import catch
 from tests.replay_service.chunk_factory import make_chunk, table_config
 from upcycle.chunks import Array, ChunkSpec, encode_chunk
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
-from upcycle.windows import Windows
+from upcycle.windows import View, Windows
 
 SPEC = ChunkSpec(frame_shape=(12, 10), frame_dtype="uint8", num_actions=3, steps=8, history=3, lookahead=5)
 
@@ -36,7 +37,10 @@ def shards(folder: RunFolder) -> Generator[list[ReplayShard]]:
     """Two shards that the folder names; the first holds chunks."""
     shards = list[ReplayShard]()
     for index in range(2):
-        tables = [table_config(samples_per_insert=4.0, error_buffer_steps=40), table_config("teacher")]
+        tables = [
+            table_config(samples_per_insert=4.0, error_buffer_steps=40),
+            table_config("teacher", annotation_width=2),
+        ]
         shard = ReplayShard(index=index, spec=SPEC, tables=tables, log=None, metrics=Metrics("replay", "t", index))
         folder.announce_endpoint("replay", index, shard.start())
         shards.append(shard)
@@ -78,6 +82,20 @@ def test_values_for_machines_and_a_sheet(folder: RunFolder, tmp_path: Path, caps
     assert second["limiter"]["waiting"] == "samples wait for the first transitions"
     picture = matplotlib.image.imread(io.BytesIO(sheet.read_bytes()))
     assert picture.shape[0] == 4 * 24 + 5 * (7 * 12 + 4)  # headings, and frames enlarged sevenfold
+
+
+@pytest.mark.usefixtures("shards")
+def test_annotated_states_are_counted(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    replay = ShardedReplay(lambda: folder.endpoints("replay"), SPEC, rng=np.random.default_rng(0))
+    data = encode_chunk(make_chunk(1, spec=SPEC), SPEC)
+    replay.insert("teacher", [data], writer_id="w", first_sequence=0, timeout_seconds=10)
+    batch = next(replay.scan("teacher", 5, view=View(n_step=1, stack=2)))
+    assert replay.annotate("teacher", batch.keys, np.ones((5, 2))) == 5
+    replay.close()
+    assert run(folder, "--json", "--table", "teacher") == 0
+    records = json.loads(capsys.readouterr().out)["tables"]["teacher"].values()
+    assert sorted(record["num_annotated"] for record in records) == [0, 5]
+    assert {record["annotation_width"] for record in records} == {2}
 
 
 @pytest.mark.usefixtures("shards")
