@@ -1,6 +1,8 @@
-"""How a call to a shard can fail: the statuses of replay.proto as exceptions."""
+"""How a call to a shard can fail: the statuses of replay.proto as exceptions, and the other way round."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import cast
 
 import grpc
@@ -14,6 +16,26 @@ class ShardUnavailable(UpcycleError):
 
 class ShardSlow(UpcycleError):
     """The shard did not answer within the deadline. Whether it took the call is unknown."""
+
+
+class ShardStopping(UpcycleError):
+    """The shard is stopping and has given up a call half-way; it may be repeated at the next one."""
+
+
+@contextmanager
+def typed_refusals(context: grpc.ServicerContext) -> Generator[None]:
+    """Errors of the request become the statuses that replay.proto promises; others stay defects (UNKNOWN)."""
+    try:
+        yield
+    except CorruptDataError as error:
+        context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+    except ShardStopping as error:
+        context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+    except UserError as error:
+        details = {"field": error.field, "value": error.value, "problem": error.problem, "remedy": error.remedy}
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, json.dumps(details, default=str))
+    except ValueError as error:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
 
 def translated(error: BaseException, address: str) -> Exception:

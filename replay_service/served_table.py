@@ -12,14 +12,16 @@ from typing import Final
 
 import numpy as np
 
+from replay_service.failures import ShardStopping
 from replay_service.inspection import TableContents
 from replay_service.shared_log import EncodedChunk, LogPart, SharedLog
 from replay_service.shared_memory import SharedSegment
+from replay_service.size_gauge import SizeGauge
 from replay_service.table import Table
 from replay_service.types import TableDraw, TableSample, TableStats
 from replay_service.waiting import WaitingLine
 from upcycle.chunks import Array, decode_chunk, encode_chunk
-from upcycle.errors import CorruptDataError, UpcycleError, UserError
+from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.metrics import Metrics
 from upcycle.windows import View
@@ -28,24 +30,6 @@ LOGGED_TABLE: Final = "online"
 """The table that actors fill, whose chunks go into the experience log."""
 
 _SEED_CHUNKS: Final = 16  # stored under one hold of the lock, so that seeding never keeps others waiting for long
-
-
-class ShardStopping(UpcycleError):
-    """The shard is stopping and has given up a call half-way; it may be repeated at the next one."""
-
-
-class SizeGauge:
-    """The metric `replay_size`, over all tables of the shard. Thread-safe."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics, self._lock = metrics, threading.Lock()
-        self._sizes: dict[str, int] = {}
-
-    def set(self, table: str, num_transitions: int) -> None:
-        """Takes note of one table's size."""
-        with self._lock:
-            self._sizes[table] = num_transitions
-            self._metrics.set("replay_size", sum(self._sizes.values()))
 
 
 class ServedTable:
@@ -104,6 +88,8 @@ class ServedTable:
         self, chunks: Sequence[EncodedChunk], *, writer_id: str, first_sequence: int, wait_seconds: float
     ) -> tuple[int, TableStats]:
         """Stores chunks in order until the limiter refuses one; what it returns for is in the log.
+
+        A draining table stores nothing, and returns at once; what it has stored before stays acknowledged.
 
         Returns: how many of the first chunks are stored now (by this call or an earlier one), and counters.
         Raises: UserError if the disk is full; the chunks before the failing one are stored.
@@ -224,6 +210,20 @@ class ServedTable:
         """Takes note of a priority that another shard has seen."""
         with self._changed:
             self._table.raise_max_priority(priority)
+
+    def drain(self, draining: bool) -> None:
+        """Takes no more chunks, or takes them again. Inserts in line are sent away; on return none is under way."""
+        with self._inserting, self._changed:
+            if self._stopping:
+                return
+            self._table.drain(draining)
+            self._metrics.set("replay_draining", draining)
+            if draining:
+                self.waiting_inserts.close()
+            else:
+                self.waiting_inserts.reopen()
+                self.waiting_samples.call_next()  # a table that does not drain has room ahead of inserts
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """Ends all waits, now and later."""

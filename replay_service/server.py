@@ -1,12 +1,10 @@
 """A replay shard: the gRPC server around its tables."""
 
-import json
 import secrets
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, cast
 
@@ -16,15 +14,17 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
+from replay_service.failures import typed_refusals
 from replay_service.options import COMMON_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
-from replay_service.served_table import LOGGED_TABLE, ServedTable, ShardStopping, SizeGauge
+from replay_service.served_table import LOGGED_TABLE, ServedTable
 from replay_service.shared_log import LogPart, SharedLog
 from replay_service.shared_memory import SharedSegment, can_share
+from replay_service.size_gauge import SizeGauge
 from replay_service.storage import Arena
 from replay_service.table import Table, num_slots_of
-from replay_service.types import TableConfig
+from replay_service.types import TableConfig, TableStats
 from upcycle.chunks import ChunkSpec
-from upcycle.errors import CorruptDataError, UserError
+from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.metrics import Metrics
 
@@ -134,6 +134,15 @@ class ReplayShard:
         if self._log is not None:
             self._log.sync()
 
+    def drain(self, draining: bool = True) -> None:
+        """Takes no more chunks, or takes them again; see `ServedTable.drain`. May be called any time."""
+        for table in self._tables.values():
+            table.drain(draining)
+
+    def stats(self, table: str) -> TableStats:
+        """Counters of a table, as clients get them. Raises: UserError if there is no such table."""
+        return _find(self._tables, table).stats()
+
     def seed(
         self,
         table: str,
@@ -156,7 +165,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
         self._spec, self._tables, self._local_address = spec, tables, local_address
 
     def Insert(self, request: replay_pb2.InsertRequest, context: grpc.ServicerContext) -> replay_pb2.InsertReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             chunks = table.verify(list(request.chunks))
             table.raise_max_priority(request.max_priority)
@@ -169,7 +178,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.InsertReply(num_accepted=num_accepted, state=wire.stats_to_message(stats))
 
     def Admit(self, request: replay_pb2.AdmitRequest, context: grpc.ServicerContext) -> replay_pb2.AdmitReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             if request.num_samples < 1:
                 raise ValueError(f"num_samples {request.num_samples}: must be above 0")
@@ -179,7 +188,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.AdmitReply(num_admitted=num_admitted, state=wire.stats_to_message(stats))
 
     def Sample(self, request: replay_pb2.SampleRequest, context: grpc.ServicerContext) -> replay_pb2.SampleReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             view = wire.view_from_message(request.view, self._spec)
             row_bytes = wire.DRAW_ROW_BYTES if request.keys_only else wire.sample_row_bytes(self._spec, view)
@@ -201,7 +210,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             )
 
     def Attach(self, request: replay_pb2.AttachRequest, context: grpc.ServicerContext) -> replay_pb2.AttachReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             incarnation = table.stats().incarnation
             if table.segment is None:
@@ -220,7 +229,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
     def UpdatePriorities(
         self, request: replay_pb2.UpdatePrioritiesRequest, context: grpc.ServicerContext
     ) -> replay_pb2.UpdatePrioritiesReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             columns = wire.decode_columns(request.columns, wire.UPDATE_LAYOUT, max_rows=_MAX_UPDATES)
             table.raise_max_priority(request.max_priority)
@@ -230,7 +239,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.UpdatePrioritiesReply(num_stale=num_stale, state=wire.stats_to_message(stats))
 
     def Stats(self, request: replay_pb2.StatsRequest, context: grpc.ServicerContext) -> replay_pb2.StatsReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             if not 0 <= request.n_step <= self._spec.lookahead:
                 raise ValueError(
@@ -241,7 +250,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.StatsReply(state=wire.stats_to_message(table.stats(n_step=request.n_step)))
 
     def Seed(self, request: replay_pb2.SeedRequest, context: grpc.ServicerContext) -> replay_pb2.SeedReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             part = LogPart(request.shard_index, request.num_shards, request.newest_transitions or None)
             if not 0 <= part.shard_index < part.num_shards:
@@ -249,8 +258,15 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             num_transitions = table.seed_once(Path(request.log_directory), part)
             return replay_pb2.SeedReply(num_transitions=num_transitions, state=wire.stats_to_message(table.stats()))
 
+    def Drain(self, request: replay_pb2.DrainRequest, context: grpc.ServicerContext) -> replay_pb2.DrainReply:
+        with typed_refusals(context):
+            for table in self._tables.values():
+                table.drain(not request.cancel)
+            states = {name: wire.stats_to_message(table.stats()) for name, table in self._tables.items()}
+            return replay_pb2.DrainReply(states=states)
+
     def Inspect(self, request: replay_pb2.InspectRequest, context: grpc.ServicerContext) -> replay_pb2.InspectReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             view = wire.view_from_message(request.view, self._spec)
             if not 0 <= request.num_windows <= inspection.MAX_WINDOWS:
@@ -280,19 +296,3 @@ def _bounded_wait(wait_seconds: float, context: grpc.ServicerContext) -> float:
     """Less than the caller's own deadline, so that the answer still reaches it."""
     remaining = cast(float | None, context.time_remaining())  # None without a deadline, whatever the stubs say
     return max(0.0, min(wait_seconds, _MAX_WAIT_SECONDS, 0.8 * remaining if remaining is not None else wait_seconds))
-
-
-@contextmanager
-def _typed_refusals(context: grpc.ServicerContext) -> Generator[None]:
-    """Errors of the request become the statuses that replay.proto promises; others stay defects (UNKNOWN)."""
-    try:
-        yield
-    except CorruptDataError as error:
-        context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-    except ShardStopping as error:
-        context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-    except UserError as error:
-        details = {"field": error.field, "value": error.value, "problem": error.problem, "remedy": error.remedy}
-        context.abort(grpc.StatusCode.FAILED_PRECONDITION, json.dumps(details, default=str))
-    except ValueError as error:
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

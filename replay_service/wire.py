@@ -200,6 +200,7 @@ def stats_to_message(stats: TableStats) -> replay_pb2.TableState:
         revision=stats.revision,
         incarnation=stats.incarnation,
         independent_draws=not stats.stratified,
+        draining=flow.draining,
     )
 
 
@@ -213,6 +214,7 @@ def stats_from_message(message: replay_pb2.TableState) -> TableStats:
         num_free_inserts=message.num_free_inserts,
         num_paced_inserts=message.num_paced_inserts,
         num_sampled=message.num_sampled,
+        draining=message.draining,
     )
     return TableStats(
         flow=flow,

@@ -4,8 +4,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from replay_service.served_table import ServedTable, SizeGauge
+from replay_service.served_table import ServedTable
 from replay_service.shared_log import EncodedChunk
+from replay_service.size_gauge import SizeGauge
 from replay_service.table import Table
 from replay_service.waiting import WaitingLine
 from tests.replay_service.chunk_factory import SPEC, make_chunk, make_data, table_config
