@@ -122,6 +122,8 @@ class Membership:
         """Takes note of counters that came with a reply; replies that overtook each other are put right."""
         with self._changed:
             self._max_priority[table] = max(self._max_priority.get(table, 0.0), stats.max_priority)
+            if stats.draining:  # Who only inserts talks to it no more, and must hear when the drain is cancelled.
+                self._watched.setdefault(table, 0)
             member = self._members.get(index)
             if member is None or member.client is not client:
                 return

@@ -136,8 +136,8 @@ class ReplayServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Lets all tables of this shard take no more chunks, or take them again; sampling, priorities and the log go on.
-        Inserts that wait are sent away. When it returns nothing more comes in. Idempotent.
+        """Lets all tables of this shard take no more inserts, or take them again; sampling, priorities, seeding and the log
+        go on. Inserts that wait are sent away. When it returns nothing more comes in. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
