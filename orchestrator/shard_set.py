@@ -61,7 +61,7 @@ class ShardSet:
         """As many shards, above 0, that take chunks: more by cancelled drains and new shards, less by draining.
 
         Args:
-          leave_by: when those that begin to drain leave at the latest, Unix seconds.
+          leave_by: when all that drain then leave at the latest, Unix seconds: the newest request decides.
         """
         taking, draining, next_index = list(self.taking), dict(self.draining), self.next_index
         while len(taking) > num_shards:
@@ -73,7 +73,9 @@ class ShardSet:
             else:
                 index, next_index = next_index, next_index + 1
             taking = sorted((*taking, index))
-        return replace(self, taking=tuple(taking), draining=draining, next_index=next_index)
+        return replace(
+            self, taking=tuple(taking), draining=dict.fromkeys(sorted(draining), leave_by), next_index=next_index
+        )
 
     def leaving(self, details: Mapping[int, Mapping[str, Any]], *, now: float) -> list[int]:
         """Shards that may go now: the others hold as much as they ever will, or the time is over.

@@ -5,18 +5,25 @@ import os
 import signal
 import subprocess
 import threading
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.cli import main
 from orchestrator.shard_set import ShardSet
-from tests.orchestrator.runs import CATCH, ROOT, catch, wait_until
+from replay_service.sharding import ShardedReplay
+from tests.orchestrator.runs import CATCH, ROOT, catch, new_run, plan_for, wait_until
 from tests.orchestrator.test_cluster import SMALL, command, progress, status
-from upcycle.experience_log import ExperienceLogReader
+from tests.orchestrator.test_processes import Stage
+from tests.replay_service.chunk_factory import make_chunk
+from upcycle.chunks import encode_chunk
+from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.run_folder import RunFolder
 
 FULL = {"full": True, "draining": False}
@@ -52,7 +59,7 @@ def test_more_shards_are_first_those_that_drain() -> None:
     shards = ShardSet.first(3).scaled_to(1, leave_by=7.0)
     assert (shards.taking, shards.draining) == ((0,), {1: 7.0, 2: 7.0})
     shards = shards.scaled_to(2, leave_by=9.0)
-    assert (shards.taking, shards.draining) == ((0, 1), {2: 7.0})
+    assert (shards.taking, shards.draining) == ((0, 1), {2: 9.0})
     shards = shards.scaled_to(4, leave_by=9.0)
     assert (shards.taking, shards.draining) == ((0, 1, 2, 3), {})
     assert [shards.has_joined(index) for index in shards.taking] == [False, False, False, True]
@@ -111,6 +118,44 @@ def test_the_answer_is_the_drivers(folder: RunFolder, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out) == {"run": "catch", "shards": [0], "draining": [1]}
 
 
+def test_a_shard_does_what_the_folder_says_also_after_its_restart(tmp_path: Path) -> None:
+    """0 and 1 began the run and share the teacher's log; 1 drains; 2 has joined."""
+    config = catch("replay.num_shards=2")
+    spec = plan_for(config, tmp_path / "teachers").spec
+    with ExperienceLogWriter.open(tmp_path / "log", spec, config.env) as log:
+        for number in range(5):
+            log.append(encode_chunk(make_chunk(number, spec=spec), spec), spec.steps)
+    teacher = {"id": "t", "name": "t", "score": 1.0, "store": "/nowhere", "log": str(tmp_path / "log")}
+    folder = new_run(tmp_path / "run", config, teacher=teacher)
+    shards = ShardSet.first(2).scaled_to(3, leave_by=0.0)
+    folder.write_shards(replace(shards, taking=(0, 2), draining={1: 2e9}).to_json())
+    stage = Stage(folder)
+    try:
+        first = stage.start("replay", 1)
+        for index in (0, 2):
+            stage.start("replay", index)
+        wait_until(lambda: len(folder.endpoints("replay")) == 3)
+        with closing(ShardedReplay(lambda: folder.endpoints("replay"), spec, rng=np.random.default_rng(0))) as replay:
+            online, teachers = replay.stats("online"), replay.stats("teacher")
+            assert {index: stats.draining for index, stats in online.shards.items()} == {0: False, 1: True, 2: False}
+            sizes = [online.shards[index].flow.min_size_to_sample for index in range(3)]
+            assert sizes == [config.replay.min_size_to_sample // 2, 0, 0]  # 1 has given up all of it, 2 is owed none
+            assert len({stats.capacity_steps for stats in online.shards.values()}) == 1
+            assert [teachers.shards[index].num_chunks for index in range(3)] == [3, 2, 0]
+
+            assert first.stop(20.0)
+            folder.withdraw("replay", 1)
+            again = stage.start("replay", 1)
+            wait_until(lambda: 1 in folder.endpoints("replay"))
+            wait_until(lambda: len(replay.stats("online").shards) == 3)
+            assert replay.stats("online").shards[1].draining  # from its first answer on
+            assert again.status()["detail"]["draining"]
+            folder.write_shards(shards.to_json())
+            wait_until(lambda: not replay.stats("online").shards[1].draining)
+    finally:
+        stage.close()
+
+
 def scale(runs: Path, shards: int, *words: str) -> dict[str, Any]:
     arguments = command("replay", "scale", "catch", "--shards", str(shards), "--runs", runs, "--json", *words)
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, timeout=150)
@@ -136,6 +181,10 @@ def test_a_run_that_is_scaled_up_and_down_goes_on_and_is_resumed(tmp_path: Path)
         wait_until(lambda: folder.path.exists() and progress(folder) > 500, seconds=300)
         assert scale(runs, 2, "--timeout", "120") == {"run": "catch", "shards": [0, 1], "draining": []}
         wait_until(lambda: inserted(1) > 500, seconds=120)
+        assert scale(runs, 1, "--drain-seconds", "3600") == {"run": "catch", "shards": [0], "draining": [1]}
+        pid = int(folder.statuses()["replay-1"]["pid"])
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: drains_on(folder, pid), seconds=120)
         assert scale(runs, 1, "--drain-seconds", "0")["shards"] == [0]
         wait_until(lambda: set(folder.endpoints("replay")) == {0}, seconds=60)
         reached = progress(folder)
@@ -143,7 +192,7 @@ def test_a_run_that_is_scaled_up_and_down_goes_on_and_is_resumed(tmp_path: Path)
         assert scale(runs, 2, "--timeout", "120")["shards"] == [0, 2]  # not 1, whose log stays what it was
         wait_until(lambda: inserted(2) > 200, seconds=120)
         shown = status(runs)
-        assert shown["restarts"] == 0
+        assert shown["restarts"] == 1
         assert "replay-1" not in shown["processes"]
         subprocess.run(command("stop", "catch", "--runs", runs), cwd=ROOT, check=True, timeout=120)
         assert driver.wait(60) == 0
@@ -167,6 +216,12 @@ def test_a_run_that_is_scaled_up_and_down_goes_on_and_is_resumed(tmp_path: Path)
     sizes = {index: folder.statuses()[f"replay-{index}"]["size"] for index in (0, 2)}
     assert all(sizes[index] >= logs[index] for index in sizes), f"each begins with its own log: {sizes}, {logs}"
     assert set(folder.endpoints("replay")) == {0, 2}
+
+
+def drains_on(folder: RunFolder, pid: int) -> bool:
+    """Whether the shard that was this process has been started again, and drains."""
+    state = folder.statuses()["replay-1"]
+    return state["pid"] != pid and bool(state["draining"])
 
 
 def log_of(folder: RunFolder, name: str = "") -> ExperienceLogReader:
