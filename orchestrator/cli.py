@@ -157,7 +157,7 @@ def doctor(*, runs: Path = RUNS, json: bool = False) -> int:
 
 
 app.command(teacher_app, name="teacher", help="List, show, collect from, publish and evaluate teachers.")
-app.command(replay_app, name="replay", help="Look into the replay of a run.")
+app.command(replay_app, name="replay", help="Look into the replay of a run, and scale it.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -126,7 +126,8 @@ class Cluster:
         actor = cast(Any, ray.remote(ProcessActor)).options(
             name=f"upcycle-{self._config.name}-{role}" + (f"-{index}" if role in ("replay", "actor") else ""),
             # Beside a neighbour on a small machine a process asks for a part of a core, so that all of them fit.
-            num_cpus=share_of_core(cores * self._fraction),
+            # A shard that joins later asks for none: they have all been given out.
+            num_cpus=share_of_core(cores * self._fraction) if not self._joins(role, index) else 0,
             num_gpus=self._num_gpus(role),
             max_concurrency=4,
             max_restarts=0,
@@ -192,6 +193,9 @@ class Cluster:
     def close(self) -> None:
         """Disconnects; a local cluster ends with everything in it. A second call does nothing."""
         ray.shutdown()
+
+    def _joins(self, role: Role, index: int) -> bool:
+        return role == "replay" and index >= self._config.replay.num_shards
 
     def _num_gpus(self, role: Role) -> float:
         wanted = self._config.learner.device

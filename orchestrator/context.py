@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from orchestrator.shard_set import ShardSet
 from replay_service.sharding import ShardedReplay
 from upcycle.chunks import ChunkSpec
 from upcycle.config import RunConfig
@@ -55,11 +56,15 @@ class Context:
         self.resources.callback(replay.close)
         return replay
 
+    def shards(self) -> ShardSet:
+        """The replay shards that the run has now."""
+        return ShardSet.read(self.folder, self.config)
+
     def await_shards(self) -> None:
         """Returns once every shard has announced itself, or when stopped. Raises: TimeoutError after five minutes."""
         deadline = time.monotonic() + _SHARDS_SECONDS
-        while len(self.folder.endpoints("replay")) < self.config.replay.num_shards:
+        while missing := set(self.shards().taking) - set(self.folder.endpoints("replay")):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not all {self.config.replay.num_shards} shards have announced themselves")
+                raise TimeoutError(f"replay shards {sorted(missing)} have not announced themselves")
             if self.stop.wait(_POLL_SECONDS):
                 return

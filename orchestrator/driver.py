@@ -16,6 +16,7 @@ import structlog
 from orchestrator.baselines import Baselines
 from orchestrator.context import Role
 from orchestrator.progress import Pace, Progress, View, phase_fraction
+from orchestrator.scaling import ShardScaling
 from orchestrator.supervisor import GiveUp, Supervisor
 from upcycle.config import RunConfig
 from upcycle.errors import UpcycleError, UserError
@@ -32,12 +33,14 @@ _log = structlog.get_logger(__name__)
 _ROUND_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 2.0
 _START_SECONDS: Final = 180.0  # longest time from starting a process to its first answer, on a loaded machine
+_NOTICE_SECONDS: Final = 5.0  # a shard serves on for so long after its endpoint is gone: clients look twice a second
 _ACTORS_DUE: Final = 0.9  # of the offline phase; actors import for some seconds, then wait for the online phase
+_SHARD_SECONDS: Final = 15.0  # to finish the calls under way and write its log
 _STOP_ORDER: Final[tuple[tuple[Role, float], ...]] = (
     ("actor", 15.0),
     ("learner", 45.0),
     ("evaluator", 15.0),
-    ("replay", 15.0),
+    ("replay", _SHARD_SECONDS),
 )
 """Roles in the order of their end, with the seconds that each may take to finish its work."""
 
@@ -80,6 +83,9 @@ class Driver:
         self._config: RunConfig = folder.config
         self._baselines = Baselines.from_manifest(folder.manifest)
         self._handles: dict[Name, Handle] = {}
+        self._scaling = ShardScaling(folder, self._config)
+        self._leaving: list[tuple[float, Handle]] = []  # shards that have left, and when they are to be ended
+        self._departed: list[dict[str, Any]] = []  # newest answers of shards that have left
         self._supervisor = Supervisor[Name](
             max_restarts=self._config.cluster.max_restarts,
             window_seconds=self._config.cluster.restart_window_seconds,
@@ -114,6 +120,7 @@ class Driver:
         )
 
     def _round(self) -> None:
+        self._scale()
         for name in self._wanted():
             if name not in self._handles:
                 self._start(name)
@@ -135,12 +142,30 @@ class Driver:
     def _wanted(self) -> list[Name]:
         """The processes that ought to run now."""
         config = self._config
-        wanted = _all("replay", config.replay.num_shards)
+        wanted: list[Name] = [("replay", index) for index in self._scaling.shards.all]
         wanted.extend([("learner", 0), ("evaluator", 0)])
         phase = self._learner.get("phase", config.phases[0])
         if phase != "offline" or phase_fraction(config, self._learner) > _ACTORS_DUE:
             wanted.extend(_all("actor", config.actors.num_actors))
         return wanted
+
+    def _scale(self) -> None:
+        """Does what has been asked for; lets drained shards leave, and ends them once every client has noticed."""
+        line = self._scaling.take_request(now=time.time())
+        if line is not None:
+            self._view.say(line)
+        details = {index: handle.detail for (role, index), handle in self._handles.items() if role == "replay"}
+        now = time.monotonic()
+        for index in self._scaling.take_leave(details, now=time.time()):
+            handle = self._handles.pop(("replay", index))
+            self._supervisor.forget(("replay", index))
+            self._departed.append(handle.detail)
+            self._leaving.append((now + _NOTICE_SECONDS, handle))
+            self._view.say(f"replay-{index} has left")
+        due = [handle for end_at, handle in self._leaving if end_at <= now]
+        self._leaving = [(end_at, handle) for end_at, handle in self._leaving if end_at > now]
+        if due:
+            self._end_all(due, _SHARD_SECONDS)
 
     def _start(self, name: Name) -> None:
         role, index = name
@@ -231,6 +256,7 @@ class Driver:
     def _samples_per_insert(self) -> float | None:
         """Over all shards, of the table `online`, since they were started."""
         details = [handle.detail for (role, _), handle in self._handles.items() if role == "replay"]
+        details += self._departed
         inserted = [float(detail.get("num_inserted", 0.0)) for detail in details]
         sampled = [
             n * float(detail.get("samples_per_insert", 0.0)) for n, detail in zip(inserted, details, strict=True)
@@ -240,12 +266,16 @@ class Driver:
     def _end(self) -> None:
         for role, seconds in _STOP_ORDER:
             handles = [handle for (other, _), handle in self._handles.items() if other == role]
-            killed = self._cluster.stop(handles, seconds)
-            for name in killed:
-                _log.warning("process_killed", process=name, seconds=seconds)
+            if role == "replay":
+                handles += [handle for _, handle in self._leaving]
+            self._end_all(handles, seconds)
         learner = self._handles.get(("learner", 0))
         if learner is not None and learner.detail:
             self._learner = learner.detail
+
+    def _end_all(self, handles: "list[Handle]", seconds: float) -> None:
+        for name in self._cluster.stop(handles, seconds):
+            _log.warning("process_killed", process=name, seconds=seconds)
 
 
 def _all(role: Role, count: int) -> list[Name]:

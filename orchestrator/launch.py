@@ -234,7 +234,10 @@ def _check_changes(folder: RunFolder, old: RunConfig, new: RunConfig) -> None:
     if new.replay.num_shards != old.replay.num_shards:
         changed.append("replay.num_shards")
     if changed:
-        raise UserError("--set", changed[0], "cannot change in a run that has begun", "start a new run")
+        remedy = "start a new run"
+        if changed[0] == "replay.num_shards":
+            remedy = f"resume it, then: upcycle replay scale {old.name} --shards {new.replay.num_shards}"
+        raise UserError("--set", changed[0], "cannot change in a run that has begun", remedy)
 
 
 def _check_spec(folder: RunFolder, plan: Plan) -> None:

@@ -166,6 +166,7 @@ def _actor(context: Context) -> Loop:
     from actors.actor import Actor
     from actors.weights import WeightSubscriber
 
+    context.await_shards()  # the first to come may be one that drains, which has nobody to send chunks to yet
     subscriber = WeightSubscriber(
         SnapshotFolder(context.folder.snapshots),
         context.tracker,

@@ -87,6 +87,7 @@ def _record(answer: TableInspection | UpcycleError) -> Record:
         return {"error": str(answer)}
     contents, stats, flow = answer.contents, answer.stats, answer.stats.flow
     return {
+        "draining": stats.draining,
         "num_transitions": stats.num_transitions,
         "capacity_steps": stats.capacity_steps,
         "num_chunks": stats.num_chunks,
@@ -124,6 +125,8 @@ def _record(answer: TableInspection | UpcycleError) -> Record:
 
 def _who_waits(flow: Flow) -> str | None:
     """Which side the shard's account holds back now: it has no room for one more transition of that side."""
+    if flow.draining:
+        return "nobody, it drains: inserts go elsewhere"
     if flow.num_transitions < flow.min_size_to_sample:
         return "samples wait for the first transitions"
     if flow.samples_per_insert is None:

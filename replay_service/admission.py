@@ -30,8 +30,9 @@ class SampleAdmission:
 
     def __init__(self, members: Membership, metrics: Metrics | None) -> None:
         self._members, self._metrics = members, metrics
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards those below
         self._kept: dict[str, int] = {}
+        self._begun = set[str]()  # tables of which samples have been admitted
         self._turn = 0
 
     def take_kept(self, table: str, num_samples: int) -> int:
@@ -86,15 +87,16 @@ class SampleAdmission:
     def ask(self, table: str, num_samples: int, shards: Shards) -> int:
         """Asks each shard in turn, first where most room is known to be, without waiting; returns what is admitted.
 
-        Nothing is admitted before there is enough to begin with, over all shards. Raises: UserError if the limiter
-        could never hold so many samples.
+        Nothing is admitted before there is enough to begin with, over all shards. Raises: UserError if, to begin with,
+        the limiter could not hold so many samples.
         """
         flow = _total(shards)
         if flow is None or not flow.is_filled or num_samples == 0:
             return 0
         if flow.samples_per_insert is None:
             return num_samples
-        if num_samples > flow.error_buffer_steps * flow.samples_per_insert:
+        # Later it may be less, as shards leave with their part of it; then a request is admitted in several turns.
+        if num_samples > flow.error_buffer_steps * flow.samples_per_insert and table not in self._begun:
             raise UserError(
                 "replay.error_buffer_steps",
                 flow.error_buffer_steps,
@@ -106,6 +108,9 @@ class SampleAdmission:
         for index in sorted(rooms, key=lambda index: -rooms[index]):
             if num_admitted < num_samples:
                 num_admitted += self._ask_one(table, num_samples - num_admitted, index, shards[index][0], 0.0)
+        if num_admitted:
+            with self._lock:
+                self._begun.add(table)
         return num_admitted
 
     def wait(self, table: str, num_samples: int, shards: Shards, wait_seconds: float) -> int:
@@ -114,10 +119,12 @@ class SampleAdmission:
         if flow is None:
             self._members.wait(wait_seconds)
         else:
+            # At a shard that drains nothing comes in; what it still owes it gives to `ask`.
+            taking = [index for index, (_, stats) in shards.items() if not stats.draining] or list(shards)
             with self._lock:
                 self._turn += 1
-                turn = self._turn % len(shards)
-            index, (client, _) = list(shards.items())[turn]
+                index = taking[self._turn % len(taking)]
+            client = shards[index][0]
             patience = wait_seconds / 4  # then another one gets its turn
             if flow.is_filled and flow.samples_per_insert is not None and num_samples > 0:
                 num_admitted = self._ask_one(table, num_samples, index, client, patience)

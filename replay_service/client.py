@@ -17,7 +17,7 @@ from replay_service.mapped_arena import MappedArena
 from replay_service.options import CHANNEL_OPTIONS, COMMON_OPTIONS
 from replay_service.packed_windows import PackedWindows
 from replay_service.shared_memory import SegmentHandle, SegmentUnreachable, can_share
-from replay_service.stubs import HealthStub, Stub
+from replay_service.stubs import HealthStub, Stub, open_local
 from replay_service.types import TableStats, Transport
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import CorruptDataError
@@ -26,7 +26,6 @@ from upcycle.windows import View
 _log = structlog.get_logger(__name__)
 
 _RETRY_PAUSES: Final = (0.02, 0.1)  # seconds; a shard that is away for longer counts as lost, others take over
-_LOCAL_SECONDS: Final = 1.0  # a socket of this host answers at once or not at all
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
@@ -157,7 +156,7 @@ class ShardClient:
         if transport == "auto" and can_share() and reply.num_bytes and reply.incarnation == incarnation:
             arena = self._map(table, reply)
         if arena is None and reply.local_address and self._local is None:
-            self._local = _open_local(reply.local_address)
+            self._local = open_local(reply.local_address)
             _log.info("unix_socket", address=self.address, used=self._local is not None)
         return arena
 
@@ -254,6 +253,11 @@ class ShardClient:
         )
         return self._repeat(self._stub.Seed, request, timeout_seconds).num_transitions
 
+    def drain(self, *, cancel: bool = False, timeout_seconds: float) -> dict[str, TableStats]:
+        """Lets the shard take no more chunks, or take them again; returns the counters of all its tables."""
+        reply = self._repeat(self._stub.Drain, replay_pb2.DrainRequest(cancel=cancel), timeout_seconds)
+        return {table: wire.stats_from_message(state) for table, state in reply.states.items()}
+
     def inspect(
         self, table: str, num_windows: int, *, view: View, timeout_seconds: float
     ) -> inspection.TableInspection:
@@ -284,14 +288,3 @@ class ShardClient:
     ) -> _Reply:
         """Calls, again after `pauses` while the shard cannot be reached; none for what is not safe to repeat."""
         return repeat_call(call, request, timeout_seconds, pauses=pauses, address=self.address)
-
-
-def _open_local(address: str) -> tuple[grpc.Channel, Stub] | None:
-    """A channel to a Unix socket; None if nobody of that name listens on this host."""
-    channel = grpc.insecure_channel(address, options=[*COMMON_OPTIONS, *CHANNEL_OPTIONS])
-    try:
-        grpc.channel_ready_future(channel).result(timeout=_LOCAL_SECONDS)
-    except grpc.FutureTimeoutError:
-        channel.close()
-        return None
-    return channel, cast(Stub, replay_pb2_grpc.ReplayStub(channel))

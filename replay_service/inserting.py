@@ -42,8 +42,13 @@ class ChunkInserter:
             num_done, holder = self._unfinished.pop(key, (0, None))
         wait_seconds = 0.0  # At first, to see whether any shard has room.
         while num_done < len(chunks):
+            try:
+                shards = self._in_turn(table, holder)
+            except UserError:  # What has been inserted must not be again, should the caller try once more.
+                self._remember(key, num_done, holder)
+                raise
             num_new, holder = self._try_each(
-                table, chunks[num_done:], writer_id, first_sequence + num_done, wait_seconds, holder
+                table, chunks[num_done:], writer_id, first_sequence + num_done, wait_seconds, shards
             )
             num_done += num_new
             if num_done < len(chunks) and time.monotonic() >= deadline:
@@ -62,11 +67,11 @@ class ChunkInserter:
         writer_id: str,
         first_sequence: int,
         wait_seconds: float,
-        holder: int | None,
+        shards: Sequence[tuple[int, ShardClient]],
     ) -> tuple[int, int | None]:
-        """One round over the shards. Returns how many chunks were inserted, and the shard that may hold the next."""
+        """One round over shards. Returns how many chunks were inserted, and the shard that may hold the next."""
         num_done = 0
-        for index, client in self._in_turn(holder):
+        for index, client in shards:
             if num_done == len(chunks):
                 break
             try:
@@ -88,14 +93,20 @@ class ChunkInserter:
             num_done += accepted
         return num_done, None
 
-    def _in_turn(self, holder: int | None) -> list[tuple[int, ShardClient]]:
-        """Live shards: the holder first if it is one of them, then beginning with another one at each call."""
-        live = list(self._members.live().items())
+    def _in_turn(self, table: str, holder: int | None) -> list[tuple[int, ShardClient]]:
+        """Live shards that take chunks, beginning with another one at each call; the holder alone as long as it lives.
+
+        The holder is asked though it may drain: it acknowledges what it has taken already. Raises: UserError if all
+        shards drain.
+        """
+        live = self._members.live()
+        if holder is not None and holder in live:
+            return [(holder, live[holder])]
+        taking = list(self._members.taking(table).items())
         with self._lock:
             self._turn += 1
-            first = self._turn % len(live) if live else 0
-        order = live[first:] + live[:first]
-        return sorted(order, key=lambda shard: shard[0] != holder)
+            first = self._turn % len(taking) if taking else 0
+        return taking[first:] + taking[:first]
 
     def _remember(self, key: tuple[str, str, int], num_done: int, holder: int | None) -> None:
         with self._lock:

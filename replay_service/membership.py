@@ -10,10 +10,11 @@ from replay_service.client import ShardClient
 from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.types import TableStats
 from upcycle.chunks import ChunkSpec
-from upcycle.errors import UpcycleError
+from upcycle.errors import UpcycleError, UserError
 
 _LOOK_SECONDS: Final = 0.5
 _PROBE_SECONDS: Final = 1.0
+_RETIRED_SECONDS: Final = 10.0  # calls to a shard that has left may still be under way for so long
 CALL_SECONDS: Final = 5.0
 """Deadline of a call that a healthy shard answers in milliseconds."""
 
@@ -34,6 +35,9 @@ class Membership:
     thread reads the endpoints and probes, twice a second and at once after a loss; it also refreshes the counters of
     shards that nobody has talked to, so that a shard which was empty is noticed when it fills.
 
+    A shard whose endpoint is withdrawn gets no further call, but those under way to it are let finish: it leaves
+    between two requests.
+
     Args:
       endpoints: shard index to address, read anew each time.
     """
@@ -41,6 +45,7 @@ class Membership:
     def __init__(self, endpoints: Callable[[], Mapping[int, str]], spec: ChunkSpec) -> None:
         self._endpoints, self._spec = endpoints, spec
         self._members: dict[int, Member] = {}
+        self._retired: list[tuple[float, ShardClient]] = []  # when each may be closed; of the thread alone
         self._changed = threading.Condition()
         self._watched: dict[str, int] = {}  # table -> n-step length of its views
         self._max_priority: dict[str, float] = {}
@@ -53,6 +58,20 @@ class Membership:
         """Shards that answer, as far as is known."""
         with self._changed:
             return {index: member.client for index, member in sorted(self._members.items()) if member.live}
+
+    def taking(self, table: str) -> dict[int, ShardClient]:
+        """Live shards that take chunks, as far as is known. Raises: UserError if all that are announced drain."""
+        with self._changed:
+            members = sorted(self._members.items())
+            draining = {index for index, member in members if member.live and _drains(member, table)}
+            if members and len(draining) == len(members):
+                raise UserError(
+                    "replay shards",
+                    sorted(draining),
+                    "are all draining, so there is none to take chunks",
+                    "let another shard join, or cancel a drain",
+                )
+            return {index: member.client for index, member in members if member.live and index not in draining}
 
     def announced(self) -> dict[int, ShardClient]:
         """All announced shards, whether they answer or not."""
@@ -103,6 +122,8 @@ class Membership:
         """Takes note of counters that came with a reply; replies that overtook each other are put right."""
         with self._changed:
             self._max_priority[table] = max(self._max_priority.get(table, 0.0), stats.max_priority)
+            if stats.draining:  # Who only inserts talks to it no more, and must hear when the drain is cancelled.
+                self._watched.setdefault(table, 0)
             member = self._members.get(index)
             if member is None or member.client is not client:
                 return
@@ -139,6 +160,7 @@ class Membership:
         for member in members:
             member.client.close()
         self._thread.join()
+        self._close_retired(everything=True)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -147,6 +169,7 @@ class Membership:
             if not self._stop.is_set():
                 self._follow_endpoints()
                 self._probe()
+                self._close_retired()
                 self._stop.wait(0.05)  # a shard that stays away is not probed in a tight loop
 
     def _follow_endpoints(self) -> None:
@@ -154,18 +177,23 @@ class Membership:
             announced = dict(self._endpoints())
         except (OSError, UpcycleError):  # Unreadable for a moment: what is known stays.
             return
-        closing = list[ShardClient]()
+        close_at = time.monotonic() + _RETIRED_SECONDS
         with self._changed:
             if self._stop.is_set():
                 return
             for index in list(self._members):
                 if announced.get(index) != self._members[index].client.address:
-                    closing.append(self._members.pop(index).client)
+                    self._retired.append((close_at, self._members.pop(index).client))
             for index, address in announced.items():
                 if index not in self._members:
                     self._members[index] = Member(ShardClient(address, self._spec))
                     self._changed.notify_all()
-        for client in closing:
+
+    def _close_retired(self, *, everything: bool = False) -> None:
+        now = time.monotonic()
+        due = [client for close_at, client in self._retired if everything or close_at <= now]
+        self._retired = [(close_at, client) for close_at, client in self._retired if not everything and close_at > now]
+        for client in due:
             client.close()
 
     def _probe(self) -> None:
@@ -186,6 +214,10 @@ class Membership:
                 with self._changed:
                     member.live = True
                     self._changed.notify_all()
+
+
+def _drains(member: Member, table: str) -> bool:
+    return table in member.tables and member.tables[table].draining
 
 
 def _is_newer(stats: TableStats, old: TableStats) -> bool:

@@ -10,6 +10,14 @@ Each shard keeps its own account within its own share of the buffer, from both s
 up to the buffer, so the sum of all accounts keeps within it at every moment, whoever inserts and samples. A sample
 counts at the shard that admits it, which need not be the one that it is drawn from: which shard gives a transition is a
 matter of priority alone. Nobody waits for ever: a shard that refuses an insert has room for samples.
+
+So the invariant holds for whatever shards there are, and needs no care when they come and go: the sum over any of them
+keeps within the sum of their buffers. What has to be settled is the rest:
+
+  - A shard that joins a table which has begun has a `min_size_to_sample` of 0: nothing it takes is free, and sampling
+    does not stop until it is filled.
+  - A shard that drains takes nothing more. It gives up what it lacks of its `min_size_to_sample`, which the others
+    would wait for in vain, and admits the samples that it owes, none ahead: no insert would ever catch up with them.
 """
 
 import math
@@ -27,6 +35,7 @@ class Flow:
       samples_per_insert: transitions sampled per paced insert; None lets both sides run free.
       error_buffer_steps: inserts that both sides may be apart from the ratio.
       min_size_to_sample: transitions stored before the first is sampled.
+      draining: takes no more inserts. Of several: all of them drain.
     """
 
     samples_per_insert: float | None
@@ -36,6 +45,7 @@ class Flow:
     num_free_inserts: int = 0
     num_paced_inserts: int = 0
     num_sampled: int = 0
+    draining: bool = False
 
     @property
     def num_inserted(self) -> int:
@@ -50,9 +60,10 @@ class Flow:
         return self.num_paced_inserts - self.num_sampled / self.samples_per_insert
 
     def may_insert(self, num_transitions: int) -> bool:
-        """Whether so many more transitions keep within the buffer."""
-        return self.after_insert(num_transitions).surplus <= self.error_buffer_steps or (
-            self.num_transitions + num_transitions <= self.min_size_to_sample
+        """Whether so many more transitions keep within the buffer, and are taken at all."""
+        return not self.draining and (
+            self.after_insert(num_transitions).surplus <= self.error_buffer_steps
+            or self.num_transitions + num_transitions <= self.min_size_to_sample
         )
 
     @property
@@ -62,15 +73,20 @@ class Flow:
 
     def may_sample(self, batch_size: int) -> bool:
         """Whether so many more samples keep within the buffer, and there are enough transitions to begin with."""
-        return self.is_filled and self.after_sample(batch_size).surplus >= -self.error_buffer_steps
+        return self.is_filled and self.after_sample(batch_size).surplus >= -self._samples_ahead
+
+    @property
+    def _samples_ahead(self) -> int:
+        """Inserts' worth of samples that may be admitted before the inserts have come."""
+        return 0 if self.draining else self.error_buffer_steps
 
     def room_for_samples(self, wanted: int) -> int:
         """How many of so many more samples keep within the buffer; whether there are enough transitions is left out."""
         if self.samples_per_insert is None:
             return wanted
-        most = (self.num_paced_inserts + self.error_buffer_steps) * self.samples_per_insert - self.num_sampled
+        most = (self.num_paced_inserts + self._samples_ahead) * self.samples_per_insert - self.num_sampled
         room = min(max(math.floor(most), 0), wanted)
-        while room > 0 and self.after_sample(room).surplus < -self.error_buffer_steps:  # as rounding has it
+        while room > 0 and self.after_sample(room).surplus < -self._samples_ahead:  # as rounding has it
             room -= 1
         return room
 
@@ -97,6 +113,13 @@ class Flow:
         """The flow once so many transitions have been sampled."""
         return replace(self, num_sampled=self.num_sampled + batch_size)
 
+    def after_drain(self, draining: bool) -> "Flow":
+        """The flow once the table takes no more inserts, or takes them again."""
+        lacking_none = min(self.min_size_to_sample, self.num_transitions)
+        return replace(
+            self, draining=draining, min_size_to_sample=lacking_none if draining else self.min_size_to_sample
+        )
+
     def __add__(self, other: "Flow") -> "Flow":
         return Flow(
             samples_per_insert=self.samples_per_insert,
@@ -106,4 +129,5 @@ class Flow:
             num_free_inserts=self.num_free_inserts + other.num_free_inserts,
             num_paced_inserts=self.num_paced_inserts + other.num_paced_inserts,
             num_sampled=self.num_sampled + other.num_sampled,
+            draining=self.draining and other.draining,
         )

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TableState(_message.Message):
-    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation", "independent_draws", "packed", "annotation_width", "num_annotated", "num_stale_annotations")
+    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation", "independent_draws", "packed", "annotation_width", "num_annotated", "num_stale_annotations", "draining")
     NUM_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_INSERTS_FIELD_NUMBER: _ClassVar[int]
     NUM_PACED_INSERTS_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,7 @@ class TableState(_message.Message):
     ANNOTATION_WIDTH_FIELD_NUMBER: _ClassVar[int]
     NUM_ANNOTATED_FIELD_NUMBER: _ClassVar[int]
     NUM_STALE_ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     num_transitions: int
     num_free_inserts: int
     num_paced_inserts: int
@@ -54,7 +55,8 @@ class TableState(_message.Message):
     annotation_width: int
     num_annotated: int
     num_stale_annotations: int
-    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ..., independent_draws: bool = ..., packed: bool = ..., annotation_width: _Optional[int] = ..., num_annotated: _Optional[int] = ..., num_stale_annotations: _Optional[int] = ...) -> None: ...
+    draining: bool
+    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ..., independent_draws: bool = ..., packed: bool = ..., annotation_width: _Optional[int] = ..., num_annotated: _Optional[int] = ..., num_stale_annotations: _Optional[int] = ..., draining: bool = ...) -> None: ...
 
 class InsertRequest(_message.Message):
     __slots__ = ("table", "writer_id", "first_sequence", "chunks", "wait_seconds", "max_priority")
@@ -275,6 +277,25 @@ class SeedReply(_message.Message):
     num_transitions: int
     state: TableState
     def __init__(self, num_transitions: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("cancel",)
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    cancel: bool
+    def __init__(self, cancel: bool = ...) -> None: ...
+
+class DrainReply(_message.Message):
+    __slots__ = ("states",)
+    class StatesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: TableState
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    states: _containers.MessageMap[str, TableState]
+    def __init__(self, states: _Optional[_Mapping[str, TableState]] = ...) -> None: ...
 
 class InspectRequest(_message.Message):
     __slots__ = ("table", "view", "num_windows")

@@ -79,6 +79,11 @@ class ReplayStub(object):
                 request_serializer=replay__service_dot_replay__pb2.SeedRequest.SerializeToString,
                 response_deserializer=replay__service_dot_replay__pb2.SeedReply.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/upcycle.replay.v1.Replay/Drain',
+                request_serializer=replay__service_dot_replay__pb2.DrainRequest.SerializeToString,
+                response_deserializer=replay__service_dot_replay__pb2.DrainReply.FromString,
+                _registered_method=True)
         self.Inspect = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Inspect',
                 request_serializer=replay__service_dot_replay__pb2.InspectRequest.SerializeToString,
@@ -90,7 +95,8 @@ class ReplayServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Insert(self, request, context):
-        """Stores chunks in order until one is refused by the limiter. Idempotent by (writer_id, sequence).
+        """Stores chunks in order until one is refused by the limiter; a draining shard refuses all but duplicates, at once.
+        Idempotent by (writer_id, sequence).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,6 +160,14 @@ class ReplayServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Lets all tables of this shard take no more inserts, or take them again; sampling, priorities, seeding and the log
+        go on. Inserts that wait are sent away. When it returns nothing more comes in. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Inspect(self, request, context):
         """What a table holds, for people. Changes nothing: it counts as no sampling and moves no generator but its own.
         """
@@ -208,6 +222,11 @@ def add_ReplayServicer_to_server(servicer, server):
                     servicer.Seed,
                     request_deserializer=replay__service_dot_replay__pb2.SeedRequest.FromString,
                     response_serializer=replay__service_dot_replay__pb2.SeedReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=replay__service_dot_replay__pb2.DrainRequest.FromString,
+                    response_serializer=replay__service_dot_replay__pb2.DrainReply.SerializeToString,
             ),
             'Inspect': grpc.unary_unary_rpc_method_handler(
                     servicer.Inspect,
@@ -458,6 +477,33 @@ class Replay(object):
             '/upcycle.replay.v1.Replay/Seed',
             replay__service_dot_replay__pb2.SeedRequest.SerializeToString,
             replay__service_dot_replay__pb2.SeedReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/upcycle.replay.v1.Replay/Drain',
+            replay__service_dot_replay__pb2.DrainRequest.SerializeToString,
+            replay__service_dot_replay__pb2.DrainReply.FromString,
             options,
             channel_credentials,
             insecure,

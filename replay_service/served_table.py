@@ -89,6 +89,8 @@ class ServedTable:
     ) -> tuple[int, TableStats]:
         """Stores chunks in order until the limiter refuses one; what it returns for is in the log.
 
+        A draining table stores nothing, and returns at once; what it has stored before stays acknowledged.
+
         Returns: how many of the first chunks are stored now (by this call or an earlier one), and counters.
         Raises: UserError if the disk is full; the chunks before the failing one are stored.
         """
@@ -224,6 +226,20 @@ class ServedTable:
         """Takes note of a priority that another shard has seen."""
         with self._changed:
             self._table.raise_max_priority(priority)
+
+    def drain(self, draining: bool) -> None:
+        """Takes no more chunks, or takes them again. Inserts in line are sent away; on return none is under way."""
+        with self._inserting, self._changed:
+            if self._stopping:
+                return
+            self._table.drain(draining)
+            self._metrics.set("replay_draining", draining)
+            if draining:
+                self.waiting_inserts.close()
+            else:
+                self.waiting_inserts.reopen()
+                self.waiting_samples.call_next()  # a table that does not drain has room ahead of inserts
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """Ends all waits, now and later."""

@@ -22,7 +22,7 @@ from replay_service.shared_log import LogPart, SharedLog
 from replay_service.size_gauge import SizeGauge
 from replay_service.table import Table
 from replay_service.table_checks import num_slots_of
-from replay_service.types import TableConfig
+from replay_service.types import TableConfig, TableStats
 from upcycle.chunks import ChunkSpec
 from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
@@ -133,6 +133,15 @@ class ReplayShard:
                 table.segment.close()
         if self._log is not None:
             self._log.sync()
+
+    def drain(self, draining: bool = True) -> None:
+        """Takes no more chunks, or takes them again; see `ServedTable.drain`. May be called any time."""
+        for table in self._tables.values():
+            table.drain(draining)
+
+    def stats(self, table: str) -> TableStats:
+        """Counters of a table, as clients get them. Raises: UserError if there is no such table."""
+        return _find(self._tables, table).stats()
 
     def seed(
         self,
@@ -272,6 +281,13 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
                 raise ValueError(f"shard_index {part.shard_index} of {part.num_shards} shards")
             num_transitions = table.seed_once(Path(request.log_directory), part)
             return replay_pb2.SeedReply(num_transitions=num_transitions, state=wire.stats_to_message(table.stats()))
+
+    def Drain(self, request: replay_pb2.DrainRequest, context: grpc.ServicerContext) -> replay_pb2.DrainReply:
+        with typed_refusals(context):
+            for table in self._tables.values():
+                table.drain(not request.cancel)
+            states = {name: wire.stats_to_message(table.stats()) for name, table in self._tables.items()}
+            return replay_pb2.DrainReply(states=states)
 
     def Inspect(self, request: replay_pb2.InspectRequest, context: grpc.ServicerContext) -> replay_pb2.InspectReply:
         with typed_refusals(context):

@@ -1,13 +1,16 @@
-"""The generated stubs with their types, which the generator leaves out."""
+"""The generated stubs with their types, which the generator leaves out; and the way to one on the same host."""
 
 from __future__ import annotations  # gRPC's generic types exist for type checkers alone
 
-from typing import Protocol
+from typing import Final, Protocol, cast
 
 import grpc
 from grpc_health.v1 import health_pb2
 
-from replay_service import replay_pb2
+from replay_service import replay_pb2, replay_pb2_grpc
+from replay_service.options import CHANNEL_OPTIONS, COMMON_OPTIONS
+
+_LOCAL_SECONDS: Final = 1.0  # a socket of this host answers at once or not at all
 
 
 class Stub(Protocol):
@@ -22,6 +25,7 @@ class Stub(Protocol):
     Scan: grpc.UnaryUnaryMultiCallable[replay_pb2.ScanRequest, replay_pb2.ScanReply]
     Stats: grpc.UnaryUnaryMultiCallable[replay_pb2.StatsRequest, replay_pb2.StatsReply]
     Seed: grpc.UnaryUnaryMultiCallable[replay_pb2.SeedRequest, replay_pb2.SeedReply]
+    Drain: grpc.UnaryUnaryMultiCallable[replay_pb2.DrainRequest, replay_pb2.DrainReply]
     Inspect: grpc.UnaryUnaryMultiCallable[replay_pb2.InspectRequest, replay_pb2.InspectReply]
 
 
@@ -29,3 +33,14 @@ class HealthStub(Protocol):
     """The stub of gRPC's health service, with its types."""
 
     Check: grpc.UnaryUnaryMultiCallable[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
+
+
+def open_local(address: str) -> tuple[grpc.Channel, Stub] | None:
+    """A channel to a Unix socket; None if nobody of that name listens on this host."""
+    channel = grpc.insecure_channel(address, options=[*COMMON_OPTIONS, *CHANNEL_OPTIONS])
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_LOCAL_SECONDS)
+    except grpc.FutureTimeoutError:
+        channel.close()
+        return None
+    return channel, cast(Stub, replay_pb2_grpc.ReplayStub(channel))

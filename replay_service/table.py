@@ -73,6 +73,12 @@ class Table:
         self._flow = self._flow.after_sample(room)
         return room
 
+    def drain(self, draining: bool) -> None:
+        """Takes no more inserts from now on, or takes them again; everything else goes on."""
+        if draining != self._flow.draining:
+            self._flow = self._flow.after_drain(draining)
+            self._revision += 1
+
     def is_duplicate(self, writer_id: str, sequence: int) -> bool:
         """Whether this insert has been accepted before."""
         return (writer_id, sequence) in self._recent

@@ -197,7 +197,7 @@ class TableStats:
       num_stale_updates: priority updates dropped because their slot had been overwritten, that is, came too late.
       num_duplicate_chunks: chunks that had been inserted before.
       num_refused_chunks: chunks that failed verification.
-      revision: grows with every insert and seed.
+      revision: grows with every insert and seed, and when the shard begins or ceases to drain.
       num_dropped_updates: priority updates that this client gave up, because their shard was away; 0 at a shard.
       stratified: see `TableConfig`.
       packed: frames are kept compressed, in whichever way, and can be sent so.
@@ -242,6 +242,11 @@ class TableStats:
     def num_sampled(self) -> int:
         """Transitions sampled since the start."""
         return self.flow.num_sampled
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more chunks are taken: by the shard, or by any of those added up."""
+        return self.flow.draining
 
     @property
     def samples_per_insert(self) -> float:

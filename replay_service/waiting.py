@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """One call's place in the line; the event is set when its turn has come."""
+    """One call's place in the line; the event is set when its turn has come, or never will (`came` tells)."""
 
     has_room: Callable[[], bool]
     called: threading.Event = field(default_factory=threading.Event)
+    came: bool = False
 
 
 class WaitingLine:
@@ -52,7 +53,7 @@ class WaitingLine:
                 place.called.set()
         place.called.wait(timeout_seconds)
         with self._lock:
-            came = place.called.is_set() and not self._closed
+            came = place.came and not self._closed
         try:
             yield came
         finally:
@@ -67,6 +68,7 @@ class WaitingLine:
         first = self._line[0]
         if not first.called.is_set() and first.has_room():
             self.num_called += 1
+            first.came = True
             first.called.set()
 
     def close(self) -> None:
@@ -74,3 +76,7 @@ class WaitingLine:
         self._closed = True
         for place in self._line:
             place.called.set()
+
+    def reopen(self) -> None:
+        """Lets calls wait again; those whose wait `close` has ended stay without a turn. Held: lock."""
+        self._closed = False

@@ -254,6 +254,7 @@ def stats_to_message(stats: TableStats) -> replay_pb2.TableState:
         annotation_width=stats.annotation_width,
         num_annotated=stats.num_annotated,
         num_stale_annotations=stats.num_stale_annotations,
+        draining=flow.draining,
     )
 
 
@@ -267,6 +268,7 @@ def stats_from_message(message: replay_pb2.TableState) -> TableStats:
         num_free_inserts=message.num_free_inserts,
         num_paced_inserts=message.num_paced_inserts,
         num_sampled=message.num_sampled,
+        draining=message.draining,
     )
     return TableStats(
         flow=flow,

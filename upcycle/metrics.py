@@ -49,6 +49,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         "Time that samples waited for inserts (the limiter): in line at a shard; at a learner, over all shards.",
     ),
     "replay_size": Metric("gauge", "Transitions that this shard holds, in agent steps."),
+    "replay_draining": Metric("gauge", "1 while this shard takes no more chunks, before it leaves."),
     "replay_torn_windows_total": Metric(
         "counter", "Windows overwritten while they were read out of shared memory, and drawn again."
     ),

@@ -5,7 +5,7 @@
     experience/     shard-<k>/: the experience log        scores.jsonl    one evaluation per line
     events/         TensorBoard                           logs/           JSON lines, one file per process
     endpoints/      where processes listen now            status/         their newest heartbeat
-    phases.json     the phases that have ended
+    phases.json     the phases that have ended            shards.json     the replay shards, once scaled
     summary.json    report.html                           metrics_targets.json   for Prometheus (file_sd)
 
 Redis only repeats parts of it (`upcycle.tracker`).
@@ -160,11 +160,17 @@ class RunFolder:
         files = (self.path / "endpoints").glob(f"{role}-*.json")
         return {int(file.stem.rpartition("-")[2]): str(_read_object(file)["address"]) for file in sorted(files)}
 
+    def withdraw(self, role: str, index: int) -> None:
+        """Takes a process's endpoint and heartbeat back: it is about to leave for good."""
+        for name in ("endpoints", "status"):
+            (self.path / name / f"{role}-{index}.json").unlink(missing_ok=True)
+
     def forget_processes(self) -> None:
-        """Removes endpoints, heartbeats and a stop request of an earlier stretch of this run."""
+        """Removes endpoints, heartbeats and requests of an earlier stretch of this run."""
         for name in ("endpoints", "status"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        (self.path / "stop").unlink(missing_ok=True)
+        for name in ("stop", "scale.json"):
+            (self.path / name).unlink(missing_ok=True)
 
     def append_score(self, record: Mapping[str, Any]) -> None:
         """Adds one line to scores.jsonl; on disk when it returns.
@@ -227,6 +233,25 @@ class RunFolder:
     def stop_requested(self) -> bool:
         """Whether somebody has asked."""
         return (self.path / "stop").exists()
+
+    def request_scale(self, num_shards: int, drain_seconds: float) -> None:
+        """Asks the driver, wherever it runs, for so many replay shards; see `orchestrator.shard_set`."""
+        _replace(self.path / "scale.json", {"num_shards": num_shards, "drain_seconds": drain_seconds})
+
+    def scale_request(self) -> Record | None:
+        """What somebody has asked for and the driver has not answered yet."""
+        path = self.path / "scale.json"
+        return _read_object(path) if path.exists() else None
+
+    def shards(self) -> Record | None:
+        """What `write_shards` wrote last; None in a run whose shards are those of its configuration."""
+        path = self.path / "shards.json"
+        return _read_object(path) if path.exists() else None
+
+    def write_shards(self, record: Mapping[str, Any]) -> None:
+        """The replay shards of this run, and an answer to the request for them; only the driver calls it."""
+        self._write_json("shards.json", record)
+        (self.path / "scale.json").unlink(missing_ok=True)
 
     def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(dict(values), indent=2, default=str).encode() + b"\n")

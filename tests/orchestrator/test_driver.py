@@ -11,6 +11,7 @@ from orchestrator import driver as driver_module
 from orchestrator.context import Role
 from orchestrator.driver import Driver, RunFailed
 from orchestrator.progress import Progress
+from orchestrator.shard_set import ShardSet
 from upcycle.config_io import parse_config
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
@@ -206,3 +207,54 @@ def test_a_request_to_stop_ends_the_stretch_with_the_learners_last_word(folder: 
     assert not outcome.finished
     assert outcome.learner_steps == 3
     assert cluster.stopped[-1] == "replay-1"
+
+
+def test_a_run_is_scaled_while_it_goes_on(folder: RunFolder, tracker: Tracker, monkeypatch: pytest.MonkeyPatch):
+    """A third shard joins; then it drains, leaves once the others are full, is ended, and never started again."""
+    monkeypatch.setattr(driver_module, "_NOTICE_SECONDS", 0.0)
+    answered = list[dict[str, Any]]()
+
+    def answer(name: str, round_: int) -> Any:
+        if round_ == 2:
+            folder.request_scale(3, 600.0)
+        elif round_ == 4:
+            folder.request_scale(2, 600.0)
+        elif round_ == 9 and not answered:
+            answered.append(folder.shards() or {})
+        if name.startswith("replay"):
+            told = name == "replay-2" and round_ > 6
+            return {"detail": {"num_inserted": 10.0, "samples_per_insert": 4.0, "draining": told, "full": round_ > 10}}
+        return learner("online", round_, 1, "finished" if round_ == 16 else "running") if name == "learner-0" else {}
+
+    cluster, screen, metrics, driver = drive(folder, tracker, answer)
+    outcome = driver.run()
+    assert outcome.finished
+    assert outcome.samples_per_insert == pytest.approx(4.0)
+    assert [name for name in cluster.started if name.startswith("replay")] == ["replay-0", "replay-1", "replay-2"]
+    assert [set(record["draining"]) for record in answered] == [{"2"}]  # the others were not full yet
+    assert cluster.stopped[0] == "replay-2"
+    assert cluster.stopped.count("replay-2") == 1
+    assert screen.said == [
+        "replay has shards 0, 1, 2",
+        "replay has shards 0, 1; draining: 2",
+        "replay-2 has left",
+    ]
+    assert set(folder.endpoints("replay")) == {0, 1}
+    assert "replay-2" not in folder.statuses()
+    assert folder.scale_request() is None
+    assert metrics.value("supervisor_restarts_total", target="replay") == 0
+
+
+def test_a_run_that_was_scaled_goes_on_with_its_shards(folder: RunFolder, tracker: Tracker):
+    shards = ShardSet.first(2).scaled_to(4, leave_by=0.0).scaled_to(3, leave_by=2e9)
+    folder.write_shards(shards.without(3).to_json())
+
+    def answer(name: str, round_: int) -> Any:
+        return learner("online", 1, 1, "finished") if name == "learner-0" else {}
+
+    cluster, _, _, driver = drive(folder, tracker, answer)
+    assert driver.run().finished
+    assert [name for name in cluster.started if name.startswith("replay")] == ["replay-0", "replay-1", "replay-2"]
+    stretch = ShardSet.read(folder, folder.config)
+    assert not any(map(stretch.has_joined, stretch.taking))
+    assert stretch.scaled_to(4, leave_by=0.0).taking == (0, 1, 2, 4)  # 3 has a log, though it has left

@@ -26,13 +26,14 @@ from tests.replay_service.chunk_factory import (
     running_shards,
     table_config,
 )
-from tests.replay_service.test_shard_loss import ShardProcess
+from tests.replay_service.shard_process import ShardProcess
 from upcycle.chunks import Array
 from upcycle.errors import UserError
 from upcycle.windows import View
 
 Key = tuple[int, int, int, int]
 BIG = table_config(capacity_steps=800)
+LOGGED = table_config(capacity_steps=4000)
 
 
 def insert(replay: ShardedReplay, numbers: Iterable[int], table: str = "online") -> None:
@@ -221,7 +222,7 @@ def drain(scan: Iterable[ScannedBatch], batches: list[ScannedBatch]) -> None:
 
 def test_a_shard_killed_and_restarted_in_mid_pass_ends_its_part_and_says_so(tmp_path: Path) -> None:
     """It has all its chunks again, as other generations: none is shown twice, and the caller learns that some miss."""
-    processes = [ShardProcess(tmp_path, index) for index in range(2)]
+    processes = [ShardProcess(tmp_path, index, LOGGED) for index in range(2)]
     addresses = {index: process.address for index, process in enumerate(processes)}
     try:
         with connected(addresses) as replay:
@@ -230,7 +231,7 @@ def test_a_shard_killed_and_restarted_in_mid_pass_ends_its_part_and_says_so(tmp_
             batches = [next(scan)]
             begun = {number for number, _ in rows(batches[0])}
             processes[0].end(signal.SIGKILL)
-            processes.append(ShardProcess(tmp_path, 0))
+            processes.append(ShardProcess(tmp_path, 0, LOGGED))
             addresses[0] = processes[-1].address
             with pytest.raises(ScanIncomplete, match="shard 0 was restarted"):
                 drain(scan, batches)

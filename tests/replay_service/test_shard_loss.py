@@ -1,14 +1,8 @@
 """Shards die and come back elsewhere: nothing acknowledged is lost, and those that live carry on."""
 
-import json
-import os
-import select
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +13,11 @@ from replay_service.__main__ import main
 from replay_service.served_table import EncodedChunk, ServedTable
 from replay_service.sharding import ReplayTimeout, ShardedReplay
 from replay_service.types import TableStats
-from tests.replay_service.chunk_factory import ENV, SPEC, VIEW, connected, make_data, running_shards, table_config
+from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
+from tests.replay_service.shard_process import ShardProcess
 from upcycle.experience_log import ExperienceLogReader
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = table_config(capacity_steps=4000)
-
-
-class ShardProcess:
-    """`python -m replay_service` with a log folder of its own."""
-
-    def __init__(self, folder: Path, index: int) -> None:
-        path = folder / f"shard-{index}.json"
-        values = {
-            "index": index,
-            "spec": SPEC.to_json(),
-            "tables": [asdict(CONFIG)],
-            "env": ENV.model_dump(mode="json"),
-            "log": str(folder / f"shard-{index}"),
-        }
-        path.write_text(json.dumps(values), encoding="utf-8")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "replay_service", str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], 40)
-        assert readable, "the shard did not say where it listens"
-        self.address: str = json.loads(self.process.stdout.readline())["address"]
-
-    def end(self, number: signal.Signals) -> int:
-        if self.process.poll() is None:
-            os.kill(self.process.pid, number)
-        code = self.process.wait(timeout=20)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
 
 
 @pytest.fixture
@@ -82,7 +46,7 @@ def wait_for(replay: ShardedReplay, num_shards: int) -> None:
 
 
 def test_kill_9_loses_no_acknowledged_chunk(tmp_path: Path, processes: list[ShardProcess]) -> None:
-    processes += [ShardProcess(tmp_path, index) for index in range(2)]
+    processes += [ShardProcess(tmp_path, index, CONFIG) for index in range(2)]
     addresses = {index: process.address for index, process in enumerate(processes)}
     with connected(addresses) as replay:
         insert(replay, range(40))
@@ -95,7 +59,7 @@ def test_kill_9_loses_no_acknowledged_chunk(tmp_path: Path, processes: list[Shar
         survivors = sampled_chunks(replay, 8 * 8 * held)
         assert len(survivors) == held >= 20 + 10
         # Another port, the same log.
-        processes.append(ShardProcess(tmp_path, 0))
+        processes.append(ShardProcess(tmp_path, 0, CONFIG))
         assert processes[-1].address != lost.address
         addresses[0] = processes[-1].address
         wait_for(replay, 2)

@@ -99,6 +99,54 @@ def test_probabilities_and_weights_are_those_of_one_table(num_shards: int, strat
                 oracle.priorities[batch.policy_version, batch.keys.offset] = priorities
 
 
+def test_probabilities_are_exact_before_during_and_after_a_join_a_drain_and_a_leave() -> None:
+    """And the expected gradient, of a mixture of old shards, one that drains and one that has joined."""
+    whole = unequal_oracle(24, seed=5)
+    config = table_config(capacity_steps=400, priority_exponent=PRIORITY_EXPONENT)
+    with running_shards([config], count=3, seed=6) as (shards, addresses):
+        joining = addresses.pop(2)
+        first = fill(addresses, Oracle(whole.priorities[:12]))
+        oracle = Oracle(np.where(np.arange(24)[:, None] < 12, whole.priorities, 0.0))
+        with connected(addresses) as replay:
+
+            def grow(numbers: Sequence[int]) -> None:
+                for number in numbers:
+                    insert(replay, number, whole.priorities[number])
+                    oracle.priorities[number] = whole.priorities[number]
+
+            def check(num_batches: int = 5) -> list[SampledBatch]:
+                batches = [sample(replay) for _ in range(num_batches)]
+                for batch in batches:
+                    assert_exact(batch, oracle, WEIGHT_EXPONENT)
+                return batches
+
+            check()
+            addresses[2] = joining  # empty
+            while len(replay.stats("online").shards) < 3:
+                check(1)
+            check()
+            grow(range(12, 18))  # by turns: nothing is moved
+            assert replay.stats("online").shards[2].num_chunks == 2
+            check()
+            shards[0].drain()
+            replay.stats("online")
+            check()
+            grow(range(18, 24))
+            held = {index: stats.num_chunks for index, stats in replay.stats("online").shards.items()}
+            assert held == {0: first.count(0) + 2, 1: first.count(1) + 2 + 3, 2: 2 + 3}
+            batches = check(BATCHES)
+            assert p_value(gradients(batches, oracle), expected_gradient(oracle)) > ALPHA
+            left = {number for batch in batches for number in batch.policy_version[batch.keys.shard == 0].tolist()}
+            assert len(left) == held[0]
+            del addresses[0]  # nobody has to wait until the client has noticed: each batch is of one or the other
+            gone = Oracle(oracle.priorities.copy())
+            gone.priorities[sorted(left)] = 0.0
+            while 0 in (batch := sample(replay)).keys.shard:
+                assert_exact(batch, oracle, WEIGHT_EXPONENT)
+            oracle.priorities[:] = gone.priorities
+            check()
+
+
 def gradients(batches: Sequence[SampledBatch], oracle: Oracle) -> Array:
     """Of each batch, with weights (N P)^-beta: the batch's maximum, a random factor, is left out. [BATCHES, D]."""
     (features, errors), gradient = model(oracle), list[Array]()
