@@ -270,8 +270,9 @@ def test_a_shard_that_was_out_of_reach_for_a_while_goes_on_where_it_was() -> Non
         assert sorted(seen) == all_rows(range(20))
 
 
-def test_a_pass_over_nothing() -> None:
-    with running_shards([BIG]) as (_, addresses), connected(addresses) as replay:
+@pytest.mark.parametrize("tier", get_args(Tier))
+def test_a_pass_over_nothing(tier: Tier) -> None:
+    with running_shards([replace(BIG, tier=tier)]) as (_, addresses), connected(addresses) as replay:
         assert list(replay.scan("online", 4, view=VIEW)) == []
         with pytest.raises(UserError, match="no such table"):
             list(replay.scan("offline", 4, view=VIEW))
