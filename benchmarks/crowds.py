@@ -23,6 +23,9 @@ _LEARNERS: Final = 4
 _WRITERS_PER_PROCESS: Final = 8
 _BUSY: Final = 0.9  # of a core, or of all cores
 _WARM_UP_SECONDS: Final = 0.5
+_MEMORY_LOOKS: Final = 5
+_SAMPLES_PER_INSERT: Final = 8.0
+_ERROR_BUFFER: Final = 16_384  # inserts: some requests of each client
 
 Row = dict[str, Any]
 
@@ -66,51 +69,76 @@ def scaling(
 def many_clients(
     play: Play, place: Path, *, batch_size: int, batches_per_request: int, stored: int, seconds: float
 ) -> list[Row]:
-    """One writer and one learner at once on one shard, then 64 and 4 of them, for `seconds` each."""
-    rows = list[Row]()
-    sizes = {"batch_size": batch_size, "batches_per_request": batches_per_request}
-    with Crowd(play, place, shards=1, stored=stored) as crowd:
-        alone = crowd.start(1, 1, **sizes), crowd.start(1, 1, **sizes)
-        many = (
-            crowd.start(_WRITERS // _WRITERS_PER_PROCESS, _WRITERS_PER_PROCESS, **sizes),
-            crowd.start(_LEARNERS, 1, **sizes),
-        )
-        for writers, learners in (alone, many):
-            work = {worker: "insert" for worker in writers} | {worker: "sample" for worker in learners}
-            run_all(work, _WARM_UP_SECONDS)
-            memory = crowd.cluster.resident_bytes()
-            before = sum(crowd.cluster.cpu_seconds())
-            rates = run_all(work, seconds)
-            inserts, samples = rates[: len(writers)], rates[len(writers) :]
-            rows.append(
-                {
-                    "writers": sum(len(rate.parts) for rate in inserts),
-                    "learners": len(samples),
-                    "insert_items_per_s": round(total(inserts)),
-                    "sample_items_per_s": round(total(samples)),
-                    "insert_fairness": fairness(list(chain.from_iterable(rate.parts for rate in inserts))),
-                    "sample_fairness": fairness([rate.items for rate in samples]),
-                    "shard_cores": round((sum(crowd.cluster.cpu_seconds()) - before) / max(seconds, 1e-9), 2),
-                    "shard_mb_at_start": round(memory / 1e6, 1),
-                    "shard_mb_at_end": round(crowd.cluster.resident_bytes() / 1e6, 1),
-                }
+    """One writer and one learner at once on one shard, then 64 and 4 of them, for `seconds` each.
+
+    First with the limiter, which paces both sides as in a run, then without: then both take what they get of the cores.
+    """
+    rows, sizes = list[Row](), {"batch_size": batch_size, "batches_per_request": batches_per_request}
+    for ratio in (_SAMPLES_PER_INSERT, None):
+        with Crowd(play, place, shards=1, stored=stored, samples_per_insert=ratio) as crowd:
+            one = _measured(crowd, seconds, writers=crowd.start(1, 1, **sizes), learners=crowd.start(1, 1, **sizes))
+            many = _measured(
+                crowd,
+                seconds,
+                writers=crowd.start(_WRITERS // _WRITERS_PER_PROCESS, _WRITERS_PER_PROCESS, **sizes),
+                learners=crowd.start(_LEARNERS, 1, **sizes),
             )
-    one, crowded = rows
-    for name in ("insert_items_per_s", "sample_items_per_s"):
-        crowded[f"{name}_against_single"] = round(crowded[name] / max(one[name], 1), 3)
+        for name in ("insert_items_per_s", "sample_items_per_s"):
+            many[f"{name}_against_single"] = round(many[name] / max(one[name], 1), 3)
+        rows += [{"samples_per_insert": ratio, **row} for row in (one, many)]
     return rows
+
+
+def _measured(crowd: "Crowd", seconds: float, *, writers: Sequence[Worker], learners: Sequence[Worker]) -> Row:
+    """All of them at once; the memory of the shard is read meanwhile."""
+    work = {worker: "insert" for worker in writers} | {worker: "sample" for worker in learners}
+    run_all(work, _WARM_UP_SECONDS)
+    before, start, memory = sum(crowd.cluster.cpu_seconds()), time.monotonic(), [crowd.cluster.private_bytes()]
+    for worker, name in work.items():
+        worker.begin(name, seconds)
+    for _ in range(_MEMORY_LOOKS):
+        time.sleep(seconds / _MEMORY_LOOKS)
+        memory.append(crowd.cluster.private_bytes())
+    inserts, samples = [worker.finish() for worker in writers], [worker.finish() for worker in learners]
+    elapsed = time.monotonic() - start
+    row: Row = {
+        "writers": sum(len(rate.parts) for rate in inserts),
+        "learners": len(samples),
+        "insert_items_per_s": round(total(inserts)),
+        "sample_items_per_s": round(total(samples)),
+        "insert_fairness": fairness(list(chain.from_iterable(rate.parts for rate in inserts))),
+        "sample_fairness": fairness([rate.items for rate in samples]),
+    }
+    used = {"shard_cores": sum(crowd.cluster.cpu_seconds()) - before}
+    for name, processes in (("writer_cores", inserts), ("learner_cores", samples)):
+        used[name] = sum(rate.client_seconds for rate in processes)
+    row |= {name: round(spent / elapsed, 2) for name, spent in used.items()}
+    row["shard_private_mb"] = [round(size / 1e6) for size in memory]
+    return row
 
 
 class Crowd:
     """A filled cluster and processes with clients of it. Close it."""
 
-    def __init__(self, play: Play, place: Path, *, shards: int, stored: int) -> None:
+    def __init__(
+        self, play: Play, place: Path, *, shards: int, stored: int, samples_per_insert: float | None = None
+    ) -> None:
         self._place, self._num_started = place, 0
         self.spec, chunks = prepared(play)
         self._stack = ExitStack()
         self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="upcycle-crowd-")))
         try:
-            self.cluster = self._stack.enter_context(Cluster(self.spec, capacity=stored, shards=shards))
+            self.cluster = self._stack.enter_context(
+                Cluster(
+                    self.spec,
+                    capacity=stored,
+                    shards=shards,
+                    samples_per_insert=samples_per_insert,
+                    error_buffer=_ERROR_BUFFER,
+                    # Filling is not paced: all but a part of the buffer comes before sampling begins.
+                    min_size_to_sample=max(stored - _ERROR_BUFFER // 2, 1),
+                )
+            )
             client = self.cluster.open_client("auto")
             assert client is not None, "every build has a client"
             self._stack.callback(client.close)

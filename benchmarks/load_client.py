@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.cluster import connect
 from benchmarks.measure import Rate, timed
-from benchmarks.operations import Writer, sampler
+from benchmarks.operations import Writer, paced_sampler
 from benchmarks.workers import serve
 from benchmarks.workload import Play, chunks_of
 from replay_service.sharding import ShardedReplay
@@ -39,9 +39,11 @@ def main(path: Path) -> None:
             assert play is not None, "whoever starts this process has saved the play"
             chunks = chunks_of(play, spec)
             writers.extend(Writer(client, spec, chunks, compressed=False) for client in clients)
-        return timed(*(writer.insert_next for writer in writers), seconds=seconds)
+        return timed(*(writer.insert_paced for writer in writers), seconds=seconds)
 
-    samplers = [sampler(client, int(values["batch_size"]), int(values["batches_per_request"])) for client in clients]
+    samplers = [
+        paced_sampler(client, int(values["batch_size"]), int(values["batches_per_request"])) for client in clients
+    ]
     try:
         serve({"insert": insert, "sample": lambda seconds: timed(*samplers, seconds=seconds)}, {})
     finally:

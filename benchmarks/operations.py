@@ -4,7 +4,7 @@ import itertools
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Any, Final, cast
+from typing import Final
 
 import numpy as np
 
@@ -13,11 +13,13 @@ from benchmarks.measure import Rate, Window, timed
 from benchmarks.workload import PRIORITY_EXPONENT, VIEW, WINDOW_FRAMES, Play, chunks_of, encoded, lane_rows
 from replay_service.sharding import SampledBatch, ShardedReplay
 from replay_service.table import Table
-from replay_service.types import TableConfig, Tier
+from replay_service.types import ReplayTimeout, TableConfig, Tier
 from upcycle.chunks import Array, Chunk, ChunkSpec, decode_chunk
 
 _EXPONENT: Final = 0.4  # importance sampling
 _TIMEOUT_SECONDS: Final = 60.0
+PACED_SECONDS: Final = 0.5
+"""How long a limiter may hold a call back before it gives up, so that a window ends although the other side has."""
 _CHUNKS_PER_INSERT: Final = 8
 _COPY_ARRAY_BYTES: Final = 1_400_000_000  # far beyond every cache
 _FRAME_BYTES: Final = 84 * 84
@@ -34,6 +36,7 @@ class Writer:
         self._client, self._spec, self._compressed = client, spec, compressed
         self._chunks = itertools.cycle(chunks)
         self._writer_id, self._sequence = uuid.uuid4().hex, 0
+        self._held_back = list[Chunk]()
 
     def fill(self, transitions: int) -> int:
         """Inserts at least so many transitions and returns how many they were."""
@@ -48,7 +51,18 @@ class Writer:
         self.insert(chunks)
         return sum(chunk.num_transitions(self._spec) for chunk in chunks)
 
-    def insert(self, chunks: Sequence[Chunk]) -> None:
+    def insert_paced(self) -> int:
+        """Like `insert_next` where a limiter may hold it back; then 0, and the same chunks are the next ones again."""
+        chunks = self._held_back or list(itertools.islice(self._chunks, _CHUNKS_PER_INSERT))
+        try:
+            self.insert(chunks, timeout_seconds=PACED_SECONDS)
+        except ReplayTimeout:
+            self._held_back = chunks
+            return 0
+        self._held_back = []
+        return sum(chunk.num_transitions(self._spec) for chunk in chunks)
+
+    def insert(self, chunks: Sequence[Chunk], *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
         """Encodes and inserts these chunks."""
         data = [encoded(chunk, self._spec, compressed=self._compressed) for chunk in chunks]
         self._client.insert(
@@ -56,7 +70,7 @@ class Writer:
             data,
             writer_id=self._writer_id,
             first_sequence=self._sequence,
-            timeout_seconds=_TIMEOUT_SECONDS,
+            timeout_seconds=timeout_seconds,
         )
         self._sequence += len(data)
 
@@ -177,10 +191,27 @@ def prepared(play: Play) -> tuple[ChunkSpec, list[Chunk]]:
 
 
 def sampler(client: ShardedReplay, batch_size: int, num_batches: int) -> Callable[[], int]:
-    """A step that draws `num_batches` batches in one request. A build without `sample_batches` draws one large one."""
-    sample_batches = cast(Any, getattr(client, "sample_batches", None))
-    if sample_batches is None:
-        return lambda: len(draw(client, batch_size * num_batches).probabilities)
+    """A step that draws `num_batches` batches in one request."""
+    drawn = _drawer(client, batch_size, num_batches, timeout_seconds=_TIMEOUT_SECONDS)
+    return lambda: sum(len(batch.probabilities) for batch in drawn())
+
+
+def paced_sampler(client: ShardedReplay, batch_size: int, num_batches: int) -> Callable[[], int]:
+    """Like `sampler` where a limiter may hold it back; then a step gives 0."""
+    drawn = _drawer(client, batch_size, num_batches, timeout_seconds=PACED_SECONDS)
+
+    def step() -> int:
+        try:
+            return sum(len(batch.probabilities) for batch in drawn())
+        except ReplayTimeout:
+            return 0
+
+    return step
+
+
+def _drawer(
+    client: ShardedReplay, batch_size: int, num_batches: int, *, timeout_seconds: float
+) -> Callable[[], list[SampledBatch]]:
     memory = dict[tuple[tuple[int, ...], str], "itertools.cycle[Array]"]()
 
     def allocate(shape: tuple[int, ...], dtype: str) -> Array:
@@ -188,16 +219,12 @@ def sampler(client: ShardedReplay, batch_size: int, num_batches: int) -> Callabl
             memory[shape, dtype] = itertools.cycle([np.zeros(shape, dtype) for _ in range(num_batches)])
         return next(memory[shape, dtype])
 
-    def step() -> int:
-        batches = sample_batches(
-            TABLE,
-            batch_size,
-            num_batches,
-            view=VIEW,
-            importance_sampling_exponent=_EXPONENT,
-            timeout_seconds=_TIMEOUT_SECONDS,
-            allocate=allocate,
-        )
-        return sum(len(batch.probabilities) for batch in batches)
-
-    return step
+    return lambda: client.sample_batches(
+        TABLE,
+        batch_size,
+        num_batches,
+        view=VIEW,
+        importance_sampling_exponent=_EXPONENT,
+        timeout_seconds=timeout_seconds,
+        allocate=allocate,
+    )
