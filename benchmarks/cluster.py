@@ -126,7 +126,7 @@ class Cluster:
 
     def _start(self, index: int) -> Shard:
         path = Path(self._scratch.name) / f"shard-{index}.json"
-        values = {"index": index, "spec": self.spec.to_json(), "tables": [self._table], "env": {}}
+        values: dict[str, Any] = {"index": index, "spec": self.spec.to_json(), "tables": [self._table], "env": {}}
         if self._log is not None:
             values["log"] = str(self._log / f"shard-{index}")
         path.write_text(json.dumps(values), encoding="utf-8")

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, cast
 
-from benchmarks.cluster import Cluster
+from benchmarks.cluster import TABLE, Cluster
 from benchmarks.measure import Rate, machine_cpu_seconds
 from benchmarks.operations import Writer, prepared
 from benchmarks.workers import Worker, python_module
@@ -76,10 +76,14 @@ def many_clients(
     rows, sizes = list[Row](), {"batch_size": batch_size, "batches_per_request": batches_per_request}
     for ratio in (_SAMPLES_PER_INSERT, None):
         with Crowd(play, place, shards=1, stored=stored, samples_per_insert=ratio) as crowd:
-            one = _measured(crowd, seconds, writers=crowd.start(1, 1, **sizes), learners=crowd.start(1, 1, **sizes))
+            insert = "insert" if ratio is None else "insert_paced"
+            one = _measured(
+                crowd, seconds, insert, writers=crowd.start(1, 1, **sizes), learners=crowd.start(1, 1, **sizes)
+            )
             many = _measured(
                 crowd,
                 seconds,
+                insert,
                 writers=crowd.start(_WRITERS // _WRITERS_PER_PROCESS, _WRITERS_PER_PROCESS, **sizes),
                 learners=crowd.start(_LEARNERS, 1, **sizes),
             )
@@ -89,11 +93,14 @@ def many_clients(
     return rows
 
 
-def _measured(crowd: "Crowd", seconds: float, *, writers: Sequence[Worker], learners: Sequence[Worker]) -> Row:
+def _measured(
+    crowd: "Crowd", seconds: float, insert: str, *, writers: Sequence[Worker], learners: Sequence[Worker]
+) -> Row:
     """All of them at once; the memory of the shard is read meanwhile."""
-    work = {worker: "insert" for worker in writers} | {worker: "sample" for worker in learners}
+    work = dict.fromkeys(writers, insert) | {worker: "sample" for worker in learners}
     run_all(work, _WARM_UP_SECONDS)
     before, start, memory = sum(crowd.cluster.cpu_seconds()), time.monotonic(), [crowd.cluster.private_bytes()]
+    inserted = crowd.num_inserted()
     for worker, name in work.items():
         worker.begin(name, seconds)
     for _ in range(_MEMORY_LOOKS):
@@ -104,7 +111,8 @@ def _measured(crowd: "Crowd", seconds: float, *, writers: Sequence[Worker], lear
     row: Row = {
         "writers": sum(len(rate.parts) for rate in inserts),
         "learners": len(samples),
-        "insert_items_per_s": round(total(inserts)),
+        # As the shard counts: what a writer counts comes in lumps of one insert.
+        "insert_items_per_s": round((crowd.num_inserted() - inserted) / max(rate.seconds for rate in inserts)),
         "sample_items_per_s": round(total(samples)),
         "insert_fairness": fairness(list(chain.from_iterable(rate.parts for rate in inserts))),
         "sample_fairness": fairness([rate.items for rate in samples]),
@@ -139,13 +147,16 @@ class Crowd:
                     min_size_to_sample=max(stored - _ERROR_BUFFER // 2, 1),
                 )
             )
-            client = self.cluster.open_client("auto")
-            assert client is not None, "every build has a client"
-            self._stack.callback(client.close)
-            Writer(client, self.spec, chunks, compressed=False).fill(stored)
+            self._client = self.cluster.open_client("auto")
+            self._stack.callback(self._client.close)
+            Writer(self._client, self.spec, chunks, compressed=False).fill(stored)
         except BaseException:
             self._stack.close()
             raise
+
+    def num_inserted(self) -> int:
+        """Transitions inserted so far, as the shards count them."""
+        return self._client.stats(TABLE).num_inserted
 
     def start(self, processes: int, clients: int, **sizes: int) -> list[Worker]:
         """Starts processes with so many clients each, and waits until they are ready."""

@@ -1,11 +1,13 @@
 """Clients of running shards in a process of their own, a `benchmarks.workers.Worker`: `... load_client LOAD.json`.
 
 The file holds {"endpoints": {INDEX: ADDRESS}, "spec": ChunkSpec, "play": FOLDER, "clients": how many, each with
-connections of its own, "batch_size", "batches_per_request", "seed"}. Commands: "sample", "insert".
+connections of its own, "batch_size", "batches_per_request", "seed"}. Commands: "sample", "insert", and
+"insert_paced" where a limiter may hold the writers back.
 """
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +35,27 @@ def main(path: Path) -> None:
         clients.append(client)
     writers = list[Writer]()
 
-    def insert(seconds: float) -> Rate:
+    def insert(seconds: float, *, paced: bool = False) -> Rate:
         if not writers:  # learners need no frames
             play = Play.load(Path(values["play"]))
             assert play is not None, "whoever starts this process has saved the play"
             chunks = chunks_of(play, spec)
             writers.extend(Writer(client, spec, chunks, compressed=False) for client in clients)
-        return timed(*(writer.insert_paced for writer in writers), seconds=seconds)
+        steps = [writer.insert_paced if paced else writer.insert_next for writer in writers]
+        return timed(*steps, seconds=seconds)
 
     samplers = [
         paced_sampler(client, int(values["batch_size"]), int(values["batches_per_request"])) for client in clients
     ]
     try:
-        serve({"insert": insert, "sample": lambda seconds: timed(*samplers, seconds=seconds)}, {})
+        serve(
+            {
+                "insert": insert,
+                "insert_paced": partial(insert, paced=True),
+                "sample": lambda seconds: timed(*samplers, seconds=seconds),
+            },
+            {},
+        )
     finally:
         for client in clients:
             client.close()

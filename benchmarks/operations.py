@@ -52,8 +52,8 @@ class Writer:
         return sum(chunk.num_transitions(self._spec) for chunk in chunks)
 
     def insert_paced(self) -> int:
-        """Like `insert_next` where a limiter may hold it back; then 0, and the same chunks are the next ones again."""
-        chunks = self._held_back or list(itertools.islice(self._chunks, _CHUNKS_PER_INSERT))
+        """Inserts one chunk where a limiter may hold it back; then 0, and the same one is next again."""
+        chunks = self._held_back or [next(self._chunks)]
         try:
             self.insert(chunks, timeout_seconds=PACED_SECONDS)
         except ReplayTimeout:

@@ -18,7 +18,7 @@ from replay_service.mapped_arena import MappedArena
 from replay_service.options import CHANNEL_OPTIONS, COMMON_OPTIONS
 from replay_service.packed_windows import PACKED_LAYOUT, PackedWindows
 from replay_service.shared_memory import SegmentHandle, SegmentUnreachable, can_share
-from replay_service.stubs import HealthStub, Stub
+from replay_service.stubs import HealthStub, Stub, open_local
 from replay_service.types import TableStats, Transport
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import CorruptDataError
@@ -27,7 +27,6 @@ from upcycle.windows import View
 _log = structlog.get_logger(__name__)
 
 _RETRY_PAUSES: Final = (0.02, 0.1)  # seconds; a shard that is away for longer counts as lost, others take over
-_LOCAL_SECONDS: Final = 1.0  # a socket of this host answers at once or not at all
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
@@ -58,7 +57,6 @@ class ShardClient:
         writer_id: str,
         first_sequence: int,
         max_priority: float,
-        wait_seconds: float,
         timeout_seconds: float,
     ) -> tuple[int, TableStats]:
         """Returns how many of the first chunks the shard has now, and its counters."""
@@ -67,11 +65,26 @@ class ShardClient:
             writer_id=writer_id,
             first_sequence=first_sequence,
             chunks=chunks,
-            wait_seconds=wait_seconds,
             max_priority=max_priority,
         )
         reply = self._repeat(self._stub.Insert, request, timeout_seconds)
         return reply.num_accepted, wire.stats_from_message(reply.state)
+
+    def reserve(
+        self,
+        table: str,
+        num_chunks: int,
+        *,
+        writer_id: str,
+        wait_seconds: float,
+        waited_seconds: float,
+        timeout_seconds: float,
+    ) -> tuple[int, TableStats]:
+        """Asks for room for chunks; returns for how many it is kept until the writer's next insert, and counters."""
+        request = replay_pb2.ReserveRequest(table=table, writer_id=writer_id, num_chunks=num_chunks)
+        request.wait_seconds, request.waited_seconds = wait_seconds, waited_seconds
+        reply = self._repeat(self._stub.Reserve, request, timeout_seconds)
+        return reply.num_chunks, wire.stats_from_message(reply.state)
 
     def admit(
         self, table: str, num_samples: int, *, wait_seconds: float, timeout_seconds: float
@@ -162,7 +175,7 @@ class ShardClient:
         if transport == "auto" and can_share() and reply.num_bytes and reply.incarnation == incarnation:
             arena = self._map(table, reply)
         if arena is None and reply.local_address and self._local is None:
-            self._local = _open_local(reply.local_address)
+            self._local = open_local(reply.local_address)
             _log.info("unix_socket", address=self.address, used=self._local is not None)
         return arena
 
@@ -284,14 +297,3 @@ class ShardClient:
             except ValueError as error:  # gRPC's way to say that this channel has been closed
                 raise ShardUnavailable(f"replay shard at {self.address}: {error}") from error
         raise AssertionError("unreachable")
-
-
-def _open_local(address: str) -> tuple[grpc.Channel, Stub] | None:
-    """A channel to a Unix socket; None if nobody of that name listens on this host."""
-    channel = grpc.insecure_channel(address, options=[*COMMON_OPTIONS, *CHANNEL_OPTIONS])
-    try:
-        grpc.channel_ready_future(channel).result(timeout=_LOCAL_SECONDS)
-    except grpc.FutureTimeoutError:
-        channel.close()
-        return None
-    return channel, cast(Stub, replay_pb2_grpc.ReplayStub(channel))

@@ -1,11 +1,13 @@
 """How a call to a shard can fail: the statuses of replay.proto as exceptions."""
 
 import json
-from typing import cast
+from typing import Final, cast
 
 import grpc
 
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
+
+_TOO_MANY_CALLS: Final = "Concurrent RPC limit exceeded!"  # gRPC's words; a message that is too large has others
 
 
 class ShardUnavailable(UpcycleError):
@@ -14,6 +16,10 @@ class ShardUnavailable(UpcycleError):
 
 class ShardSlow(UpcycleError):
     """The shard did not answer within the deadline. Whether it took the call is unknown."""
+
+
+class ShardStopping(UpcycleError):
+    """The shard is stopping and has given up a call half-way; it may be repeated at the next one."""
 
 
 def translated(error: BaseException, address: str) -> Exception:
@@ -26,6 +32,8 @@ def translated(error: BaseException, address: str) -> Exception:
             return CorruptDataError(f"replay shard at {address}: {details}")
         case grpc.StatusCode.FAILED_PRECONDITION:
             return UserError(**cast(dict[str, str], json.loads(details)))
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if details == _TOO_MANY_CALLS:
+            return ShardUnavailable(f"replay shard at {address}: {details}")
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.RESOURCE_EXHAUSTED | grpc.StatusCode.UNIMPLEMENTED:
             return ValueError(f"replay shard at {address}: {details}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -1,14 +1,12 @@
 """A replay shard: the gRPC server around its tables."""
 
-import json
 import secrets
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import grpc
 import numpy as np
@@ -16,22 +14,30 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
+from replay_service.calls import InThreads, bounded_wait, typed_refusals
 from replay_service.options import COMMON_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
-from replay_service.served_table import LOGGED_TABLE, ServedTable, ShardStopping, SizeGauge
+from replay_service.served_table import LOGGED_TABLE, ServedTable
 from replay_service.shared_log import LogPart, SharedLog
 from replay_service.shared_memory import SharedSegment, can_share
+from replay_service.size_gauge import SizeGauge
 from replay_service.storage import Arena
 from replay_service.table import Table, num_slots_of
 from replay_service.types import TableConfig
 from upcycle.chunks import ChunkSpec
-from upcycle.errors import CorruptDataError, UserError
+from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
-_NUM_THREADS: Final = 16
-_MAX_WAIT_SECONDS: Final = 5.0  # the longest a call is held back, whatever it asks for
+_NUM_INSERTS: Final = 2
+"""Inserts worked on at a time, by threads of their own: one is checked while another is stored. More of them would only
+hold more messages; those of the others wait in their connections, unread, in order of arrival."""
+
+_MAX_WRITERS: Final = 128  # waiting for room
+_MAX_READERS: Final = 32  # waiting for samples or for chunks
+_NUM_THREADS: Final = _MAX_WRITERS + _MAX_READERS + 16  # so that 16 are left for calls that are answered at once
+_MAX_CALLS: Final = 2048  # any more are refused at once; clients come back later
 _MAX_UPDATES: Final = 1 << 20
 
 
@@ -82,15 +88,20 @@ class ReplayShard:
                 log=self._log if config.name == LOGGED_TABLE else None,
                 metrics=metrics,
                 size=size,
-                max_waiters=_NUM_THREADS // 4,
+                max_writers=max(_MAX_WRITERS // len(tables), 1),
+                max_readers=max(_MAX_READERS // len(tables), 1),
                 segment=segment,
             )
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix=f"replay-{index}")
-        self._server = grpc.server(self._threads, options=[*COMMON_OPTIONS, *SERVER_OPTIONS])
+        self._insert_threads = ThreadPoolExecutor(_NUM_INSERTS, thread_name_prefix=f"replay-{index}-insert")
+        options = [*COMMON_OPTIONS, *SERVER_OPTIONS]
+        self._server = grpc.server(self._threads, options=options, maximum_concurrent_rpcs=_MAX_CALLS)
         self._health = health.HealthServicer()
         self._stopped = threading.Event()
         local_address = self._listen_locally()
-        replay_pb2_grpc.add_ReplayServicer_to_server(_Servicer(spec, self._tables, local_address), self._server)
+        servicer = _Servicer(spec, self._tables, local_address)
+        servicer.Insert = InThreads(servicer.Insert, self._insert_threads)
+        replay_pb2_grpc.add_ReplayServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def start(self) -> str:
@@ -127,6 +138,7 @@ class ReplayShard:
         for table in self._tables.values():
             table.stop()
         self._server.stop(grace_seconds).wait(grace_seconds + 1.0)
+        self._insert_threads.shutdown(wait=True)
         self._threads.shutdown(wait=True)
         for table in self._tables.values():
             if table.segment is not None:
@@ -156,7 +168,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
         self._spec, self._tables, self._local_address = spec, tables, local_address
 
     def Insert(self, request: replay_pb2.InsertRequest, context: grpc.ServicerContext) -> replay_pb2.InsertReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             chunks = table.verify(list(request.chunks))
             table.raise_max_priority(request.max_priority)
@@ -164,22 +176,34 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
                 chunks,
                 writer_id=request.writer_id,
                 first_sequence=request.first_sequence,
-                wait_seconds=_bounded_wait(request.wait_seconds, context),
             )
             return replay_pb2.InsertReply(num_accepted=num_accepted, state=wire.stats_to_message(stats))
 
+    def Reserve(self, request: replay_pb2.ReserveRequest, context: grpc.ServicerContext) -> replay_pb2.ReserveReply:
+        with typed_refusals(context):
+            table = _find(self._tables, request.table)
+            if request.num_chunks < 1 or not request.waited_seconds >= 0:
+                raise ValueError(f"num_chunks {request.num_chunks}, waited_seconds {request.waited_seconds}")
+            num_chunks, stats = table.reserve(
+                request.num_chunks,
+                writer_id=request.writer_id,
+                wait_seconds=bounded_wait(request.wait_seconds, context),
+                waited_seconds=request.waited_seconds,
+            )
+            return replay_pb2.ReserveReply(num_chunks=num_chunks, state=wire.stats_to_message(stats))
+
     def Admit(self, request: replay_pb2.AdmitRequest, context: grpc.ServicerContext) -> replay_pb2.AdmitReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             if request.num_samples < 1:
                 raise ValueError(f"num_samples {request.num_samples}: must be above 0")
             num_admitted, stats = table.admit(
-                request.num_samples, wait_seconds=_bounded_wait(request.wait_seconds, context)
+                request.num_samples, wait_seconds=bounded_wait(request.wait_seconds, context)
             )
             return replay_pb2.AdmitReply(num_admitted=num_admitted, state=wire.stats_to_message(stats))
 
     def Sample(self, request: replay_pb2.SampleRequest, context: grpc.ServicerContext) -> replay_pb2.SampleReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             view = wire.view_from_message(request.view, self._spec)
             row_bytes = wire.DRAW_ROW_BYTES if request.keys_only else wire.sample_row_bytes(self._spec, view)
@@ -201,7 +225,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             )
 
     def Attach(self, request: replay_pb2.AttachRequest, context: grpc.ServicerContext) -> replay_pb2.AttachReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             incarnation = table.stats().incarnation
             if table.segment is None:
@@ -220,7 +244,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
     def UpdatePriorities(
         self, request: replay_pb2.UpdatePrioritiesRequest, context: grpc.ServicerContext
     ) -> replay_pb2.UpdatePrioritiesReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             columns = wire.decode_columns(request.columns, wire.UPDATE_LAYOUT, max_rows=_MAX_UPDATES)
             table.raise_max_priority(request.max_priority)
@@ -230,18 +254,18 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.UpdatePrioritiesReply(num_stale=num_stale, state=wire.stats_to_message(stats))
 
     def Stats(self, request: replay_pb2.StatsRequest, context: grpc.ServicerContext) -> replay_pb2.StatsReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             if not 0 <= request.n_step <= self._spec.lookahead:
                 raise ValueError(
                     f"n_step {request.n_step}: these chunks carry {self._spec.lookahead} rows of lookahead"
                 )
             if request.wait_seconds > 0:
-                table.wait_for_change(request.known_revision, _bounded_wait(request.wait_seconds, context))
+                table.wait_for_change(request.known_revision, bounded_wait(request.wait_seconds, context))
             return replay_pb2.StatsReply(state=wire.stats_to_message(table.stats(n_step=request.n_step)))
 
     def Seed(self, request: replay_pb2.SeedRequest, context: grpc.ServicerContext) -> replay_pb2.SeedReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             part = LogPart(request.shard_index, request.num_shards, request.newest_transitions or None)
             if not 0 <= part.shard_index < part.num_shards:
@@ -250,7 +274,7 @@ class _Servicer(replay_pb2_grpc.ReplayServicer):
             return replay_pb2.SeedReply(num_transitions=num_transitions, state=wire.stats_to_message(table.stats()))
 
     def Inspect(self, request: replay_pb2.InspectRequest, context: grpc.ServicerContext) -> replay_pb2.InspectReply:
-        with _typed_refusals(context):
+        with typed_refusals(context):
             table = _find(self._tables, request.table)
             view = wire.view_from_message(request.view, self._spec)
             if not 0 <= request.num_windows <= inspection.MAX_WINDOWS:
@@ -274,25 +298,3 @@ def _find(tables: dict[str, ServedTable], name: str) -> ServedTable:
     if name not in tables:
         raise UserError("table", name, "there is no such table", f"this shard has {', '.join(sorted(tables))}")
     return tables[name]
-
-
-def _bounded_wait(wait_seconds: float, context: grpc.ServicerContext) -> float:
-    """Less than the caller's own deadline, so that the answer still reaches it."""
-    remaining = cast(float | None, context.time_remaining())  # None without a deadline, whatever the stubs say
-    return max(0.0, min(wait_seconds, _MAX_WAIT_SECONDS, 0.8 * remaining if remaining is not None else wait_seconds))
-
-
-@contextmanager
-def _typed_refusals(context: grpc.ServicerContext) -> Generator[None]:
-    """Errors of the request become the statuses that replay.proto promises; others stay defects (UNKNOWN)."""
-    try:
-        yield
-    except CorruptDataError as error:
-        context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-    except ShardStopping as error:
-        context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-    except UserError as error:
-        details = {"field": error.field, "value": error.value, "problem": error.problem, "remedy": error.remedy}
-        context.abort(grpc.StatusCode.FAILED_PRECONDITION, json.dumps(details, default=str))
-    except ValueError as error:
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

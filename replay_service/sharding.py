@@ -57,7 +57,7 @@ class ShardedReplay:
         self._num_dropped: dict[str, int] = {}  # priority updates by table
         self._members = Membership(endpoints, spec)
         self._admission = SampleAdmission(self._members, metrics)
-        self._inserter = ChunkInserter(self._members, first_turn=int(rng.integers(1 << 16)))
+        self._inserter = ChunkInserter(self._members, chunk_steps=spec.steps, first_turn=int(rng.integers(1 << 16)))
         self._drawer = BatchDrawer(self._members, spec, rng=rng, transport=transport, packed=packed, metrics=metrics)
 
     def insert(
