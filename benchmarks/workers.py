@@ -22,6 +22,8 @@ _LOOK_SECONDS: Final = 0.1
 _IDLE_SHARE: Final = 0.05  # of a core
 _IDLE_SECONDS: Final = 10.0
 ROOT: Final = Path(__file__).resolve().parent.parent
+PEERS_PYTHON: Final = ROOT / ".venv-peers" / "bin" / "python"
+"""The environment of other systems, if it has been made."""
 
 
 def python_module(module: str, *arguments: str, python: str = sys.executable) -> list[str]:
