@@ -131,7 +131,11 @@ class Cluster:
             values["log"] = str(self._log / f"shard-{index}")
         path.write_text(json.dumps(values), encoding="utf-8")
         process = subprocess.Popen(
-            [sys.executable, "-m", "replay_service", str(path)], stdout=subprocess.PIPE, cwd=ROOT, text=True
+            [sys.executable, "-m", "replay_service", str(path)],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+            start_new_session=True,
         )
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -24,8 +24,8 @@ _WRITERS_PER_PROCESS: Final = 8
 _BUSY: Final = 0.9  # of a core, or of all cores
 _WARM_UP_SECONDS: Final = 0.5
 _MEMORY_LOOKS: Final = 5
-_SAMPLES_PER_INSERT: Final = 8.0
-_ERROR_BUFFER: Final = 16_384  # inserts: some requests of each client
+SAMPLES_PER_INSERT: Final = 8.0
+ERROR_BUFFER: Final = 16_384  # inserts: some requests of each client
 
 Row = dict[str, Any]
 
@@ -74,7 +74,7 @@ def many_clients(
     First with the limiter, which paces both sides as in a run, then without: then both take what they get of the cores.
     """
     rows, sizes = list[Row](), {"batch_size": batch_size, "batches_per_request": batches_per_request}
-    for ratio in (_SAMPLES_PER_INSERT, None):
+    for ratio in (SAMPLES_PER_INSERT, None):
         with Crowd(play, place, shards=1, stored=stored, samples_per_insert=ratio) as crowd:
             insert = "insert" if ratio is None else "insert_paced"
             one = _measured(
@@ -142,9 +142,9 @@ class Crowd:
                     capacity=stored,
                     shards=shards,
                     samples_per_insert=samples_per_insert,
-                    error_buffer=_ERROR_BUFFER,
+                    error_buffer=ERROR_BUFFER,
                     # Filling is not paced: all but a part of the buffer comes before sampling begins.
-                    min_size_to_sample=max(stored - _ERROR_BUFFER // 2, 1),
+                    min_size_to_sample=max(stored - ERROR_BUFFER // 2, 1),
                 )
             )
             self._client = self.cluster.open_client("auto")

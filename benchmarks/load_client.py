@@ -1,8 +1,8 @@
 """Clients of running shards in a process of their own, a `benchmarks.workers.Worker`: `... load_client LOAD.json`.
 
 The file holds {"endpoints": {INDEX: ADDRESS}, "spec": ChunkSpec, "play": FOLDER, "clients": how many, each with
-connections of its own, "batch_size", "batches_per_request", "seed"}. Commands: "sample", "insert", and
-"insert_paced" where a limiter may hold the writers back.
+connections of its own, "batch_size", "batches_per_request", "seed"}. Commands: "sample"; "learn", which
+writes priorities back as well; "insert"; "insert_paced" where a limiter may hold the writers back.
 """
 
 import json
@@ -44,18 +44,18 @@ def main(path: Path) -> None:
         steps = [writer.insert_paced if paced else writer.insert_next for writer in writers]
         return timed(*steps, seconds=seconds)
 
-    samplers = [
-        paced_sampler(client, int(values["batch_size"]), int(values["batches_per_request"])) for client in clients
-    ]
+    def sample(seconds: float, *, update: bool = False) -> Rate:
+        sizes = int(values["batch_size"]), int(values["batches_per_request"])
+        return timed(*(paced_sampler(client, *sizes, update=update) for client in clients), seconds=seconds)
+
+    windows = {
+        "insert": insert,
+        "insert_paced": partial(insert, paced=True),
+        "sample": sample,
+        "learn": partial(sample, update=True),
+    }
     try:
-        serve(
-            {
-                "insert": insert,
-                "insert_paced": partial(insert, paced=True),
-                "sample": lambda seconds: timed(*samplers, seconds=seconds),
-            },
-            {},
-        )
+        serve(windows, {})
     finally:
         for client in clients:
             client.close()

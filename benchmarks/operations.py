@@ -196,15 +196,25 @@ def sampler(client: ShardedReplay, batch_size: int, num_batches: int) -> Callabl
     return lambda: sum(len(batch.probabilities) for batch in drawn())
 
 
-def paced_sampler(client: ShardedReplay, batch_size: int, num_batches: int) -> Callable[[], int]:
-    """Like `sampler` where a limiter may hold it back; then a step gives 0."""
+def paced_sampler(
+    client: ShardedReplay, batch_size: int, num_batches: int, *, update: bool = False
+) -> Callable[[], int]:
+    """Like `sampler` where a limiter may hold it back; then a step gives 0.
+
+    Args:
+      update: give every sampled transition a new priority, as a learner does.
+    """
     drawn = _drawer(client, batch_size, num_batches, timeout_seconds=PACED_SECONDS)
+    rng = np.random.default_rng(0)
 
     def step() -> int:
         try:
-            return sum(len(batch.probabilities) for batch in drawn())
+            batches = drawn()
         except ReplayTimeout:
             return 0
+        for batch in batches if update else ():
+            client.update_priorities(TABLE, batch.keys, np.exp(rng.normal(-2.0, 1.0, len(batch.probabilities))))
+        return sum(len(batch.probabilities) for batch in batches)
 
     return step
 

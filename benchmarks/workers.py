@@ -80,6 +80,7 @@ class Worker:
                     cwd=ROOT,
                     env=os.environ | dict(environment or {}) | {_ANSWERS: str(theirs)},
                     pass_fds=[theirs],
+                    start_new_session=True,  # Ctrl-C is for the benchmark alone, which ends its workers
                     text=True,
                 )
         except OSError:
@@ -109,6 +110,10 @@ class Worker:
         """`begin` and `finish`."""
         self.begin(name, seconds)
         return self.finish()
+
+    def stop(self) -> None:
+        """Ends the process without waiting for what it does; `close` it all the same."""
+        self._process.terminate()
 
     def close(self) -> None:
         """Ends the process; a second call does nothing."""
