@@ -1,8 +1,8 @@
 # make demo    reincarnate a Pong agent from the bundled teacher, with a report at the end
 # make test    all tests
 # make check   formatting, lint, types, import layers, generated code, then all tests
-# The rest: setup, lock, proto, docs, format, lint, test-gpu, bench,
-# bench-replay, bench-peers. Everything sets itself up when it has to, and only then.
+# The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
+# bench-pauses, bench-peers. Everything sets itself up when it has to, and only then.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -16,7 +16,8 @@ PROTOC = $(UV) run -q --isolated --no-project --with grpcio-tools==1.80.0 python
 # Where this machine keeps wheels of its own (a CPU build of torch, say), if it does.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench bench-replay bench-peers
+.PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench bench-replay bench-scaling bench-crowd \
+  bench-pauses bench-peers soak
 
 help:
 	@sed -n 's/^# //p' Makefile | head -5
@@ -78,6 +79,18 @@ bench: $(READY)
 bench-replay: $(READY)
 	@for game in pong mspacman; do \
 	  $(BIN)/python -m benchmarks.replay --game $$game --workload .workload --json || exit 1; done
+
+bench-scaling: $(READY)
+	$(BIN)/python -m benchmarks.replay --scaling --workload .workload
+
+bench-crowd: $(READY)
+	$(BIN)/python -m benchmarks.replay --many-clients --seconds 20 --workload .workload
+
+bench-pauses: $(READY)
+	$(BIN)/python -m benchmarks.pauses --workload .workload
+
+soak: $(READY)
+	$(BIN)/python -m benchmarks.soak --minutes 30 --workload .workload
 
 # Reverb needs an old TensorFlow, which wants an old NumPy: other systems live in an environment of their own.
 .venv-peers/.ready: benchmarks/peers/requirements.txt | $(UV)

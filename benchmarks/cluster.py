@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 
-from benchmarks.measure import cpu_seconds, resident_bytes
+from benchmarks.measure import cpu_seconds, private_bytes, resident_bytes
 from benchmarks.relay import CountingRelay
 from benchmarks.workers import ROOT
 from benchmarks.workload import PRIORITY_EXPONENT
@@ -37,15 +37,46 @@ class Shard:
 
 
 class Cluster:
-    """Shards that hold one table of `capacity` transitions together, prioritised, without a limiter. Close it."""
+    """Shards that hold one table of `capacity` transitions together, prioritised. Close it.
 
-    def __init__(self, spec: ChunkSpec, *, tier: Tier = "raw", capacity: int, shards: int = 1) -> None:
-        self.spec = spec
+    Args:
+      samples_per_insert: the limiter's ratio; None is no limiter.
+      error_buffer: inserts that both sides may be apart from it, over all shards.
+      min_size_to_sample: transitions stored before the first is sampled, over all shards.
+      log: folder in which each shard keeps a log of what it accepts; None keeps none.
+      cold_folder: where the tier cold keeps frames in files; None keeps them in memory.
+    """
+
+    def __init__(
+        self,
+        spec: ChunkSpec,
+        *,
+        tier: Tier = "raw",
+        capacity: int,
+        shards: int = 1,
+        samples_per_insert: float | None = None,
+        error_buffer: int = 0,
+        min_size_to_sample: int = 1,
+        log: Path | None = None,
+        cold_folder: Path | None = None,
+    ) -> None:
+        self.spec, self._log = spec, log
+        self._table: dict[str, Any] = {
+            "name": TABLE,
+            "capacity_steps": -(-capacity // shards),
+            "sampler": "proportional",
+            "priority_exponent": PRIORITY_EXPONENT,
+            "tier": tier,
+            "cold_folder": None if cold_folder is None else str(cold_folder),
+            "samples_per_insert": samples_per_insert,
+            "error_buffer_steps": error_buffer // shards,
+            "min_size_to_sample": max(min_size_to_sample // shards, 1),
+        }
         self._scratch = tempfile.TemporaryDirectory(prefix="upcycle-bench-")
         self._shards = list[Shard]()
         try:
             for index in range(shards):
-                self._shards.append(self._start(index, tier, -(-capacity // shards)))
+                self._shards.append(self._start(index))
         except BaseException:
             self.close()
             raise
@@ -58,6 +89,10 @@ class Cluster:
     def resident_bytes(self) -> int:
         """Memory of all shards."""
         return sum(map(resident_bytes, self.pids))
+
+    def private_bytes(self) -> int:
+        """Memory that the shards have for themselves: messages, threads, indices; not the arenas, which are shared."""
+        return sum(map(private_bytes, self.pids))
 
     def cpu_seconds(self) -> list[float]:
         """CPU time of each shard so far."""
@@ -92,25 +127,24 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None):
         self.close()
 
-    def _start(self, index: int, tier: Tier, capacity: int) -> Shard:
-        table: dict[str, Any] = {
-            "name": TABLE,
-            "capacity_steps": capacity,
-            "sampler": "proportional",
-            "priority_exponent": PRIORITY_EXPONENT,
-        }
-        table["tier"] = tier
+    def _start(self, index: int) -> Shard:
         path = Path(self._scratch.name) / f"shard-{index}.json"
-        values = {"index": index, "spec": self.spec.to_json(), "tables": [table], "env": {}}
+        values: dict[str, Any] = {"index": index, "spec": self.spec.to_json(), "tables": [self._table], "env": {}}
+        if self._log is not None:
+            values["log"] = str(self._log / f"shard-{index}")
         path.write_text(json.dumps(values), encoding="utf-8")
         process = subprocess.Popen(
-            [sys.executable, "-m", "replay_service", str(path)], stdout=subprocess.PIPE, cwd=ROOT, text=True
+            [sys.executable, "-m", "replay_service", str(path)],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+            start_new_session=True,
         )
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
             process.wait(_STOP_SECONDS)
-            raise RuntimeError(f"shard {index} of tier {tier} did not start; its reason is above")
+            raise RuntimeError(f"shard {index} of tier {self._table['tier']} did not start; its reason is above")
         ready = json.loads(line)
         return Shard(process, str(ready["address"]))
 

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, cast
 
-from benchmarks.cluster import Cluster
+from benchmarks.cluster import TABLE, Cluster
 from benchmarks.measure import Rate, machine_cpu_seconds
 from benchmarks.operations import Writer, prepared
 from benchmarks.workers import Worker, python_module
@@ -23,6 +23,9 @@ _LEARNERS: Final = 4
 _WRITERS_PER_PROCESS: Final = 8
 _BUSY: Final = 0.9  # of a core, or of all cores
 _WARM_UP_SECONDS: Final = 0.5
+_MEMORY_LOOKS: Final = 5
+SAMPLES_PER_INSERT: Final = 8.0
+ERROR_BUFFER: Final = 16_384  # inserts: some requests of each client
 
 Row = dict[str, Any]
 
@@ -66,58 +69,94 @@ def scaling(
 def many_clients(
     play: Play, place: Path, *, batch_size: int, batches_per_request: int, stored: int, seconds: float
 ) -> list[Row]:
-    """One writer and one learner at once on one shard, then 64 and 4 of them, for `seconds` each."""
-    rows = list[Row]()
-    sizes = {"batch_size": batch_size, "batches_per_request": batches_per_request}
-    with Crowd(play, place, shards=1, stored=stored) as crowd:
-        alone = crowd.start(1, 1, **sizes), crowd.start(1, 1, **sizes)
-        many = (
-            crowd.start(_WRITERS // _WRITERS_PER_PROCESS, _WRITERS_PER_PROCESS, **sizes),
-            crowd.start(_LEARNERS, 1, **sizes),
-        )
-        for writers, learners in (alone, many):
-            work = {worker: "insert" for worker in writers} | {worker: "sample" for worker in learners}
-            run_all(work, _WARM_UP_SECONDS)
-            memory = crowd.cluster.resident_bytes()
-            before = sum(crowd.cluster.cpu_seconds())
-            rates = run_all(work, seconds)
-            inserts, samples = rates[: len(writers)], rates[len(writers) :]
-            rows.append(
-                {
-                    "writers": sum(len(rate.parts) for rate in inserts),
-                    "learners": len(samples),
-                    "insert_items_per_s": round(total(inserts)),
-                    "sample_items_per_s": round(total(samples)),
-                    "insert_fairness": fairness(list(chain.from_iterable(rate.parts for rate in inserts))),
-                    "sample_fairness": fairness([rate.items for rate in samples]),
-                    "shard_cores": round((sum(crowd.cluster.cpu_seconds()) - before) / max(seconds, 1e-9), 2),
-                    "shard_mb_at_start": round(memory / 1e6, 1),
-                    "shard_mb_at_end": round(crowd.cluster.resident_bytes() / 1e6, 1),
-                }
+    """One writer and one learner at once on one shard, then 64 and 4 of them, for `seconds` each.
+
+    First with the limiter, which paces both sides as in a run, then without: then both take what they get of the cores.
+    """
+    rows, sizes = list[Row](), {"batch_size": batch_size, "batches_per_request": batches_per_request}
+    for ratio in (SAMPLES_PER_INSERT, None):
+        with Crowd(play, place, shards=1, stored=stored, samples_per_insert=ratio) as crowd:
+            insert = "insert" if ratio is None else "insert_paced"
+            one = _measured(
+                crowd, seconds, insert, writers=crowd.start(1, 1, **sizes), learners=crowd.start(1, 1, **sizes)
             )
-    one, crowded = rows
-    for name in ("insert_items_per_s", "sample_items_per_s"):
-        crowded[f"{name}_against_single"] = round(crowded[name] / max(one[name], 1), 3)
+            many = _measured(
+                crowd,
+                seconds,
+                insert,
+                writers=crowd.start(_WRITERS // _WRITERS_PER_PROCESS, _WRITERS_PER_PROCESS, **sizes),
+                learners=crowd.start(_LEARNERS, 1, **sizes),
+            )
+        for name in ("insert_items_per_s", "sample_items_per_s"):
+            many[f"{name}_against_single"] = round(many[name] / max(one[name], 1), 3)
+        rows += [{"samples_per_insert": ratio, **row} for row in (one, many)]
     return rows
+
+
+def _measured(
+    crowd: "Crowd", seconds: float, insert: str, *, writers: Sequence[Worker], learners: Sequence[Worker]
+) -> Row:
+    """All of them at once; the memory of the shard is read meanwhile."""
+    work = dict.fromkeys(writers, insert) | {worker: "sample" for worker in learners}
+    run_all(work, _WARM_UP_SECONDS)
+    before, start, memory = sum(crowd.cluster.cpu_seconds()), time.monotonic(), [crowd.cluster.private_bytes()]
+    inserted = crowd.num_inserted()
+    for worker, name in work.items():
+        worker.begin(name, seconds)
+    for _ in range(_MEMORY_LOOKS):
+        time.sleep(seconds / _MEMORY_LOOKS)
+        memory.append(crowd.cluster.private_bytes())
+    inserts, samples = [worker.finish() for worker in writers], [worker.finish() for worker in learners]
+    elapsed = time.monotonic() - start
+    row: Row = {
+        "writers": sum(len(rate.parts) for rate in inserts),
+        "learners": len(samples),
+        # As the shard counts: what a writer counts comes in lumps of one insert.
+        "insert_items_per_s": round((crowd.num_inserted() - inserted) / max(rate.seconds for rate in inserts)),
+        "sample_items_per_s": round(total(samples)),
+        "insert_fairness": fairness(list(chain.from_iterable(rate.parts for rate in inserts))),
+        "sample_fairness": fairness([rate.items for rate in samples]),
+    }
+    used = {"shard_cores": sum(crowd.cluster.cpu_seconds()) - before}
+    for name, processes in (("writer_cores", inserts), ("learner_cores", samples)):
+        used[name] = sum(rate.client_seconds for rate in processes)
+    row |= {name: round(spent / elapsed, 2) for name, spent in used.items()}
+    row["shard_private_mb"] = [round(size / 1e6) for size in memory]
+    return row
 
 
 class Crowd:
     """A filled cluster and processes with clients of it. Close it."""
 
-    def __init__(self, play: Play, place: Path, *, shards: int, stored: int) -> None:
+    def __init__(
+        self, play: Play, place: Path, *, shards: int, stored: int, samples_per_insert: float | None = None
+    ) -> None:
         self._place, self._num_started = place, 0
         self.spec, chunks = prepared(play)
         self._stack = ExitStack()
         self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="upcycle-crowd-")))
         try:
-            self.cluster = self._stack.enter_context(Cluster(self.spec, capacity=stored, shards=shards))
-            client = self.cluster.open_client("auto")
-            assert client is not None, "every build has a client"
-            self._stack.callback(client.close)
-            Writer(client, self.spec, chunks, compressed=False).fill(stored)
+            self.cluster = self._stack.enter_context(
+                Cluster(
+                    self.spec,
+                    capacity=stored,
+                    shards=shards,
+                    samples_per_insert=samples_per_insert,
+                    error_buffer=ERROR_BUFFER,
+                    # Filling is not paced: all but a part of the buffer comes before sampling begins.
+                    min_size_to_sample=max(stored - ERROR_BUFFER // 2, 1),
+                )
+            )
+            self._client = self.cluster.open_client("auto")
+            self._stack.callback(self._client.close)
+            Writer(self._client, self.spec, chunks, compressed=False).fill(stored)
         except BaseException:
             self._stack.close()
             raise
+
+    def num_inserted(self) -> int:
+        """Transitions inserted so far, as the shards count them."""
+        return self._client.stats(TABLE).num_inserted
 
     def start(self, processes: int, clients: int, **sizes: int) -> list[Worker]:
         """Starts processes with so many clients each, and waits until they are ready."""

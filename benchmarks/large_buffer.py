@@ -28,14 +28,16 @@ _CHUNKS_PER_INSERT: Final = 16
 _TIMEOUT_SECONDS: Final = 60.0
 
 
-def measure(game: Game, folder: Path, *, transitions: int, on_disk: bool, seconds: float) -> dict[str, float | str]:
-    """Fills a shard and samples from it."""
+def measure(
+    game: Game, folder: Path, *, transitions: int, cold_folder: Path | None, seconds: float
+) -> dict[str, float | str]:
+    """Fills a shard and samples from it; with a folder, frames lie in files there."""
     spec, chunks = prepared(recorded(game, folder))
     sizes = [chunk.num_transitions(spec) for chunk in chunks]
     data = [encoded(chunk, spec, compressed=True) for chunk in chunks]  # once: what is measured is the shard
     capacity = -(-transitions // min(sizes)) * spec.steps
     with (
-        Cluster(spec, tier="cold", capacity=capacity, on_disk=on_disk) as cluster,
+        Cluster(spec, tier="cold", capacity=capacity, cold_folder=cold_folder) as cluster,
         closing(cluster.open_client("auto")) as client,
     ):
         stored, start, writer = 0, time.monotonic(), uuid.uuid4().hex
@@ -60,7 +62,7 @@ def measure(game: Game, folder: Path, *, transitions: int, on_disk: bool, second
         (pid,) = cluster.pids
         return {
             "game": game,
-            "frames_on_disk": on_disk,
+            "frames_on_disk": cold_folder is not None,
             "transitions": stored,
             "insert_items_per_s": round(stored / filled),
             "shard_gib": round(resident_bytes(pid) / (1 << 30), 2),
@@ -74,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", choices=list(GAMES), default="mspacman")
     parser.add_argument("--transitions", type=int, default=_TRANSITIONS)
-    parser.add_argument("--on-disk", action="store_true", help="keep the frames in files")
+    parser.add_argument("--cold-folder", type=Path, help="keep frames in files there instead of in memory")
     parser.add_argument("--seconds", type=float, default=6.0, help="of sampling")
     parser.add_argument("--workload", type=Path, help="folder in which plays are kept (default: a temporary one)")
     parser.add_argument("--json", action="store_true", help="one line instead of a table")
@@ -86,7 +88,7 @@ def main() -> None:
             arguments.game,
             arguments.workload or Path(scratch),
             transitions=arguments.transitions,
-            on_disk=arguments.on_disk,
+            cold_folder=arguments.cold_folder,
             seconds=arguments.seconds,
         )
     print(json.dumps(figures) if arguments.json else "\n".join(f"{name:24} {value}" for name, value in figures.items()))

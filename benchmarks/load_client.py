@@ -1,17 +1,19 @@
 """Clients of running shards in a process of their own, a `benchmarks.workers.Worker`: `... load_client LOAD.json`.
 
 The file holds {"endpoints": {INDEX: ADDRESS}, "spec": ChunkSpec, "play": FOLDER, "clients": how many, each with
-connections of its own, "batch_size", "batches_per_request", "seed"}. Commands: "sample", "insert".
+connections of its own, "batch_size", "batches_per_request", "seed"}. Commands: "sample"; "learn", which
+writes priorities back as well; "insert"; "insert_paced" where a limiter may hold the writers back.
 """
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cluster import connect
 from benchmarks.measure import Rate, timed
-from benchmarks.operations import Writer, sampler
+from benchmarks.operations import Writer, paced_sampler
 from benchmarks.workers import serve
 from benchmarks.workload import Play, chunks_of
 from replay_service.sharding import ShardedReplay
@@ -33,17 +35,27 @@ def main(path: Path) -> None:
         clients.append(client)
     writers = list[Writer]()
 
-    def insert(seconds: float) -> Rate:
+    def insert(seconds: float, *, paced: bool = False) -> Rate:
         if not writers:  # learners need no frames
             play = Play.load(Path(values["play"]))
             assert play is not None, "whoever starts this process has saved the play"
             chunks = chunks_of(play, spec)
             writers.extend(Writer(client, spec, chunks, compressed=False) for client in clients)
-        return timed(*(writer.insert_next for writer in writers), seconds=seconds)
+        steps = [writer.insert_paced if paced else writer.insert_next for writer in writers]
+        return timed(*steps, seconds=seconds)
 
-    samplers = [sampler(client, int(values["batch_size"]), int(values["batches_per_request"])) for client in clients]
+    def sample(seconds: float, *, update: bool = False) -> Rate:
+        sizes = int(values["batch_size"]), int(values["batches_per_request"])
+        return timed(*(paced_sampler(client, *sizes, update=update) for client in clients), seconds=seconds)
+
+    windows = {
+        "insert": insert,
+        "insert_paced": partial(insert, paced=True),
+        "sample": sample,
+        "learn": partial(sample, update=True),
+    }
     try:
-        serve({"insert": insert, "sample": lambda seconds: timed(*samplers, seconds=seconds)}, {})
+        serve(windows, {})
     finally:
         for client in clients:
             client.close()

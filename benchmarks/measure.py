@@ -153,3 +153,9 @@ def _family_cpu_seconds() -> float:
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is in RAM, shared segments included. Raises FileNotFoundError if there is none."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+
+
+def private_bytes(pid: int) -> int:
+    """Memory in RAM that is neither shared nor of a file (an arena is both). Raises FileNotFoundError if none such."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))

@@ -4,7 +4,7 @@ import itertools
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, Final, cast
+from typing import Final
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from benchmarks.measure import Rate, Window, timed
 from benchmarks.workload import PRIORITY_EXPONENT, VIEW, WINDOW_FRAMES, Play, chunks_of, encoded, lane_rows
 from replay_service.sharding import SampledBatch, ShardedReplay
 from replay_service.table import Table
-from replay_service.types import TableConfig, Tier
+from replay_service.types import ReplayTimeout, TableConfig, Tier
 from upcycle import kernels
 from upcycle.chunks import Array, Chunk, ChunkSpec, decode_chunk
 
 _EXPONENT: Final = 0.4  # importance sampling
 _TIMEOUT_SECONDS: Final = 60.0
+PACED_SECONDS: Final = 0.5
+"""How long a limiter may hold a call back before it gives up, so that a window ends although the other side has."""
 _CHUNKS_PER_INSERT: Final = 8
 _COPY_ARRAY_BYTES: Final = 1_400_000_000  # far beyond every cache
 _FRAME_BYTES: Final = 84 * 84
@@ -36,6 +38,7 @@ class Writer:
         self._client, self._spec, self._compressed = client, spec, compressed
         self._chunks = itertools.cycle(chunks)
         self._writer_id, self._sequence = uuid.uuid4().hex, 0
+        self._held_back = list[Chunk]()
 
     def fill(self, transitions: int) -> int:
         """Inserts at least so many transitions and returns how many they were."""
@@ -73,7 +76,18 @@ class Writer:
         finally:
             sender.close(_TIMEOUT_SECONDS)
 
-    def insert(self, chunks: Sequence[Chunk]) -> None:
+    def insert_paced(self) -> int:
+        """Inserts one chunk where a limiter may hold it back; then 0, and the same one is next again."""
+        chunks = self._held_back or [next(self._chunks)]
+        try:
+            self.insert(chunks, timeout_seconds=PACED_SECONDS)
+        except ReplayTimeout:
+            self._held_back = chunks
+            return 0
+        self._held_back = []
+        return sum(chunk.num_transitions(self._spec) for chunk in chunks)
+
+    def insert(self, chunks: Sequence[Chunk], *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
         """Encodes and inserts these chunks."""
         data = [encoded(chunk, self._spec, compressed=self._compressed) for chunk in chunks]
         self._client.insert(
@@ -81,7 +95,7 @@ class Writer:
             data,
             writer_id=self._writer_id,
             first_sequence=self._sequence,
-            timeout_seconds=_TIMEOUT_SECONDS,
+            timeout_seconds=timeout_seconds,
         )
         self._sequence += len(data)
 
@@ -214,10 +228,37 @@ def prepared(play: Play) -> tuple[ChunkSpec, list[Chunk]]:
 
 
 def sampler(client: ShardedReplay, batch_size: int, num_batches: int) -> Callable[[], int]:
-    """A step that draws `num_batches` batches in one request. A build without `sample_batches` draws one large one."""
-    sample_batches = cast(Any, getattr(client, "sample_batches", None))
-    if sample_batches is None:
-        return lambda: len(draw(client, batch_size * num_batches).probabilities)
+    """A step that draws `num_batches` batches in one request."""
+    drawn = _drawer(client, batch_size, num_batches, timeout_seconds=_TIMEOUT_SECONDS)
+    return lambda: sum(len(batch.probabilities) for batch in drawn())
+
+
+def paced_sampler(
+    client: ShardedReplay, batch_size: int, num_batches: int, *, update: bool = False
+) -> Callable[[], int]:
+    """Like `sampler` where a limiter may hold it back; then a step gives 0.
+
+    Args:
+      update: give every sampled transition a new priority, as a learner does.
+    """
+    drawn = _drawer(client, batch_size, num_batches, timeout_seconds=PACED_SECONDS)
+    rng = np.random.default_rng(0)
+
+    def step() -> int:
+        try:
+            batches = drawn()
+        except ReplayTimeout:
+            return 0
+        for batch in batches if update else ():
+            client.update_priorities(TABLE, batch.keys, np.exp(rng.normal(-2.0, 1.0, len(batch.probabilities))))
+        return sum(len(batch.probabilities) for batch in batches)
+
+    return step
+
+
+def _drawer(
+    client: ShardedReplay, batch_size: int, num_batches: int, *, timeout_seconds: float
+) -> Callable[[], list[SampledBatch]]:
     memory = dict[tuple[tuple[int, ...], str], "itertools.cycle[Array]"]()
 
     def allocate(shape: tuple[int, ...], dtype: str) -> Array:
@@ -225,16 +266,12 @@ def sampler(client: ShardedReplay, batch_size: int, num_batches: int) -> Callabl
             memory[shape, dtype] = itertools.cycle([np.zeros(shape, dtype) for _ in range(num_batches)])
         return next(memory[shape, dtype])
 
-    def step() -> int:
-        batches = sample_batches(
-            TABLE,
-            batch_size,
-            num_batches,
-            view=VIEW,
-            importance_sampling_exponent=_EXPONENT,
-            timeout_seconds=_TIMEOUT_SECONDS,
-            allocate=allocate,
-        )
-        return sum(len(batch.probabilities) for batch in batches)
-
-    return step
+    return lambda: client.sample_batches(
+        TABLE,
+        batch_size,
+        num_batches,
+        view=VIEW,
+        importance_sampling_exponent=_EXPONENT,
+        timeout_seconds=timeout_seconds,
+        allocate=allocate,
+    )

@@ -22,6 +22,8 @@ _LOOK_SECONDS: Final = 0.1
 _IDLE_SHARE: Final = 0.05  # of a core
 _IDLE_SECONDS: Final = 10.0
 ROOT: Final = Path(__file__).resolve().parent.parent
+PEERS_PYTHON: Final = ROOT / ".venv-peers" / "bin" / "python"
+"""The environment of other systems, if it has been made."""
 
 
 def python_module(module: str, *arguments: str, python: str = sys.executable) -> list[str]:
@@ -78,6 +80,7 @@ class Worker:
                     cwd=ROOT,
                     env=os.environ | dict(environment or {}) | {_ANSWERS: str(theirs)},
                     pass_fds=[theirs],
+                    start_new_session=True,  # Ctrl-C is for the benchmark alone, which ends its workers
                     text=True,
                 )
         except OSError:
@@ -107,6 +110,10 @@ class Worker:
         """`begin` and `finish`."""
         self.begin(name, seconds)
         return self.finish()
+
+    def stop(self) -> None:
+        """Ends the process without waiting for what it does; `close` it all the same."""
+        self._process.terminate()
 
     def close(self) -> None:
         """Ends the process; a second call does nothing."""

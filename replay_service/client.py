@@ -5,7 +5,7 @@ from __future__ import annotations  # gRPC's generic types exist for type checke
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 import grpc
 import structlog
@@ -25,7 +25,6 @@ from upcycle.windows import View
 
 _log = structlog.get_logger(__name__)
 
-_RETRY_PAUSES: Final = (0.02, 0.1)  # seconds; a shard that is away for longer counts as lost, others take over
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
@@ -56,7 +55,6 @@ class ShardClient:
         writer_id: str,
         first_sequence: int,
         max_priority: float,
-        wait_seconds: float,
         timeout_seconds: float,
     ) -> tuple[int, TableStats]:
         """Returns how many of the first chunks the shard has now, and its counters."""
@@ -65,18 +63,33 @@ class ShardClient:
             writer_id=writer_id,
             first_sequence=first_sequence,
             chunks=chunks,
-            wait_seconds=wait_seconds,
             max_priority=max_priority,
         )
-        reply = self._repeat(self._stub.Insert, request, timeout_seconds)
+        reply = repeat_call(self._stub.Insert, request, timeout_seconds, address=self.address)
         return reply.num_accepted, wire.stats_from_message(reply.state)
+
+    def reserve(
+        self,
+        table: str,
+        num_chunks: int,
+        *,
+        writer_id: str,
+        wait_seconds: float,
+        waited_seconds: float,
+        timeout_seconds: float,
+    ) -> tuple[int, TableStats]:
+        """Asks for room for chunks; returns for how many it is kept until the writer's next insert, and counters."""
+        request = replay_pb2.ReserveRequest(table=table, writer_id=writer_id, num_chunks=num_chunks)
+        request.wait_seconds, request.waited_seconds = wait_seconds, waited_seconds
+        reply = repeat_call(self._stub.Reserve, request, timeout_seconds, address=self.address)
+        return reply.num_chunks, wire.stats_from_message(reply.state)
 
     def admit(
         self, table: str, num_samples: int, *, wait_seconds: float, timeout_seconds: float
     ) -> tuple[int, TableStats]:
         """Asks the limiter for samples; returns how many it admits, which count as sampled, and counters."""
         request = replay_pb2.AdmitRequest(table=table, num_samples=num_samples, wait_seconds=wait_seconds)
-        reply = self._repeat(self._stub.Admit, request, timeout_seconds, pauses=())
+        reply = repeat_call(self._stub.Admit, request, timeout_seconds, pauses=(), address=self.address)
         return reply.num_admitted, wire.stats_from_message(reply.state)
 
     def begin_sample(
@@ -151,7 +164,9 @@ class ShardClient:
 
     def _attach(self, table: str, incarnation: int, transport: Transport, timeout_seconds: float) -> MappedArena | None:
         """Held: _mapping."""
-        reply = self._repeat(self._stub.Attach, replay_pb2.AttachRequest(table=table), timeout_seconds)
+        reply = repeat_call(
+            self._stub.Attach, replay_pb2.AttachRequest(table=table), timeout_seconds, address=self.address
+        )
         arena = None
         if transport == "auto" and can_share() and reply.num_bytes and reply.incarnation == incarnation:
             arena = self._map(table, reply)
@@ -204,19 +219,19 @@ class ShardClient:
         request = replay_pb2.UpdatePrioritiesRequest(
             table=table, columns=wire.encode_columns(columns), max_priority=max_priority
         )
-        reply = self._repeat(self._stub.UpdatePriorities, request, timeout_seconds)
+        reply = repeat_call(self._stub.UpdatePriorities, request, timeout_seconds, address=self.address)
         return reply.num_stale, wire.stats_from_message(reply.state)
 
     def annotate(self, table: str, columns: dict[str, Array], *, timeout_seconds: float) -> tuple[int, TableStats]:
         """Sends the columns of `wire.annotation_layout`; returns how many keys were stale, and counters."""
         request = replay_pb2.AnnotateRequest(table=table, columns=wire.encode_columns(columns))
-        reply = self._repeat(self._stub.Annotate, request, timeout_seconds)
+        reply = repeat_call(self._stub.Annotate, request, timeout_seconds, address=self.address)
         return reply.num_stale, wire.stats_from_message(reply.state)
 
     def scan(self, request: replay_pb2.ScanRequest, *, timeout_seconds: float) -> replay_pb2.ScanReply:
         """The next transitions of a pass; `replay_service.scanning` makes the request and reads the reply."""
         stub = self._stub if self._local is None else self._local[1]
-        return self._repeat(stub.Scan, request, timeout_seconds)
+        return repeat_call(stub.Scan, request, timeout_seconds, address=self.address)
 
     def stats(
         self,
@@ -231,7 +246,9 @@ class ShardClient:
         request = replay_pb2.StatsRequest(
             table=table, n_step=n_step, known_revision=known_revision, wait_seconds=wait_seconds
         )
-        return wire.stats_from_message(self._repeat(self._stub.Stats, request, timeout_seconds).state)
+        return wire.stats_from_message(
+            repeat_call(self._stub.Stats, request, timeout_seconds, address=self.address).state
+        )
 
     def seed(
         self,
@@ -251,11 +268,13 @@ class ShardClient:
             num_shards=num_shards,
             newest_transitions=newest_transitions or 0,
         )
-        return self._repeat(self._stub.Seed, request, timeout_seconds).num_transitions
+        return repeat_call(self._stub.Seed, request, timeout_seconds, address=self.address).num_transitions
 
     def drain(self, *, cancel: bool = False, timeout_seconds: float) -> dict[str, TableStats]:
         """Lets the shard take no more chunks, or take them again; returns the counters of all its tables."""
-        reply = self._repeat(self._stub.Drain, replay_pb2.DrainRequest(cancel=cancel), timeout_seconds)
+        reply = repeat_call(
+            self._stub.Drain, replay_pb2.DrainRequest(cancel=cancel), timeout_seconds, address=self.address
+        )
         return {table: wire.stats_from_message(state) for table, state in reply.states.items()}
 
     def inspect(
@@ -263,12 +282,14 @@ class ShardClient:
     ) -> inspection.TableInspection:
         """What a table holds; changes nothing there."""
         request = replay_pb2.InspectRequest(table=table, view=wire.view_to_message(view), num_windows=num_windows)
-        return inspection.from_message(self._repeat(self._stub.Inspect, request, timeout_seconds), self._spec, view)
+        return inspection.from_message(
+            repeat_call(self._stub.Inspect, request, timeout_seconds, address=self.address), self._spec, view
+        )
 
     def check_health(self, *, timeout_seconds: float) -> None:
         """Returns if the shard serves."""
         request = health_pb2.HealthCheckRequest(service="")
-        reply = self._repeat(self._health.Check, request, timeout_seconds)
+        reply = repeat_call(self._health.Check, request, timeout_seconds, address=self.address)
         if reply.status != health_pb2.HealthCheckResponse.SERVING:
             raise ShardUnavailable(f"replay shard at {self.address} is stopping")
 
@@ -277,14 +298,3 @@ class ShardClient:
         self._channel.close()
         if self._local is not None:
             self._local[0].close()
-
-    def _repeat(
-        self,
-        call: grpc.UnaryUnaryMultiCallable[_Request, _Reply],
-        request: _Request,
-        timeout_seconds: float,
-        *,
-        pauses: Sequence[float] = _RETRY_PAUSES,
-    ) -> _Reply:
-        """Calls, again after `pauses` while the shard cannot be reached; none for what is not safe to repeat."""
-        return repeat_call(call, request, timeout_seconds, pauses=pauses, address=self.address)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import grpc
 
@@ -14,6 +14,9 @@ from upcycle.errors import CorruptDataError, UpcycleError, UserError
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
+
+_RETRY_PAUSES: Final = (0.02, 0.1)  # seconds; a shard that is away for longer counts as lost, others take over
+_TOO_MANY_CALLS: Final = "Concurrent RPC limit exceeded!"  # gRPC's words; a message that is too large has others
 
 
 class ShardUnavailable(UpcycleError):
@@ -54,6 +57,8 @@ def translated(error: BaseException, address: str) -> Exception:
             return CorruptDataError(f"replay shard at {address}: {details}")
         case grpc.StatusCode.FAILED_PRECONDITION:
             return UserError(**cast(dict[str, str], json.loads(details)))
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if details == _TOO_MANY_CALLS:
+            return ShardUnavailable(f"replay shard at {address}: {details}")
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.RESOURCE_EXHAUSTED | grpc.StatusCode.UNIMPLEMENTED:
             return ValueError(f"replay shard at {address}: {details}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -69,11 +74,13 @@ def repeat_call(
     request: _Request,
     timeout_seconds: float,
     *,
-    pauses: Sequence[float],
+    pauses: Sequence[float] = _RETRY_PAUSES,
     address: str,
 ) -> _Reply:
     """Calls, and again after each of `pauses` (seconds) while the shard cannot be reached and there is time.
 
+    Args:
+      pauses: none for what is not safe to repeat.
     Raises: what `translated` makes of the last failure.
     """
     deadline = time.monotonic() + timeout_seconds

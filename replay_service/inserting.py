@@ -4,29 +4,35 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from replay_service.client import ShardClient
 from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.membership import CALL_SECONDS, Membership, seconds_left
 from replay_service.options import MAX_BULK_BYTES, MAX_MESSAGE_BYTES
+from replay_service.rate_limiter import Flow
 from replay_service.types import ReplayTimeout
 from upcycle.errors import UserError
 
-_WAIT_SECONDS: Final = 0.2  # the longest a shard is asked to hold a call back; then the others get their turn
-_PAUSE_SECONDS: Final = 0.02
+_WAIT_SECONDS: Final = 0.2  # in line at one shard; then the others get their turn
+_ONLY_SHARD_SECONDS: Final = 1.0  # the same where there is no other
+_PAUSE_SECONDS: Final = 0.1
 _MAX_UNFINISHED: Final = 1024
 
 
 class ChunkInserter:
     """Inserts into the shards that `members` knows, by turns. Thread-safe.
 
+    Where a limiter has no room for chunks, room is asked for and waited for before they are sent.
+
     Args:
+      chunk_steps: transitions of a chunk at the most.
       first_turn: which shard is first; give every client another, so that writers spread.
     """
 
-    def __init__(self, members: Membership, *, first_turn: int) -> None:
-        self._members, self._turn = members, first_turn
+    def __init__(self, members: Membership, *, chunk_steps: int, first_turn: int) -> None:
+        self._members, self._chunk_steps, self._turn = members, chunk_steps, first_turn
         self._lock = threading.Lock()  # guards _turn and _unfinished
         # (table, writer, first sequence) of an insert that timed out -> chunks inserted, shard that may have more of it
         self._unfinished: OrderedDict[tuple[str, str, int], tuple[int, int | None]] = OrderedDict()
@@ -36,61 +42,55 @@ class ChunkInserter:
     ) -> None:
         """See `ShardedReplay.insert`."""
         _check_sizes(chunks)
-        deadline = time.monotonic() + timeout_seconds
-        key = (table, writer_id, first_sequence)
+        start = time.monotonic()
+        deadline, key = start + timeout_seconds, (table, writer_id, first_sequence)
         with self._lock:
             num_done, holder = self._unfinished.pop(key, (0, None))
-        wait_seconds = 0.0  # At first, to see whether any shard has room.
+        first_round, wait_seconds = True, 0.0  # At first, to see whether any shard has room.
         while num_done < len(chunks):
             try:
                 shards = self._in_turn(table, holder)
             except UserError:  # What has been inserted must not be again, should the caller try once more.
                 self._remember(key, num_done, holder)
                 raise
-            num_new, holder = self._try_each(
-                table, chunks[num_done:], writer_id, first_sequence + num_done, wait_seconds, shards
-            )
+            round_start, num_shards = time.monotonic(), len(shards)
+            if num_shards == 1:
+                wait_seconds = min(_ONLY_SHARD_SECONDS, seconds_left(deadline))
+            sender = _Sender(self._members, table, writer_id, self._chunk_steps, start, wait_seconds, first_round)
+            num_new, holder = self._try_each(sender, chunks[num_done:], first_sequence + num_done, shards, holder)
             num_done += num_new
             if num_done < len(chunks) and time.monotonic() >= deadline:
                 self._remember(key, num_done, holder)
                 total, seconds = len(chunks), timeout_seconds
                 raise ReplayTimeout(f"table {table!r}: {num_done} of {total} chunks inserted in {seconds} s")
-            if num_new:
-                continue
+            first_round, waited = False, num_shards > 0 and time.monotonic() - round_start >= wait_seconds
             wait_seconds = min(_WAIT_SECONDS, seconds_left(deadline))
-            self._members.wait(min(_PAUSE_SECONDS, seconds_left(deadline)))
+            if not num_new and not waited:  # No shard is there, or too many wait there already.
+                self._members.wait(min(_PAUSE_SECONDS, seconds_left(deadline)))
 
     def _try_each(
         self,
-        table: str,
+        sender: "_Sender",
         chunks: Sequence[bytes],
-        writer_id: str,
         first_sequence: int,
-        wait_seconds: float,
         shards: Sequence[tuple[int, ShardClient]],
+        holder: int | None,
     ) -> tuple[int, int | None]:
         """One round over shards. Returns how many chunks were inserted, and the shard that may hold the next."""
         num_done = 0
         for index, client in shards:
             if num_done == len(chunks):
                 break
+            bulk = _bulk(chunks, num_done)
             try:
-                accepted, stats = client.insert(
-                    table,
-                    _bulk(chunks, num_done),
-                    writer_id=writer_id,
-                    first_sequence=first_sequence + num_done,
-                    max_priority=self._members.max_priority(table),
-                    wait_seconds=wait_seconds,
-                    timeout_seconds=wait_seconds + CALL_SECONDS,
-                )
+                # A shard that may have them already says so without room.
+                room = len(bulk) if index == holder else sender.room(index, client, len(bulk))
+                if room > 0:
+                    num_done += sender.send(index, client, bulk[:room], first_sequence + num_done)
             except ShardUnavailable:
                 self._members.lost(index, client)
-                continue
             except ShardSlow:
                 return num_done, index  # It may have taken them: as long as it lives, no other shard may.
-            self._members.observe(index, client, table, stats)
-            num_done += accepted
         return num_done, None
 
     def _in_turn(self, table: str, holder: int | None) -> list[tuple[int, ShardClient]]:
@@ -113,6 +113,62 @@ class ChunkInserter:
             self._unfinished[key] = (num_done, holder)
             if len(self._unfinished) > _MAX_UNFINISHED:
                 self._unfinished.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """The calls of one round of one insert.
+
+    Attributes:
+      start: when the insert began, on the monotonic clock.
+      wait_seconds: the longest a shard is asked to hold the call back until there is room.
+      may_presume: chunks may be sent without asking where much room is known to be.
+    """
+
+    members: Membership
+    table: str
+    writer_id: str
+    chunk_steps: int
+    start: float
+    wait_seconds: float
+    may_presume: bool
+
+    def room(self, index: int, client: ShardClient, num_chunks: int) -> int:
+        """For how many of these chunks this shard has room. Raises ShardUnavailable."""
+        stats = self.members.known(index, client, self.table)
+        if self.may_presume and stats is not None and _is_roomy(stats.flow, num_chunks * self.chunk_steps):
+            return num_chunks  # if others were quicker, the shard refuses
+        try:
+            granted, stats = client.reserve(
+                self.table,
+                num_chunks,
+                writer_id=self.writer_id,
+                wait_seconds=self.wait_seconds,
+                waited_seconds=time.monotonic() - self.start,
+                timeout_seconds=self.wait_seconds + CALL_SECONDS,
+            )
+        except ShardSlow as error:  # Nothing has been sent, so nothing can have been taken.
+            raise ShardUnavailable(str(error)) from error
+        self.members.observe(index, client, self.table, stats)
+        return granted
+
+    def send(self, index: int, client: ShardClient, chunks: Sequence[bytes], first_sequence: int) -> int:
+        """How many of the first chunks the shard has now. Raises ShardUnavailable or ShardSlow."""
+        accepted, stats = client.insert(
+            self.table,
+            chunks,
+            writer_id=self.writer_id,
+            first_sequence=first_sequence,
+            max_priority=self.members.max_priority(self.table),
+            timeout_seconds=CALL_SECONDS,
+        )
+        self.members.observe(index, client, self.table, stats)
+        return accepted
+
+
+def _is_roomy(flow: Flow, num_transitions: int) -> bool:
+    """Whether so many leave half the buffer free: where others wait for room, it is full."""
+    return flow.after_insert(num_transitions).surplus <= flow.error_buffer_steps / 2
 
 
 def _check_sizes(chunks: Sequence[bytes]) -> None:

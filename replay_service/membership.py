@@ -82,9 +82,7 @@ class Membership:
         """Live shards with the newest known counters of a table; a shard that has none yet is asked for them."""
         known = dict[int, tuple[ShardClient, TableStats]]()
         for index, client in self.live().items():
-            with self._changed:
-                member = self._members.get(index)
-                stats = member.tables.get(table) if member is not None and member.client is client else None
+            stats = self.known(index, client, table)
             if stats is None:
                 stats = self.refresh(index, client, table, n_step=n_step)
             if stats is not None:
@@ -130,6 +128,12 @@ class Membership:
             old = member.tables.get(table)
             if old is None or old.incarnation != stats.incarnation or _is_newer(stats, old):
                 member.tables[table] = stats
+
+    def known(self, index: int, client: ShardClient, table: str) -> TableStats | None:
+        """The newest counters that have come with a reply; None if there were none. Asks nobody."""
+        with self._changed:
+            member = self._members.get(index)
+            return member.tables.get(table) if member is not None and member.client is client else None
 
     def max_priority(self, table: str) -> float:
         """The highest priority that any shard has told of. Requests carry it on, so that all shards rank alike."""

@@ -59,20 +59,18 @@ class TableState(_message.Message):
     def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ..., independent_draws: bool = ..., packed: bool = ..., annotation_width: _Optional[int] = ..., num_annotated: _Optional[int] = ..., num_stale_annotations: _Optional[int] = ..., draining: bool = ...) -> None: ...
 
 class InsertRequest(_message.Message):
-    __slots__ = ("table", "writer_id", "first_sequence", "chunks", "wait_seconds", "max_priority")
+    __slots__ = ("table", "writer_id", "first_sequence", "chunks", "max_priority")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     WRITER_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
-    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MAX_PRIORITY_FIELD_NUMBER: _ClassVar[int]
     table: str
     writer_id: str
     first_sequence: int
     chunks: _containers.RepeatedScalarFieldContainer[bytes]
-    wait_seconds: float
     max_priority: float
-    def __init__(self, table: _Optional[str] = ..., writer_id: _Optional[str] = ..., first_sequence: _Optional[int] = ..., chunks: _Optional[_Iterable[bytes]] = ..., wait_seconds: _Optional[float] = ..., max_priority: _Optional[float] = ...) -> None: ...
+    def __init__(self, table: _Optional[str] = ..., writer_id: _Optional[str] = ..., first_sequence: _Optional[int] = ..., chunks: _Optional[_Iterable[bytes]] = ..., max_priority: _Optional[float] = ...) -> None: ...
 
 class InsertReply(_message.Message):
     __slots__ = ("num_accepted", "state")
@@ -81,6 +79,28 @@ class InsertReply(_message.Message):
     num_accepted: int
     state: TableState
     def __init__(self, num_accepted: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
+
+class ReserveRequest(_message.Message):
+    __slots__ = ("table", "writer_id", "num_chunks", "wait_seconds", "waited_seconds")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    WRITER_ID_FIELD_NUMBER: _ClassVar[int]
+    NUM_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WAITED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    writer_id: str
+    num_chunks: int
+    wait_seconds: float
+    waited_seconds: float
+    def __init__(self, table: _Optional[str] = ..., writer_id: _Optional[str] = ..., num_chunks: _Optional[int] = ..., wait_seconds: _Optional[float] = ..., waited_seconds: _Optional[float] = ...) -> None: ...
+
+class ReserveReply(_message.Message):
+    __slots__ = ("num_chunks", "state")
+    NUM_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    num_chunks: int
+    state: TableState
+    def __init__(self, num_chunks: _Optional[int] = ..., state: _Optional[_Union[TableState, _Mapping]] = ...) -> None: ...
 
 class AdmitRequest(_message.Message):
     __slots__ = ("table", "num_samples", "wait_seconds")

@@ -39,6 +39,11 @@ class ReplayStub(object):
                 request_serializer=replay__service_dot_replay__pb2.InsertRequest.SerializeToString,
                 response_deserializer=replay__service_dot_replay__pb2.InsertReply.FromString,
                 _registered_method=True)
+        self.Reserve = channel.unary_unary(
+                '/upcycle.replay.v1.Replay/Reserve',
+                request_serializer=replay__service_dot_replay__pb2.ReserveRequest.SerializeToString,
+                response_deserializer=replay__service_dot_replay__pb2.ReserveReply.FromString,
+                _registered_method=True)
         self.Admit = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Admit',
                 request_serializer=replay__service_dot_replay__pb2.AdmitRequest.SerializeToString,
@@ -95,8 +100,16 @@ class ReplayServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Insert(self, request, context):
-        """Stores chunks in order until one is refused by the limiter; a draining shard refuses all but duplicates, at once.
-        Idempotent by (writer_id, sequence).
+        """Stores chunks in order until one is refused by the limiter; never waits. A draining shard refuses all but
+        duplicates. Idempotent by (writer_id, sequence).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reserve(self, request, context):
+        """Waits in line until the limiter has room for chunks of this writer, and keeps it for the writer's next insert, for
+        a moment; for tables with a ratio. Bulk data is not sent before there is room for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +196,11 @@ def add_ReplayServicer_to_server(servicer, server):
                     request_deserializer=replay__service_dot_replay__pb2.InsertRequest.FromString,
                     response_serializer=replay__service_dot_replay__pb2.InsertReply.SerializeToString,
             ),
+            'Reserve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reserve,
+                    request_deserializer=replay__service_dot_replay__pb2.ReserveRequest.FromString,
+                    response_serializer=replay__service_dot_replay__pb2.ReserveReply.SerializeToString,
+            ),
             'Admit': grpc.unary_unary_rpc_method_handler(
                     servicer.Admit,
                     request_deserializer=replay__service_dot_replay__pb2.AdmitRequest.FromString,
@@ -261,6 +279,33 @@ class Replay(object):
             '/upcycle.replay.v1.Replay/Insert',
             replay__service_dot_replay__pb2.InsertRequest.SerializeToString,
             replay__service_dot_replay__pb2.InsertReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reserve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/upcycle.replay.v1.Replay/Reserve',
+            replay__service_dot_replay__pb2.ReserveRequest.SerializeToString,
+            replay__service_dot_replay__pb2.ReserveReply.FromString,
             options,
             channel_credentials,
             insecure,

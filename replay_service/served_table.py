@@ -2,26 +2,23 @@
 
 import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import islice
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from replay_service.failures import ShardStopping
 from replay_service.inspection import TableContents
-from replay_service.shared_log import EncodedChunk, LogPart, SharedLog
+from replay_service.reservations import Reservations
+from replay_service.shared_log import EncodedChunk, LogPart, SharedLog, encode_for_log, read_part
 from replay_service.shared_memory import SharedSegment
 from replay_service.size_gauge import SizeGauge
 from replay_service.table import Table
 from replay_service.types import ScanCursor, TableDraw, TableSample, TableStats
-from replay_service.waiting import WaitingLine
-from upcycle.chunks import Array, decode_chunk, encode_chunk
-from upcycle.errors import CorruptDataError, UserError
+from replay_service.waiting import WaitingLine, place_in
+from upcycle.chunks import Array
+from upcycle.errors import CorruptDataError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.metrics import Metrics
 from upcycle.windows import View
@@ -29,7 +26,8 @@ from upcycle.windows import View
 LOGGED_TABLE: Final = "online"
 """The table that actors fill, whose chunks go into the experience log."""
 
-_SEED_CHUNKS: Final = 16  # stored under one hold of the lock, so that seeding never keeps others waiting for long
+_MAX_RESERVATIONS: Final = 4  # enough to keep a shard busy while the chunks of the next are on their way
+_RESERVED_SECONDS: Final = 2.0
 
 
 class ServedTable:
@@ -42,8 +40,8 @@ class ServedTable:
       waiting_inserts, waiting_samples: calls that the limiter holds back.
     Args:
       log: accepted chunks are appended to it before they are acknowledged; None keeps no log.
-      max_waiters: calls that may wait at a time; any more are answered at once, so that waiting inserts never use up
-        the threads that the samples they wait for need.
+      max_writers, max_readers: calls that may wait at a time, for room for chunks and for anything else; any more are
+        answered at once, so that those that wait never use up the threads that others need.
       segment: the shared memory that the table's arena lies in, if it does.
     """
 
@@ -54,58 +52,77 @@ class ServedTable:
         log: SharedLog | None,
         metrics: Metrics,
         size: SizeGauge,
-        max_waiters: int,
+        max_writers: int,
+        max_readers: int,
         segment: SharedSegment | None = None,
     ) -> None:
         self._table, self._log, self._metrics, self._size = table, log, metrics, size
         self.segment, self.config = segment, table.config
         self._inserting = threading.Lock()
-        self._seeding = threading.Lock()
         self._changed = threading.Condition()  # notified when chunks have come in, for those that wait for any
         self.waiting_inserts, self.waiting_samples = WaitingLine(self._changed), WaitingLine(self._changed)
-        self._waiters = threading.BoundedSemaphore(max_waiters)
-        self._seeded: dict[tuple[Path, LogPart], int] = {}
+        self._reservations = Reservations(most=_MAX_RESERVATIONS, keep_seconds=_RESERVED_SECONDS)
+        self._writers = threading.BoundedSemaphore(max_writers)
+        self._readers = threading.BoundedSemaphore(max_readers)
         self._num_refused = 0
         self._stopping = False
 
     def verify(self, payloads: Sequence[bytes]) -> list[EncodedChunk]:
         """Decodes chunks. Raises CorruptDataError, and counts it, if any of them is not what this table stores."""
-        spec, encoded = self._table.spec, list[EncodedChunk]()
-        for data in payloads:
-            try:
-                chunk = decode_chunk(data, spec)
-            except CorruptDataError:
-                with self._changed:
-                    self._num_refused += 1
-                self._metrics.increment("replay_refused_chunks_total")
-                raise
-            # The log compresses a chunk as a whole, which frames that are compressed already would spoil.
-            raw = data if self._log is None or chunk.packed is None else encode_chunk(chunk, spec)
-            encoded.append(EncodedChunk(raw, chunk, chunk.num_transitions(spec)))
-        return encoded
+        try:
+            return [encode_for_log(data, self._table.spec, logged=self._log is not None) for data in payloads]
+        except CorruptDataError:
+            with self._changed:
+                self._num_refused += 1
+            self._metrics.increment("replay_refused_chunks_total")
+            raise
 
-    def insert(
-        self, chunks: Sequence[EncodedChunk], *, writer_id: str, first_sequence: int, wait_seconds: float
-    ) -> tuple[int, TableStats]:
-        """Stores chunks in order until the limiter refuses one; what it returns for is in the log.
+    def insert(self, chunks: Sequence[EncodedChunk], *, writer_id: str, first_sequence: int) -> tuple[int, TableStats]:
+        """Stores chunks in order until there is no room for one: what others wait for, or have reserved, is no room.
 
-        A draining table stores nothing, and returns at once; what it has stored before stays acknowledged.
-
+        Never waits for room; what it returns for is in the log. A draining table stores nothing; what it has stored
+        before stays acknowledged.
         Returns: how many of the first chunks are stored now (by this call or an earlier one), and counters.
         Raises: UserError if the disk is full; the chunks before the failing one are stored.
         """
-        deadline = time.monotonic() + wait_seconds
         num_stored = 0
-        while True:
-            num_stored += self._insert_while_room(chunks[num_stored:], writer_id, first_sequence + num_stored)
-            if num_stored == len(chunks):
-                break
-            with self._turn_to_insert(chunks[num_stored].num_transitions, deadline) as came:
-                if not came:
-                    break
-                rest, sequence = chunks[num_stored:], first_sequence + num_stored
-                num_stored += self._insert_while_room(rest, writer_id, sequence, has_turn=True)
+        try:
+            with self._inserting:
+                for encoded in chunks:
+                    if not self._insert_one(encoded, writer_id, first_sequence + num_stored):
+                        break
+                    num_stored += 1
+        finally:
+            with self._changed:
+                self._reservations.end(writer_id)
+                self.waiting_inserts.call_next()
         return num_stored, self.stats()
+
+    def reserve(
+        self, num_chunks: int, *, writer_id: str, wait_seconds: float, waited_seconds: float
+    ) -> tuple[int, TableStats]:
+        """Keeps room for as many chunks, of so many, as the limiter has room for, after waiting in line for one.
+
+        Args:
+          waited_seconds: how long the writer has been waiting already; who has waited longer comes first.
+        Returns: how many that are, and counters. The room is the writer's until its next insert, or for two seconds.
+        """
+        if self.config.samples_per_insert is None:
+            return num_chunks, self.stats()
+        start = time.monotonic()
+        with self._changed:
+            self._reservations.end(writer_id)
+        with (
+            place_in(self._writers) as may_wait,
+            self.waiting_inserts.turn(
+                self._has_room, wait_seconds if may_wait else 0.0, arrival=start - waited_seconds
+            ) as came,
+            self._changed,
+        ):
+            num_granted = self._grant(writer_id, num_chunks) if came else 0
+            stats = self._stats()
+        self._metrics.increment("replay_insert_wait_seconds_total", time.monotonic() - start)
+        return num_granted, stats
 
     def admit(self, num_samples: int, *, wait_seconds: float) -> tuple[int, TableStats]:
         """Counts as many samples, of so many, as the limiter has room for, after waiting for room for one.
@@ -114,7 +131,7 @@ class ServedTable:
         """
         start = time.monotonic()
         with (
-            self._waiting() as may_wait,
+            place_in(self._readers) as may_wait,
             self.waiting_samples.turn(self._table.may_sample, wait_seconds if may_wait else 0.0) as came,
             self._changed,
         ):
@@ -175,18 +192,8 @@ class ServedTable:
         Raises: UserError if the log holds other chunks than this table; CorruptDataError if it is damaged;
           ShardStopping.
         """
-        spec, num_transitions = self._table.spec, 0
-        if reader.spec != spec:
-            raise UserError(
-                "teacher's log",
-                reader.spec.to_json(),
-                f"are not the chunks that this run uses, {spec.to_json()}",
-                "give both the same frame size, actions, replay.chunk_steps, env.frame_stack and learner.n_step",
-            )
-        payloads = reader.iterate(
-            shard_index=part.shard_index, num_shards=part.num_shards, newest_transitions=part.newest_transitions
-        )
-        while batch := [decode_chunk(data, spec) for data in islice(payloads, _SEED_CHUNKS)]:
+        num_transitions = 0
+        for batch in read_part(reader, part, self._table.spec):
             with self._changed:
                 if self._stopping:
                     raise ShardStopping("the shard is stopping; the table is seeded in part")
@@ -194,13 +201,6 @@ class ServedTable:
                 self._changed.notify_all()
         self._size.set(self._table.config.name, self.stats().num_transitions)
         return num_transitions
-
-    def seed_once(self, directory: Path, part: LogPart) -> int:
-        """Like `seed`, of the log in `directory`; the same part a second time stores nothing more."""
-        with self._seeding:
-            if (directory, part) not in self._seeded:
-                self._seeded[directory, part] = self.seed(ExperienceLogReader.open(directory), part)
-            return self._seeded[directory, part]
 
     def stats(self, *, n_step: int = 0) -> TableStats:
         """Counters; with an n_step, the mass and the drawable transitions are those of that horizon."""
@@ -216,7 +216,7 @@ class ServedTable:
 
     def wait_for_change(self, known_revision: int, timeout_seconds: float) -> None:
         """Waits until chunks have come in since `known_revision`, for a time at the most."""
-        with self._waiting() as may_wait, self._changed:
+        with place_in(self._readers) as may_wait, self._changed:
             if may_wait:
                 self._changed.wait_for(
                     lambda: self._stopping or self._table.stats().revision != known_revision, timeout_seconds
@@ -249,22 +249,31 @@ class ServedTable:
             self.waiting_inserts.close()
             self.waiting_samples.close()
 
-    def _insert_while_room(
-        self, chunks: Sequence[EncodedChunk], writer_id: str, first_sequence: int, *, has_turn: bool = False
-    ) -> int:
-        """Stores chunks in order until there is no room, or others wait for it; returns how many it has stored."""
-        with self._inserting:
-            for index, encoded in enumerate(chunks):
-                if not self._insert_one(encoded, writer_id, first_sequence + index, has_turn=has_turn):
-                    return index
-        return len(chunks)
+    def _has_room(self) -> bool:
+        """Whether one more chunk may be promised room. Held: _changed."""
+        now = time.monotonic()
+        return self._reservations.has_place(now) and self._may_insert(self._table.spec.steps, now)
 
-    def _insert_one(self, encoded: EncodedChunk, writer_id: str, sequence: int, *, has_turn: bool) -> bool:
+    def _grant(self, writer_id: str, num_chunks: int) -> int:
+        """Promises room for as many of these chunks as there is. Held: _changed."""
+        now, steps = time.monotonic(), self._table.spec.steps
+        while num_chunks > 0 and not self._may_insert(num_chunks * steps, now):
+            num_chunks -= 1
+        if num_chunks > 0:
+            self._reservations.grant(writer_id, num_chunks * steps, now)
+        return num_chunks
+
+    def _may_insert(self, num_transitions: int, now: float, *, writer_id: str | None = None) -> bool:
+        """Whether the limiter has room for these and for what others have been promised. Held: _changed."""
+        return self._table.may_insert(num_transitions + self._reservations.num_transitions(now, besides=writer_id))
+
+    def _insert_one(self, encoded: EncodedChunk, writer_id: str, sequence: int) -> bool:
         """Held: _inserting."""
         with self._changed:
+            now = time.monotonic()
             duplicate = self._table.is_duplicate(writer_id, sequence)
-            may_insert = (has_turn or not self.waiting_inserts) and self._table.may_insert(encoded.num_transitions)
-            if not duplicate and not may_insert:
+            in_turn = self._reservations.holds(writer_id, now) or not self.waiting_inserts
+            if not duplicate and not (in_turn and self._may_insert(encoded.num_transitions, now, writer_id=writer_id)):
                 return False
         if self._log is not None and not duplicate:
             self._metrics.increment("replay_log_bytes_total", self._log.append(encoded))
@@ -280,27 +289,6 @@ class ServedTable:
             self._metrics.increment("replay_inserts_total", encoded.num_transitions)
         self._size.set(self._table.config.name, size)
         return True
-
-    @contextmanager
-    def _turn_to_insert(self, num_transitions: int, deadline: float) -> Generator[bool]:
-        """Waits until the limiter lets so many in and nobody has waited longer; yields whether that came in time."""
-        start, has_room = time.monotonic(), partial(self._table.may_insert, num_transitions)
-        with (
-            self._waiting() as may_wait,
-            self.waiting_inserts.turn(has_room, max(deadline - start, 0.0) if may_wait else 0.0) as came,
-        ):
-            self._metrics.increment("replay_insert_wait_seconds_total", time.monotonic() - start)
-            yield came
-
-    @contextmanager
-    def _waiting(self) -> Generator[bool]:
-        """Whether this call may wait; there is a limit on how many do."""
-        may_wait = self._waiters.acquire(blocking=False)
-        try:
-            yield may_wait
-        finally:
-            if may_wait:
-                self._waiters.release()
 
     def _count_samples(self, draw: TableDraw, stats: TableStats) -> None:
         self._metrics.increment("replay_samples_total", len(draw.slot))

@@ -5,23 +5,22 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import grpc
 import numpy as np
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from replay_service import inspection, replay_pb2, replay_pb2_grpc, wire
+from replay_service import replay_pb2_grpc
 from replay_service.arena_segment import arena_segment
-from replay_service.failures import typed_refusals
-from replay_service.options import COMMON_OPTIONS, MAX_MESSAGE_BYTES, SERVER_OPTIONS
+from replay_service.calls import InThreads
+from replay_service.options import COMMON_OPTIONS, SERVER_OPTIONS
 from replay_service.served_table import LOGGED_TABLE, ServedTable
+from replay_service.servicer import Servicer, find
 from replay_service.shared_log import LogPart, SharedLog
 from replay_service.size_gauge import SizeGauge
 from replay_service.table import Table
-from replay_service.table_checks import num_slots_of
 from replay_service.types import TableConfig, TableStats
 from upcycle.chunks import ChunkSpec
 from upcycle.errors import UserError
@@ -30,9 +29,14 @@ from upcycle.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
-_NUM_THREADS: Final = 16
-_MAX_WAIT_SECONDS: Final = 5.0  # the longest a call is held back, whatever it asks for
-_MAX_UPDATES: Final = 1 << 20
+_NUM_INSERTS: Final = 2
+"""Inserts worked on at a time, by threads of their own: one is checked while another is stored. More of them would only
+hold more messages; those of the others wait in their connections, unread, in order of arrival."""
+
+_MAX_WRITERS: Final = 128  # waiting for room
+_MAX_READERS: Final = 32  # waiting for samples or for chunks
+_NUM_THREADS: Final = _MAX_WRITERS + _MAX_READERS + 16  # so that 16 are left for calls that are answered at once
+_MAX_CALLS: Final = 2048  # any more are refused at once; clients come back later
 
 
 class ReplayShard:
@@ -82,15 +86,20 @@ class ReplayShard:
                 log=self._log if config.name == LOGGED_TABLE else None,
                 metrics=metrics,
                 size=size,
-                max_waiters=_NUM_THREADS // 4,
+                max_writers=max(_MAX_WRITERS // len(tables), 1),
+                max_readers=max(_MAX_READERS // len(tables), 1),
                 segment=segment,
             )
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix=f"replay-{index}")
-        self._server = grpc.server(self._threads, options=[*COMMON_OPTIONS, *SERVER_OPTIONS])
+        self._insert_threads = ThreadPoolExecutor(_NUM_INSERTS, thread_name_prefix=f"replay-{index}-insert")
+        options = [*COMMON_OPTIONS, *SERVER_OPTIONS]
+        self._server = grpc.server(self._threads, options=options, maximum_concurrent_rpcs=_MAX_CALLS)
         self._health = health.HealthServicer()
         self._stopped = threading.Event()
         local_address = self._listen_locally()
-        replay_pb2_grpc.add_ReplayServicer_to_server(_Servicer(spec, self._tables, local_address), self._server)
+        servicer = Servicer(spec, self._tables, local_address)
+        servicer.Insert = InThreads(servicer.Insert, self._insert_threads)
+        replay_pb2_grpc.add_ReplayServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def start(self) -> str:
@@ -127,6 +136,7 @@ class ReplayShard:
         for table in self._tables.values():
             table.stop()
         self._server.stop(grace_seconds).wait(grace_seconds + 1.0)
+        self._insert_threads.shutdown(wait=True)
         self._threads.shutdown(wait=True)
         for table in self._tables.values():
             if table.segment is not None:
@@ -141,7 +151,7 @@ class ReplayShard:
 
     def stats(self, table: str) -> TableStats:
         """Counters of a table, as clients get them. Raises: UserError if there is no such table."""
-        return _find(self._tables, table).stats()
+        return find(self._tables, table).stats()
 
     def seed(
         self,
@@ -155,162 +165,4 @@ class ReplayShard:
 
         Raises: UserError if there is no such table or the log holds other chunks; CorruptDataError if it is damaged.
         """
-        return _find(self._tables, table).seed(reader, LogPart(shard_index, num_shards, newest_transitions))
-
-
-class _Servicer(replay_pb2_grpc.ReplayServicer):
-    """Messages to calls of `ServedTable` and back; every refusal becomes a typed status."""
-
-    def __init__(self, spec: ChunkSpec, tables: dict[str, ServedTable], local_address: str) -> None:
-        self._spec, self._tables, self._local_address = spec, tables, local_address
-
-    def Insert(self, request: replay_pb2.InsertRequest, context: grpc.ServicerContext) -> replay_pb2.InsertReply:
-        with typed_refusals(context):
-            table = _find(self._tables, request.table)
-            chunks = table.verify(list(request.chunks))
-            table.raise_max_priority(request.max_priority)
-            num_accepted, stats = table.insert(
-                chunks,
-                writer_id=request.writer_id,
-                first_sequence=request.first_sequence,
-                wait_seconds=_bounded_wait(request.wait_seconds, context),
-            )
-            return replay_pb2.InsertReply(num_accepted=num_accepted, state=wire.stats_to_message(stats))
-
-    def Admit(self, request: replay_pb2.AdmitRequest, context: grpc.ServicerContext) -> replay_pb2.AdmitReply:
-        with typed_refusals(context):
-            table = _find(self._tables, request.table)
-            if request.num_samples < 1:
-                raise ValueError(f"num_samples {request.num_samples}: must be above 0")
-            num_admitted, stats = table.admit(
-                request.num_samples, wait_seconds=_bounded_wait(request.wait_seconds, context)
-            )
-            return replay_pb2.AdmitReply(num_admitted=num_admitted, state=wire.stats_to_message(stats))
-
-    def Sample(self, request: replay_pb2.SampleRequest, context: grpc.ServicerContext) -> replay_pb2.SampleReply:
-        with typed_refusals(context):
-            table = _find(self._tables, request.table)
-            view = wire.view_from_message(request.view, self._spec)
-            row_bytes = (
-                wire.DRAW_ROW_BYTES
-                if request.keys_only
-                else wire.sample_row_bytes(self._spec, view, table.config.annotation_width)
-            )
-            _check_batch_size(request.batch_size, row_bytes)
-            table.raise_max_priority(request.max_priority)
-            if request.keys_only:
-                draw, stats = table.draw(request.batch_size, view)
-                columns = wire.encode_columns(wire.draw_columns(draw))
-                return replay_pb2.SampleReply(columns=columns, state=wire.stats_to_message(stats))
-            sample, stats = table.sample(request.batch_size, view, packed=request.packed)
-            return wire.sample_to_message(sample, stats)
-
-    def Attach(self, request: replay_pb2.AttachRequest, context: grpc.ServicerContext) -> replay_pb2.AttachReply:
-        with typed_refusals(context):
-            table = _find(self._tables, request.table)
-            incarnation = table.stats().incarnation
-            if table.segment is None:
-                return replay_pb2.AttachReply(incarnation=incarnation, local_address=self._local_address)
-            handle = table.segment.handle
-            return replay_pb2.AttachReply(
-                pid=handle.pid,
-                descriptor=handle.descriptor,
-                token=handle.token,
-                num_bytes=handle.num_bytes,
-                num_slots=num_slots_of(table.config, self._spec),
-                incarnation=incarnation,
-                local_address=self._local_address,
-                annotation_width=table.config.annotation_width,
-            )
-
-    def UpdatePriorities(
-        self, request: replay_pb2.UpdatePrioritiesRequest, context: grpc.ServicerContext
-    ) -> replay_pb2.UpdatePrioritiesReply:
-        with typed_refusals(context):
-            table = _find(self._tables, request.table)
-            columns = wire.decode_columns(request.columns, wire.UPDATE_LAYOUT, max_rows=_MAX_UPDATES)
-            table.raise_max_priority(request.max_priority)
-            num_stale, stats = table.update_priorities(
-                columns["slot"], columns["offset"], columns["generation"], columns["priority"]
-            )
-            return replay_pb2.UpdatePrioritiesReply(num_stale=num_stale, state=wire.stats_to_message(stats))
-
-    def Annotate(self, request: replay_pb2.AnnotateRequest, context: grpc.ServicerContext) -> replay_pb2.AnnotateReply:
-        with typed_refusals(context):
-            table = _find(self._tables, request.table)
-            layout = wire.annotation_layout(table.config.annotation_width)
-            columns = wire.decode_columns(request.columns, layout, max_rows=_MAX_UPDATES)
-            num_stale, stats = table.annotate(
-                columns["slot"], columns["offset"], columns["generation"], columns["annotation"]
-            )
-            return replay_pb2.AnnotateReply(num_stale=num_stale, state=wire.stats_to_message(stats))
-
-    def Scan(self, request: replay_pb2.ScanRequest, context: grpc.ServicerContext) -> replay_pb2.ScanReply:
-        with typed_refusals(context):
-            table = _find(self._tables, request.table)
-            view = wire.view_from_message(request.view, self._spec)
-            _check_batch_size(
-                request.batch_size, wire.sample_row_bytes(self._spec, view, table.config.annotation_width)
-            )
-            sample, cursor, ended, stats = table.scan(
-                wire.cursor_from_message(request.cursor),
-                request.batch_size,
-                view,
-                only_missing=request.only_missing,
-                packed=request.packed,
-            )
-            reply = wire.sample_to_message(sample, stats)
-            return replay_pb2.ScanReply(sample=reply, cursor=wire.cursor_to_message(cursor), ended=ended)
-
-    def Stats(self, request: replay_pb2.StatsRequest, context: grpc.ServicerContext) -> replay_pb2.StatsReply:
-        with typed_refusals(context):
-            table = _find(self._tables, request.table)
-            if not 0 <= request.n_step <= self._spec.lookahead:
-                raise ValueError(
-                    f"n_step {request.n_step}: these chunks carry {self._spec.lookahead} rows of lookahead"
-                )
-            if request.wait_seconds > 0:
-                table.wait_for_change(request.known_revision, _bounded_wait(request.wait_seconds, context))
-            return replay_pb2.StatsReply(state=wire.stats_to_message(table.stats(n_step=request.n_step)))
-
-    def Seed(self, request: replay_pb2.SeedRequest, context: grpc.ServicerContext) -> replay_pb2.SeedReply:
-        with typed_refusals(context):
-            table = _find(self._tables, request.table)
-            part = LogPart(request.shard_index, request.num_shards, request.newest_transitions or None)
-            if not 0 <= part.shard_index < part.num_shards:
-                raise ValueError(f"shard_index {part.shard_index} of {part.num_shards} shards")
-            num_transitions = table.seed_once(Path(request.log_directory), part)
-            return replay_pb2.SeedReply(num_transitions=num_transitions, state=wire.stats_to_message(table.stats()))
-
-    def Drain(self, request: replay_pb2.DrainRequest, context: grpc.ServicerContext) -> replay_pb2.DrainReply:
-        with typed_refusals(context):
-            for table in self._tables.values():
-                table.drain(not request.cancel)
-            states = {name: wire.stats_to_message(table.stats()) for name, table in self._tables.items()}
-            return replay_pb2.DrainReply(states=states)
-
-    def Inspect(self, request: replay_pb2.InspectRequest, context: grpc.ServicerContext) -> replay_pb2.InspectReply:
-        with typed_refusals(context):
-            table = _find(self._tables, request.table)
-            view = wire.view_from_message(request.view, self._spec)
-            if not 0 <= request.num_windows <= inspection.MAX_WINDOWS:
-                raise ValueError(f"num_windows {request.num_windows}: at most {inspection.MAX_WINDOWS}")
-            contents, stats = table.inspect(request.num_windows, view, rng=np.random.default_rng())
-            return inspection.to_message(inspection.TableInspection(contents, stats, tuple(sorted(self._tables))))
-
-
-def _find(tables: dict[str, ServedTable], name: str) -> ServedTable:
-    if name not in tables:
-        raise UserError("table", name, "there is no such table", f"this shard has {', '.join(sorted(tables))}")
-    return tables[name]
-
-
-def _check_batch_size(batch_size: int, row_bytes: int) -> None:
-    if not 0 < batch_size * row_bytes < MAX_MESSAGE_BYTES:
-        raise ValueError(f"batch_size {batch_size}: must be above 0 and fit one message")
-
-
-def _bounded_wait(wait_seconds: float, context: grpc.ServicerContext) -> float:
-    """Less than the caller's own deadline, so that the answer still reaches it."""
-    remaining = cast(float | None, context.time_remaining())  # None without a deadline, whatever the stubs say
-    return max(0.0, min(wait_seconds, _MAX_WAIT_SECONDS, 0.8 * remaining if remaining is not None else wait_seconds))
+        return find(self._tables, table).seed(reader, LogPart(shard_index, num_shards, newest_transitions))

@@ -17,6 +17,7 @@ class Stub(Protocol):
     """The generated stub, with its types."""
 
     Insert: grpc.UnaryUnaryMultiCallable[replay_pb2.InsertRequest, replay_pb2.InsertReply]
+    Reserve: grpc.UnaryUnaryMultiCallable[replay_pb2.ReserveRequest, replay_pb2.ReserveReply]
     Admit: grpc.UnaryUnaryMultiCallable[replay_pb2.AdmitRequest, replay_pb2.AdmitReply]
     Sample: grpc.UnaryUnaryMultiCallable[replay_pb2.SampleRequest, replay_pb2.SampleReply]
     Attach: grpc.UnaryUnaryMultiCallable[replay_pb2.AttachRequest, replay_pb2.AttachReply]

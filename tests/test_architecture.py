@@ -25,7 +25,9 @@ LAYERS = {
 OWNERS = {
     "ray": ("orchestrator/",),
     "redis": ("upcycle/tracker.py",),
-    "grpc": tuple(f"replay_service/{name}.py" for name in ("server", "client", "failures", "stubs")),
+    "grpc": tuple(
+        f"replay_service/{name}.py" for name in ("server", "servicer", "calls", "client", "failures", "stubs")
+    ),
     "envpool": ("actors/envs.py",),
     "prometheus_client": ("upcycle/metrics.py",),
     "lz4": ("upcycle/native_kernels.py", "upcycle/plain_kernels.py"),

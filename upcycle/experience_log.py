@@ -2,14 +2,16 @@
 
 A log is a folder: `log.json` (format, chunk specification, environment) and segments (`upcycle.log_segment`). One
 process writes; any number read, also while it writes. What `append` has returned from survives the death of the
-writer; what `sync` has returned from survives a power cut. Segments are sealed and immutable once they are full or the
-writer is closed, so that another log can share them (`upcycle.log_folder.link_log`).
+writer; what `sync` has returned from survives a power cut. Segments are sealed and immutable soon after they are full,
+or once the writer is closed, so that another log can share them (`upcycle.log_folder.link_log`). Sealing forces a
+segment to disk, which takes longer than an append should: a thread does it while the next one is filled.
 
 A folder of logs (`shard-0`, `shard-1`, ... as the replay shards of one run leave them) reads like one log.
 """
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
 
@@ -36,7 +38,10 @@ class ExperienceLogWriter:
         """Bytes of an append cut short that opening the log has removed."""
         self._sealed = [sealed for segment in segments if (sealed := _recover(segment)) is not None]
         self._next_sequence = self._sealed[-1].first_sequence + self._sealed[-1].num_chunks if self._sealed else 0
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="log-sealer")
+        self._sealing: tuple[int, Segment, Future[None]] | None = None  # a full segment; it is in _sealed already
         self._descriptor: int | None = None  # of the open segment, if there is one
+        self._is_named = True  # whether the name of the open segment has been forced to disk
         self._bounds, self._counts = [0], list[int]()  # of the open segment
 
     @classmethod
@@ -76,7 +81,8 @@ class ExperienceLogWriter:
     def append(self, data: bytes, num_transitions: int) -> int:
         """Appends one encoded chunk and returns its sequence number; the kernel has all of it then.
 
-        Raises: UserError if the disk is full; the log is as it was before, and a later append may succeed.
+        Raises: UserError if the disk is full, also for the segment before; the log is as it was before, and a later
+          append may succeed.
         """
         assert self._lock is not None, "the log is closed"
         if self._bounds[-1] >= self._segment_bytes:
@@ -102,6 +108,8 @@ class ExperienceLogWriter:
         total, removed = self.num_transitions, 0
         while len(self._sealed) > (0 if self._counts else 1):
             oldest = self._sealed[0]
+            if self._sealing is not None and self._sealing[1] is oldest:
+                self._wait_for_sealer()
             count = int(oldest.num_transitions.sum())
             if total - removed - count < max_transitions:
                 break
@@ -113,9 +121,13 @@ class ExperienceLogWriter:
 
     def sync(self) -> None:
         """Forces everything appended so far to disk."""
+        self._wait_for_sealer()  # first: there must never be a gap
         if self._descriptor is not None:
             with disk_full_explained(self._directory):
                 os.fsync(self._descriptor)
+                if not self._is_named:
+                    sync_folder(self._directory)
+                    self._is_named = True
 
     def close(self) -> None:
         """Seals the open segment and lets the next writer in. Safe to call twice."""
@@ -123,10 +135,13 @@ class ExperienceLogWriter:
             return
         try:
             self._seal()
+            self._wait_for_sealer()
         finally:
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
+            self._sealer.shutdown(wait=True)
+            for descriptor in (self._descriptor, self._sealing[0] if self._sealing is not None else None):
+                if descriptor is not None:
+                    os.close(descriptor)
+            self._descriptor = self._sealing = None
             os.close(self._lock)
             self._lock = None
 
@@ -140,23 +155,39 @@ class ExperienceLogWriter:
         if self._descriptor is None:
             path = self._directory / segment_name(self._next_sequence)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            sync_folder(self._directory)
+            self._is_named = False
         return self._descriptor
 
     def _seal(self) -> None:
-        """Makes the open segment immutable; if that fails it stays open and whole."""
+        """Lets the sealer make the open segment immutable; if that cannot begin it stays open and whole."""
         if self._descriptor is None or not self._counts:
             return
+        self._wait_for_sealer()  # one at a time: so two segments at the most are not on disk yet
         first = self._next_sequence - len(self._counts)
         bounds, counts = np.array(self._bounds, np.int64), np.array(self._counts, np.int64)
         segment = Segment(self._directory / segment_name(first), first, bounds, counts)
-        os.ftruncate(self._descriptor, segment.num_bytes)  # whatever a failed append could not roll back
-        self.sync()
-        with disk_full_explained(self._directory):
-            segment = write_index(segment)
-        os.close(self._descriptor)
-        self._descriptor, self._bounds, self._counts = None, [0], []
+        if os.fstat(self._descriptor).st_size > segment.num_bytes:  # a failed append that could not be rolled back
+            os.ftruncate(self._descriptor, segment.num_bytes)  # only then: it waits for the disk
+        self._sealing = self._descriptor, segment, self._sealer.submit(_force, self._descriptor, segment)
         self._sealed.append(segment)
+        self._descriptor, self._bounds, self._counts = None, [0], []
+
+    def _wait_for_sealer(self) -> None:
+        """Returns once no segment is being sealed; what failed is tried again, and raises if it fails again."""
+        if self._sealing is None:
+            return
+        descriptor, segment, sealed = self._sealing
+        if sealed.exception() is not None:
+            _force(descriptor, segment)
+        os.close(descriptor)
+        self._sealing = None
+
+
+def _force(descriptor: int, segment: Segment) -> None:
+    """Forces a full segment to disk, then its sidecar, which says that it will never change."""
+    with disk_full_explained(segment.path):
+        os.fsync(descriptor)
+        write_index(segment)
 
 
 class ExperienceLogReader:

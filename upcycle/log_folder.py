@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
+import numpy as np
 from pydantic import ValidationError
 from zlib_ng import zlib_ng
 
@@ -93,9 +94,23 @@ def log_parts(directory: Path) -> list[Path]:
 
 
 def load_segments(directory: Path) -> list[Segment]:
-    """The segments of one log, in order. Raises CorruptDataError naming file and offset, also when one is missing."""
+    """The segments of one log, in order.
+
+    A writer seals a segment while it already fills the next one. If a power cut has torn the first of the two, nothing
+    of the second was ever forced to disk: all of it counts as torn, for a log has no gaps.
+    Raises: CorruptDataError naming file and offset, also when a segment is missing.
+    """
     listed = list_segments(directory)
-    segments = [load_segment(path, first, is_last=path == listed[-1][1]) for first, path in listed]
+    segments = list[Segment]()
+    for first, path in reversed(listed):
+        is_last = not segments or (len(segments) == 1 and not segments[0].sealed)
+        segments.insert(0, load_segment(path, first, is_last=is_last))
+    if len(segments) > 1 and not (segments[-2].sealed or segments[-1].sealed):
+        torn, last = segments[-2:]
+        next_sequence, size = torn.first_sequence + torn.num_chunks, last.path.stat().st_size
+        if torn.torn_bytes or last.first_sequence != next_sequence:
+            bounds, counts = np.zeros(1, np.int64), np.zeros(0, np.int64)
+            segments[-1] = Segment(last.path, next_sequence, bounds, counts, torn_bytes=size)
     for before, after in itertools.pairwise(segments):
         expected = before.first_sequence + before.num_chunks
         if after.first_sequence != expected:

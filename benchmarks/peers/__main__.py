@@ -18,11 +18,10 @@ from typing import Final
 from benchmarks.measure import Disturbance, interleaved
 from benchmarks.peers import report
 from benchmarks.peers.frame_log import BATCH_SIZES
-from benchmarks.workers import ROOT, Worker, python_module
+from benchmarks.workers import PEERS_PYTHON, ROOT, Worker, python_module
 from benchmarks.workload import GAMES, Game, place_of, recorded
 from upcycle.files import write_atomically
 
-_PYTHON: Final = ROOT / ".venv-peers" / "bin" / "python"
 _OPERATIONS: Final = ("insert", *(f"{name}/{size}" for name in ("sample", "update") for size in BATCH_SIZES))
 _PLOTTED: Final = "sample/512"
 
@@ -58,7 +57,7 @@ class System:
 
     def command(self, play: Path, stored: int) -> list[str]:
         """What starts its adapter."""
-        python = sys.executable if self.ours else str(_PYTHON)
+        python = sys.executable if self.ours else str(PEERS_PYTHON)
         module = f"benchmarks.peers.adapters.{self.adapter}"
         return python_module(module, str(play.absolute()), str(stored), self.variant, python=python)
 
@@ -66,6 +65,7 @@ class System:
 SYSTEMS: Final = (
     System("Upcycle, shared memory", "upcycle_adapter", "raw/shared_memory"),
     System("Upcycle, TCP", "upcycle_adapter", "warm/tcp"),
+    System("Upcycle, warm", "upcycle_adapter", "warm/unix"),
     System("Upcycle, cold", "upcycle_adapter", "cold/unix"),
     System("Reverb", "reverb_adapter", "chunk8"),
     System("cpprb, full stacks", "cpprb_adapter", "full", kept_heap=True),
@@ -111,8 +111,8 @@ def main() -> None:
     parser.add_argument("--workload", type=Path, help="folder in which plays are kept (default: a temporary one)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the page")
     arguments = parser.parse_args()
-    if not _PYTHON.exists():
-        parser.error(f"{_PYTHON} does not exist: run make bench-peers, which makes it")
+    if not PEERS_PYTHON.exists():
+        parser.error(f"{PEERS_PYTHON} does not exist: run make bench-peers, which makes it")
     games: list[Game] = arguments.games
     disturbance, results = Disturbance(), dict[str, list[report.Result]]()
     with tempfile.TemporaryDirectory(prefix="upcycle-peers-") as scratch:
@@ -133,6 +133,7 @@ def main() -> None:
     command += f" --stored {arguments.stored} --games {' '.join(games)}"
     text = report.body(results, _OPERATIONS, command=command, stored=arguments.stored, other_cores=disturbance.cores())
     page: Path = arguments.output / "replay.md"
+    arguments.output.mkdir(parents=True, exist_ok=True)
     old = page.read_text(encoding="utf-8") if page.exists() else "# Replay, measured\n"
     write_atomically(page, report.section(old, text).encode())
     write_atomically(arguments.output / "replay.png", report.figure(results, _PLOTTED))

@@ -55,7 +55,7 @@ def insert(folder: RunFolder, numbers: range) -> None:
     client = ShardClient(folder.endpoints("replay")[0], SPEC)
     chunks = [encode_chunk(make_chunk(number, spec=SPEC), SPEC) for number in numbers]
     accepted, _ = client.insert(
-        "online", chunks, writer_id="w", first_sequence=0, max_priority=0.0, wait_seconds=0.0, timeout_seconds=10.0
+        "online", chunks, writer_id="w", first_sequence=0, max_priority=0.0, timeout_seconds=10.0
     )
     assert accepted == len(chunks)
     client.close()

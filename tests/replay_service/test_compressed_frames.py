@@ -98,7 +98,6 @@ def test_blocks_travel_only_where_asked_for_and_stored(tmp_path: Path) -> None:
                         writer_id="w",
                         first_sequence=sequence,
                         max_priority=0,
-                        wait_seconds=0,
                         timeout_seconds=20,
                     )
             for table, packed in (("warm", True), ("warm", False), ("cold", True), ("online", True)):

@@ -51,7 +51,7 @@ def drain(address: str, *, cancel: bool = False) -> dict[str, TableStats]:
 
 
 def insert_at(address: str, number: int) -> int:
-    """Sends a chunk to one shard, which may wait; returns how many it has taken."""
+    """Sends a chunk to one shard; returns how many it has taken."""
     client = ShardClient(address, SPEC)
     try:
         return client.insert(
@@ -60,7 +60,6 @@ def insert_at(address: str, number: int) -> int:
             writer_id="w",
             first_sequence=number,
             max_priority=1.0,
-            wait_seconds=WAIT_SECONDS,
             timeout_seconds=WAIT_SECONDS,
         )[0]
     finally:
@@ -117,8 +116,9 @@ def test_inserts_in_line_are_sent_away() -> None:
     table, results = served(make_table(LIMITED)), list[int]()
 
     def store(number: int) -> None:
-        encoded = EncodedChunk(make_data(number), make_chunk(number), SPEC.steps)
-        results.append(table.insert([encoded], writer_id="w", first_sequence=number, wait_seconds=10**6)[0])
+        encoded, writer = EncodedChunk(make_data(number), make_chunk(number), SPEC.steps), f"writer-{number}"
+        granted, _ = table.reserve(1, writer_id=writer, wait_seconds=10**6, waited_seconds=0.0)
+        results.append(table.insert([encoded], writer_id=writer, first_sequence=0)[0] if granted else 0)
 
     for number in range(3):
         store(number)
@@ -152,7 +152,7 @@ def test_an_insert_under_way_is_stored_before_the_drain_returns(monkeypatch: pyt
 
     monkeypatch.setattr(type(table._table), "insert", store_late)  # pyright: ignore[reportPrivateUsage]
     encoded, drained = EncodedChunk(make_data(0), make_chunk(0), SPEC.steps), list[int]()
-    writer = threading.Thread(target=lambda: table.insert([encoded], writer_id="w", first_sequence=0, wait_seconds=0.0))
+    writer = threading.Thread(target=lambda: table.insert([encoded], writer_id="w", first_sequence=0))
 
     def drain_table() -> None:
         table.drain(True)

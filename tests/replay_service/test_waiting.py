@@ -4,6 +4,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replay_service.reservations import Reservations
 from replay_service.served_table import ServedTable
 from replay_service.shared_log import EncodedChunk
 from replay_service.size_gauge import SizeGauge
@@ -28,8 +32,8 @@ class Room:
         self.num_looks += 1
         return self.units > 0
 
-    def take(self, timeout_seconds: float = WAIT_SECONDS) -> bool:
-        with self.line.turn(self.has_room, timeout_seconds) as came:
+    def take(self, timeout_seconds: float = WAIT_SECONDS, *, arrival: float = 0.0) -> bool:
+        with self.line.turn(self.has_room, timeout_seconds, arrival=arrival) as came:
             if came:
                 with self.lock:
                     assert self.units > 0, "called without room"
@@ -108,53 +112,132 @@ def test_a_closed_line_ends_all_waits_now_and_later() -> None:
     assert [*results, room.take()] == [False] * 5
 
 
-def served(table: Table) -> ServedTable:
-    metrics = Metrics("replay", "test")
-    return ServedTable(table, log=None, metrics=metrics, size=SizeGauge(metrics), max_waiters=64)
+def test_who_has_waited_longer_elsewhere_comes_first() -> None:
+    room, order, threads = Room(), list[float](), list[threading.Thread]()
 
+    def wait(arrival: float) -> None:
+        assert room.take(arrival=arrival)
+        order.append(arrival)
 
-def test_a_crowd_of_inserts_is_woken_once_for_each_that_gets_in() -> None:
-    """32 inserts wait; room for one at a time comes, as samples are admitted: 32 wake-ups, not 32 x 32."""
-    config = table_config(capacity_steps=4000, samples_per_insert=1.0, error_buffer_steps=8, min_size_to_sample=8)
-    table, num_inserts = served(make_table(config)), 32
-
-    stored = list[int]()
-
-    def insert(number: int) -> None:
-        encoded = EncodedChunk(make_data(number), make_chunk(number), SPEC.steps)
-        stored.append(table.insert([encoded], writer_id="w", first_sequence=number, wait_seconds=WAIT_SECONDS)[0])
-
-    for number in (1000, 1001):  # one is free, one fills the buffer
-        insert(number)
-    threads = [threading.Thread(target=insert, args=(number,)) for number in range(num_inserts)]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: len(table.waiting_inserts) == num_inserts)
-    for number in range(num_inserts):
-        assert table.admit(SPEC.steps, wait_seconds=0.0)[0] == SPEC.steps
-        wait_until(lambda expected=number + 3: len(stored) == expected)
+    arrivals = [5.0, 3.0, 9.0, 1.0, 4.0]
+    for number, arrival in enumerate(arrivals):
+        threads.append(threading.Thread(target=wait, args=(arrival,)))
+        threads[-1].start()
+        wait_until(lambda expected=number + 1: length(room) == expected)
+    for number in range(len(arrivals)):
+        room.give(1)
+        wait_until(lambda expected=number + 1: len(order) == expected)
     for thread in threads:
         thread.join()
-    assert stored == [1] * (2 + num_inserts)
-    assert table.waiting_inserts.num_called == num_inserts
+    assert order == sorted(arrivals)
+
+
+def test_nobody_comes_before_a_call_whose_turn_it_is() -> None:
+    room = Room()
+    with room.line.turn(room.has_room, 0.0, arrival=5.0) as came:
+        assert not came
+        room.give(1)
+        with room.line.turn(room.has_room, 0.0, arrival=1.0) as other:
+            assert not other
+    assert (room.line.num_called, room.take()) == (1, True)
+
+
+def served(table: Table) -> ServedTable:
+    metrics = Metrics("replay", "test")
+    size = SizeGauge(metrics)
+    return ServedTable(table, log=None, metrics=metrics, size=size, max_writers=64, max_readers=16)
+
+
+def insert(table: ServedTable, number: int, *, writer_id: str = "w", num_transitions: int = SPEC.steps) -> int:
+    encoded = EncodedChunk(make_data(number), make_chunk(number), num_transitions)
+    return table.insert([encoded], writer_id=writer_id, first_sequence=number)[0]
+
+
+def reserve(table: ServedTable, writer_id: str, wait_seconds: float = WAIT_SECONDS, waited_seconds: float = 0.0) -> int:
+    return table.reserve(1, writer_id=writer_id, wait_seconds=wait_seconds, waited_seconds=waited_seconds)[0]
+
+
+def full_table() -> ServedTable:
+    """One chunk was free, one fills the buffer."""
+    config = table_config(capacity_steps=4000, samples_per_insert=1.0, error_buffer_steps=8, min_size_to_sample=8)
+    table = served(make_table(config))
+    assert [insert(table, number) for number in (1000, 1001, 1002)] == [1, 1, 0]
+    return table
+
+
+def test_a_crowd_of_writers_is_woken_once_for_each_that_gets_in_and_served_alike() -> None:
+    """32 writers of 3 chunks each; room for one at a time comes, as samples are admitted: a wake-up for each."""
+    table, num_writers, rounds, stored = full_table(), 32, 3, list[str]()
+
+    def write(writer_id: str) -> None:
+        for number in range(rounds):
+            assert reserve(table, writer_id) == 1
+            assert insert(table, number, writer_id=writer_id) == 1
+            stored.append(writer_id)
+
+    threads = [threading.Thread(target=write, args=(f"w{number}",)) for number in range(num_writers)]
+    for thread in threads:
+        thread.start()
+    for number in range(rounds * num_writers):
+        # All that are not done wait before there is room for the next, so that the order is that of the line.
+        missing = num_writers - max(0, number - (rounds - 1) * num_writers)
+        wait_until(lambda expected=missing: len(table.waiting_inserts) == expected)
+        assert table.admit(SPEC.steps, wait_seconds=0.0)[0] == SPEC.steps
+        wait_until(lambda expected=number + 1: len(stored) == expected)
+    for thread in threads:
+        thread.join()
+    assert table.waiting_inserts.num_called == rounds * num_writers
+    for number in range(rounds):  # nobody is served twice before everybody has been served once
+        assert len(set(stored[number * num_writers : (number + 1) * num_writers])) == num_writers
     assert abs(table.stats().flow.surplus) <= 8
 
 
 def test_an_insert_that_arrives_does_not_overtake_those_that_wait() -> None:
-    config = table_config(capacity_steps=400, samples_per_insert=1.0, error_buffer_steps=8, min_size_to_sample=8)
-    table = served(make_table(config))
-
-    def insert(number: int, wait_seconds: float = 0.0, num_transitions: int = SPEC.steps) -> int:
-        encoded = EncodedChunk(make_data(number), make_chunk(number), num_transitions)
-        return table.insert([encoded], writer_id="w", first_sequence=number, wait_seconds=wait_seconds)[0]
-
-    assert [insert(0), insert(1), insert(2)] == [1, 1, 0]
-    waiting = threading.Thread(target=insert, args=(2, WAIT_SECONDS))
+    table, granted = full_table(), list[int]()
+    waiting = threading.Thread(target=lambda: granted.append(reserve(table, "w")))
     waiting.start()
     wait_until(lambda: len(table.waiting_inserts) == 1)
     assert table.admit(4, wait_seconds=0.0)[0] == 4
-    assert insert(3, num_transitions=1) == 0  # there would be room for so few, but another one was here before
-    assert insert(1) == 1  # a repeated one needs no room
+    # There would be room for so few, but another one was here before.
+    assert insert(table, 3, writer_id="other", num_transitions=1) == 0
+    assert insert(table, 1001) == 1  # a repeated one needs no room
     assert table.admit(4, wait_seconds=0.0)[0] == 4
     waiting.join()
+    assert granted == [1]
+    assert insert(table, 3, writer_id="other") == 0  # the room is another's
+    assert insert(table, 2) == 1
     assert table.stats().num_chunks == 3
+
+
+def test_room_is_promised_to_few_writers_at_a_time_and_never_twice() -> None:
+    config = table_config(capacity_steps=4000, samples_per_insert=1.0, error_buffer_steps=800, min_size_to_sample=8)
+    table = served(make_table(config))
+    granted = [reserve(table, f"w{number}", 0.0) for number in range(20)]
+    assert granted == [1] * 4 + [0] * 16
+    assert insert(table, 0, writer_id="w0") == 1
+    assert [reserve(table, f"w{number}", 0.0) for number in range(4, 20)] == [1] + [0] * 15
+    assert reserve(table, "w1", 0.0) == 1  # who asks again gives up what it had
+
+
+reservations = st.lists(
+    st.tuples(st.sampled_from(["grant", "end", "look"]), st.sampled_from("abcdef"), st.integers(1, 9), st.floats(0, 3))
+)
+
+
+@given(reservations)
+def test_reservations_hold_what_a_plain_list_of_promises_holds(steps: list[tuple[str, str, int, float]]) -> None:
+    subject, promises, now = Reservations(most=3, keep_seconds=2.0), dict[str, tuple[int, float]](), 0.0
+    for action, writer, number, passed in steps:
+        now += passed
+        promises = {name: (size, end) for name, (size, end) in promises.items() if end > now}
+        assert subject.has_place(now) == (len(promises) < 3)
+        if action == "grant" and (writer in promises or len(promises) < 3):
+            subject.grant(writer, number, now)
+            promises[writer] = (number, now + 2.0)
+        if action == "end":
+            subject.end(writer)
+            promises.pop(writer, None)
+        assert subject.num_transitions(now) == sum(size for size, _ in promises.values())
+        others = sum(size for name, (size, _) in promises.items() if name != writer)
+        assert subject.num_transitions(now, besides=writer) == others
+        assert subject.holds(writer, now) == (writer in promises)

@@ -32,6 +32,7 @@ def test_linking_a_log_that_is_being_written_copies_its_open_segment_only(tmp_pa
     with ExperienceLogWriter.open(tmp_path / "run", SPEC, ENV, segment_bytes=250) as writer:
         for number in range(8):
             writer.append(chunk(number), 1)
+        writer.sync()  # no segment is being sealed any more; the last one stays open
         report = link_log(tmp_path / "run", tmp_path / "teacher")
         open_bytes = list_segments(tmp_path / "run")[-1][1].stat().st_size
         assert report.copied_bytes == open_bytes

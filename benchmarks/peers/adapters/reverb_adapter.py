@@ -1,5 +1,7 @@
 """Reverb: one C++ server process, one Python client, TCP on loopback, in the best configurations known to us.
 
+Variant "chunk8" is measured; variant "saved" is filled once, and does nothing but "save".
+
 Inserts: one `TrajectoryWriter`, one frame per append, an item is the last 7 frames, so frames are shared. Sampling:
 `TrajectoryDataset` with 4 workers, batched by TensorFlow. Chunks of 8 frames serve sampling and memory best.
 """
@@ -190,12 +192,33 @@ class Learner:
         return next(self._batches)
 
 
+def serve_saving(log: FrameLog, stored: int) -> None:
+    """Fills the table, then saves it on command; the server answers nothing else while it does."""
+    server = Server(stored)
+
+    def save(_seconds: float) -> Rate:
+        def step() -> int:
+            server.client.checkpoint()
+            return stored
+
+        return timed(step, seconds=0.0, servers=[server.pid])
+
+    try:
+        Writer(server.client, log).fill(stored)
+        serve({"save": save}, facts_line(versions="", note="", bytes_per_item=None, operations=["save"]))
+    finally:
+        server.close()
+
+
 def main(values: list[str]) -> None:
     """Fills the table, then measures on command."""
     if values[0] == "--server":
         serve_table(int(values[1]))
         return
     log, stored, variant = arguments(values)
+    if variant == "saved":
+        serve_saving(log, stored)
+        return
     assert variant == "chunk8", variant
     small_capacity = stored // SMALL_SHARE
     memory, server = list[int](), None
