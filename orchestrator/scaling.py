@@ -63,7 +63,8 @@ def scale(path: Path, *, num_shards: int, drain_seconds: float, timeout_seconds:
     if record["state"] not in ("running", "created"):
         raise UserError("run", path.name, f"is not running ({record['state']})", f"first: upcycle resume {path.name}")
     before = ShardSet.read(folder, config)
-    if num_shards < len(before.taking) and (record["phase"] or config.phases[0]) in ("offline", "starting"):
+    phase = config.phases[0] if record["phase"] in (None, "starting") else record["phase"]
+    if num_shards < len(before.taking) and phase == "offline":
         raise UserError(
             "--shards",
             num_shards,
@@ -78,7 +79,7 @@ def scale(path: Path, *, num_shards: int, drain_seconds: float, timeout_seconds:
                 "run",
                 path.name,
                 f"has not come to {num_shards} shards within {timeout_seconds:g} s",
-                f"it goes on trying: see `upcycle status {path.name}`, or give a longer --timeout",
+                f"see `upcycle status {path.name}`; ask again, with a longer --timeout",
             )
         time.sleep(_POLL_SECONDS)
     answer: Record = {"run": path.name, "shards": list(shards.taking), "draining": sorted(shards.draining)}
