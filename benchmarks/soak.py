@@ -27,7 +27,7 @@ from upcycle.files import write_atomically
 from upcycle.runtime import configure_logging, keep_heap
 
 _PANELS: Final = (
-    ("transitions per second", ("inserts_per_s", "samples_per_s", "updates_per_s")),
+    ("transitions per second", ("samples_per_s", "inserts_per_s")),
     ("CPU microseconds an item", ("shard_us_per_sample", "learner_us_per_sample", "writer_us_per_insert")),
     ("private memory, MB", ("shard_mb", "learner_mb", "writer_mb")),
 )

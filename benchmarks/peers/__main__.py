@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.measure import Disturbance, interleaved
-from benchmarks.peers import report
+from benchmarks.peers import goals, report
 from benchmarks.peers.frame_log import BATCH_SIZES
 from benchmarks.workers import PEERS_PYTHON, ROOT, Worker, python_module
 from benchmarks.workload import GAMES, Game, place_of, recorded
@@ -131,7 +131,14 @@ def main() -> None:
     # The folders are this machine's own and change no figure.
     command = f"python -m benchmarks.peers --seconds {arguments.seconds:g} --rounds {arguments.rounds}"
     command += f" --stored {arguments.stored} --games {' '.join(games)}"
-    text = report.body(results, _OPERATIONS, command=command, stored=arguments.stored, other_cores=disturbance.cores())
+    text = report.body(
+        results,
+        _OPERATIONS,
+        command=command,
+        stored=arguments.stored,
+        other_cores=disturbance.cores(),
+        goals=goals.table(results),
+    )
     page: Path = arguments.output / "replay.md"
     arguments.output.mkdir(parents=True, exist_ok=True)
     old = page.read_text(encoding="utf-8") if page.exists() else "# Replay, measured\n"

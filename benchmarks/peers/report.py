@@ -83,9 +83,15 @@ def section(text: str, body: str) -> str:
 
 
 def body(
-    results: Mapping[str, Sequence[Result]], operations: Sequence[str], *, command: str, stored: int, other_cores: float
+    results: Mapping[str, Sequence[Result]],
+    operations: Sequence[str],
+    *,
+    command: str,
+    stored: int,
+    other_cores: float,
+    goals: str,
 ) -> str:
-    """The whole comparison: how it was measured, a table for each game, notes on each system."""
+    """The whole comparison: how it was measured, a table for each game, `goals`, notes on each system."""
     notes = {result.system: result.facts for game in results.values() for result in game}
     verdict = ": **a disturbed run, whose rates say little.**" if is_disturbed(other_cores) else "."
     parts = [
@@ -94,6 +100,7 @@ def body(
         f"{stored:,} transitions of random play stored (n = 3, stack 4, 84x84).\n{_METHOD}",
         f"While this ran, other processes kept {other_cores:.2f} cores busy{verdict}",
         *(f"### {game}\n\n{table(rows, operations)}" for game, rows in results.items()),
+        f"### What was to be reached\n\n{goals}",
         "### What each system does here",
         "\n".join(f"- {name}: {facts['note']} ({facts['versions']})" for name, facts in notes.items()),
         "![Sampled transitions per second](replay.png)",

@@ -1,6 +1,7 @@
 import pytest
 
 from benchmarks.measure import Rate
+from benchmarks.peers import goals
 from benchmarks.peers.report import Result, body, figure, section, table
 
 
@@ -40,11 +41,12 @@ def test_marks_that_do_not_match_are_refused():
 
 def test_the_text_names_the_command_the_machine_and_a_disturbance():
     games = {"Pong": [result("ours", 1000, ours=True)], "MsPacman": [result("ours", 900, ours=True)]}
-    quiet = body(games, ["sample/512"], command="python -m x", stored=100_000, other_cores=0.01)
-    loud = body(games, ["sample/512"], command="python -m x", stored=100_000, other_cores=1.2)
+    quiet = body(games, ["sample/512"], command="python -m x", stored=100_000, other_cores=0.01, goals="| x |")
+    loud = body(games, ["sample/512"], command="python -m x", stored=100_000, other_cores=1.2, goals="")
     assert "`python -m x` on " in quiet
     assert "100,000 transitions" in quiet
     assert "### MsPacman" in quiet
+    assert "### What was to be reached\n\n| x |" in quiet
     assert "disturbed" not in quiet
     assert "disturbed" in loud
 
@@ -54,3 +56,27 @@ def test_the_picture_is_a_png_and_the_same_each_time():
     picture = figure(games, "sample/512")
     assert picture.startswith(b"\x89PNG")
     assert figure(games, "sample/512") == picture
+
+
+def test_goals_compare_the_best_of_both_sides_and_say_which_are_missed():
+    def system(name: str, **speeds: int) -> Result:
+        rates = {name.replace("_", "/"): [Rate(speed, 1.0, 0.0, 0.0)] for name, speed in speeds.items()}
+        return Result(name, name.startswith("Ours"), {}, rates)
+
+    rows = [
+        system("Ours", sample_256=50, sample_512=80, update_512=5),
+        system("Other, slow", sample_512=10),
+        system("Other, fast", sample_256=20, sample_512=15),
+    ]
+    wanted = [
+        goals.Goal("Ours", "sample", "Other", 4, {"B": 4.5}),
+        goals.Goal("Ours", "update", "", 6, {}),
+        goals.Goal("Ours", "insert", "Other", 1, {}),  # nobody has measured it
+    ]
+    _, _, *lines = goals.table({"A": rows, "B": rows}, wanted).splitlines()
+    assert lines == [
+        "| A | Ours: sample | Other, its best | 80 | 20 | 4.00x | 4x | yes |",
+        "| A | Ours: update | – | 5 | – | 5 /s | 6 /s | **no** |",
+        "| B | Ours: sample | Other, its best | 80 | 20 | 4.00x | 4.5x | **no** |",
+        "| B | Ours: update | – | 5 | – | 5 /s | 6 /s | **no** |",
+    ]
