@@ -105,7 +105,7 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", choices=list(GAMES), nargs="+", default=list(GAMES))
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a window (default 2)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a window (default 1.5)")
     parser.add_argument("--rounds", type=int, default=5, help="windows of each figure (default 5)")
     parser.add_argument("--stored", type=int, default=100_000)
     parser.add_argument("--workload", type=Path, help="folder in which plays are kept (default: a temporary one)")
