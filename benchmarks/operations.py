@@ -22,7 +22,7 @@ _EXPONENT: Final = 0.4  # importance sampling
 _TIMEOUT_SECONDS: Final = 60.0
 PACED_SECONDS: Final = 0.5
 """How long a limiter may hold a call back before it gives up, so that a window ends although the other side has."""
-_CHUNKS_PER_INSERT: Final = 8
+_CHUNKS_PER_INSERT: Final = 16  # 1,024 steps
 _COPY_ARRAY_BYTES: Final = 1_400_000_000  # far beyond every cache
 _FRAME_BYTES: Final = 84 * 84
 

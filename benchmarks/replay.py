@@ -62,7 +62,7 @@ class Options:
     Attributes:
       batch_size: transitions of a learner's batch.
       batches_per_request: batches drawn together.
-      in_flight: requests under way at once.
+      in_flight: requests under way at once, each by a thread of its own, as `learner.requests_in_flight` has it.
       stored: transitions in each table.
       shards: of each cluster.
       tcp_tier: sampled over TCP and Unix sockets; None is warm.
@@ -73,7 +73,7 @@ class Options:
 
     batch_size: int = 512
     batches_per_request: int = 4
-    in_flight: int = 1
+    in_flight: int = 2
     stored: int = 100_000
     shards: int = 1
     tcp_tier: Tier | None = None
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="windows that the seconds are cut into")
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--batches-per-request", type=int, default=4, help="batches drawn together (default 4)")
-    parser.add_argument("--in-flight", type=int, default=1, help="requests under way at once (default 1)")
+    parser.add_argument("--in-flight", type=int, default=2, help="requests under way at once (default 2)")
     parser.add_argument("--stored", type=int, default=100_000, help="transitions in each table")
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--tcp-tier", choices=_TIERS, help="sampled over TCP and unix sockets")

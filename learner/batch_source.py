@@ -1,9 +1,9 @@
 """Batches from replay, fetched ahead; priorities back to replay. All replay traffic of the learner is here.
 
-    fetch thread:  replay.sample_batches (several at once) -> bounded queue -> learner.next()
+    fetch threads: replay.sample_batches (several at once) -> bounded queue -> learner.next()
     write thread:  learner.write_back(keys, priorities) -> bounded queue -> replay.update_priorities (several a request)
 
-A request has a cost of its own whatever its size, which is why batches share one. The fetch thread
+A request has a cost of its own whatever its size, which is why batches share one. A fetch thread
 waits when the queue is full, the learner when it is empty; write-backs that find a full queue are dropped and counted
 (they are hints, and late ones would be dropped by the shard anyway).
 """
@@ -150,11 +150,12 @@ class Replay(Protocol):
 
 
 class BatchSource:
-    """Prefetched batches of one table, or of a mixture. Use as a context manager: both threads are joined on leaving.
+    """Prefetched batches of one table, or of a mixture. Use as a context manager: all threads are joined on leaving.
 
     Args:
       table: which one; or the share of each table in every batch, summing to 1.
-    Raises: whatever the fetch thread died of, from `next`.
+      requests_in_flight: fetch threads; with one, batches come in the order in which they were drawn.
+    Raises: whatever a fetch thread died of, from `next`.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class BatchSource:
         importance_sampling_exponent: float,
         prefetch_batches: int,
         batches_per_request: int,
+        requests_in_flight: int = 1,
         device: torch.device,
     ) -> None:
         self._replay, self._table, self._view = replay, table, view
@@ -181,7 +183,7 @@ class BatchSource:
         self.dropped_updates = 0
         self._threads = [
             threading.Thread(target=self._guard, args=(work,), name=f"batches-{work.__name__}", daemon=True)
-            for work in (self._fetch, self._write)
+            for work in (*[self._fetch] * requests_in_flight, self._write)
         ]
 
     def __enter__(self) -> Self:

@@ -134,6 +134,7 @@ class Learner:
             importance_sampling_exponent=self._config.replay.importance_sampling_exponent,
             prefetch_batches=config.prefetch_batches,
             batches_per_request=config.batches_per_request,
+            requests_in_flight=config.requests_in_flight,
             device=self._state.device,
         ) as source:
             while not self._stop.is_set() and not self._phases.is_over(self._config, self._progress()):

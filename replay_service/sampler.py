@@ -57,10 +57,10 @@ class PrioritySampler:
           priorities: float [M], >= 0; infinity stands for `max_priority`.
           valid: bool [M].
         """
-        finite = priorities[np.isfinite(priorities)].astype(np.float64)
-        self.raise_max_priority(float(finite.max(initial=0.0)))
+        unrated = np.isinf(priorities)
+        self.raise_max_priority(float(np.max(priorities, initial=0.0, where=~unrated)))
         items = slice(start, start + len(priorities))
-        self._priorities[items] = np.where(np.isfinite(priorities), priorities, self.max_priority)
+        self._priorities[items] = np.where(unrated, self.max_priority, priorities)
         self.num_valid += int(np.count_nonzero(valid)) - int(np.count_nonzero(self._valid[items]))
         self._valid[items] = valid
         self._tree.set_range(start, self._weights(self._priorities[items], valid))

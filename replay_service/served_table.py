@@ -96,7 +96,9 @@ class ServedTable:
             with self._changed:
                 self._reservations.end(writer_id)
                 self.waiting_inserts.call_next()
-        return num_stored, self.stats()
+                stats = self._stats()
+            self._size.set(self.config.name, stats.num_transitions)
+        return num_stored, stats
 
     def reserve(
         self, num_chunks: int, *, writer_id: str, wait_seconds: float, waited_seconds: float
@@ -281,13 +283,10 @@ class ServedTable:
             self._table.insert(encoded.chunk, writer_id=writer_id, sequence=sequence, now=time.monotonic())
             self._changed.notify_all()
             self.waiting_samples.call_next()
-            size = self._table.stats().num_transitions
         if duplicate:
             self._metrics.increment("replay_duplicate_inserts_total")
-            return True
-        if self._table.config.name == LOGGED_TABLE:
+        elif self.config.name == LOGGED_TABLE:
             self._metrics.increment("replay_inserts_total", encoded.num_transitions)
-        self._size.set(self._table.config.name, size)
         return True
 
     def _count_samples(self, draw: TableDraw, stats: TableStats) -> None:

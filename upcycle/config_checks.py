@@ -24,10 +24,12 @@ def check_run(config: "RunConfig", phases_in_order: Sequence[str]) -> None:
             "replay.min_size_to_sample is above replay.capacity_steps: sampling would never begin (deadlock); "
             "lower the one or raise the other"
         )
-    in_flight = learner.batch_size * (learner.prefetch_batches + learner.batches_per_request)
+    requested = learner.batches_per_request * learner.requests_in_flight
+    in_flight = learner.batch_size * (learner.prefetch_batches + requested)
     if replay.error_buffer_steps * replay.samples_per_insert < in_flight:
         raise ValueError(
             "replay.error_buffer_steps x replay.samples_per_insert is below the samples in flight "
-            f"(learner.batch_size x (learner.prefetch_batches + learner.batches_per_request) = {in_flight}): "
+            "(learner.batch_size x (learner.prefetch_batches + learner.batches_per_request x "
+            f"learner.requests_in_flight) = {in_flight}): "
             "inserting and sampling would wait for each other (deadlock); raise replay.error_buffer_steps"
         )

@@ -68,23 +68,10 @@ class PackedFrames:
 
         Raises: CorruptDataError naming the frame whose block is empty, larger than a frame, or not all there.
         """
-        frame_bytes, bounds = _frame_bytes(frame_shape, frame_dtype), np.zeros(rows + 1, np.int32)
-        view, at = memoryview(blob), 0
-        for row in range(rows):
-            if at + _SIZE.size > len(view):
-                raise CorruptDataError(f"packed frames refused: frame {row} of {rows} is missing (truncated)")
-            size = _SIZE.unpack_from(view, at)[0]
-            length = size & ~_STORED
-            if not 0 < length <= frame_bytes or (length == frame_bytes) != bool(size & _STORED):
-                raise CorruptDataError(
-                    f"packed frames refused: the block of frame {row} has {length} bytes, a frame has {frame_bytes}"
-                )
-            at += _SIZE.size + length
-            bounds[row + 1] = at
-            if at > len(view):
-                raise CorruptDataError(f"packed frames refused: frame {row} runs past the data (truncated)")
-        if at != len(view):
-            raise CorruptDataError(f"packed frames refused: {len(view) - at} bytes left over after the last frame")
+        frame_bytes = _frame_bytes(frame_shape, frame_dtype)
+        bounds = kernels.find_blocks(blob, rows, frame_bytes)
+        if bounds is None:
+            raise _damage(memoryview(blob), rows, frame_bytes)
         return cls(blob, bounds, frame_shape, frame_dtype)
 
     @property
@@ -115,3 +102,21 @@ class PackedFrames:
 
 def _frame_bytes(shape: tuple[int, ...], dtype: str) -> int:
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+
+
+def _damage(blob: memoryview, rows: int, frame_bytes: int) -> CorruptDataError:
+    """What is wrong with blocks that do not fill `blob`."""
+    at = 0
+    for row in range(rows):
+        if at + _SIZE.size > len(blob):
+            return CorruptDataError(f"packed frames refused: frame {row} of {rows} is missing (truncated)")
+        size = _SIZE.unpack_from(blob, at)[0]
+        length = size & ~_STORED
+        if not 0 < length <= frame_bytes or (length == frame_bytes) != bool(size & _STORED):
+            return CorruptDataError(
+                f"packed frames refused: the block of frame {row} has {length} bytes, a frame has {frame_bytes}"
+            )
+        at += _SIZE.size + length
+        if at > len(blob):
+            return CorruptDataError(f"packed frames refused: frame {row} runs past the data (truncated)")
+    return CorruptDataError(f"packed frames refused: {len(blob) - at} bytes left over after the last frame")

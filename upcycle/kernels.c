@@ -89,6 +89,23 @@ static const uint8_t *block_at(const uint8_t *at, const uint8_t *end, int64_t fr
     return end - at < (int64_t)*bytes ? 0 : at;
 }
 
+/* Finds the blocks of `rows` frames, which must fill the `size` bytes of `blob`: bounds[row] .. bounds[row + 1] is that of
+ * a frame. Returns 0 if they do not. */
+int64_t upcycle_find_blocks(const uint8_t *blob, int64_t size, int64_t rows, int64_t frame_bytes, int32_t *bounds)
+{
+    const uint8_t *at = blob, *end = blob + size;
+    bounds[0] = 0;
+    for (int64_t row = 0; row < rows; row++) {
+        uint32_t bytes;
+        const uint8_t *block = block_at(at, end, frame_bytes, &bytes);
+        if (!block)
+            return 0;
+        at = block + bytes;
+        bounds[row + 1] = (int32_t)(at - blob);
+    }
+    return at == end;
+}
+
 /* Decodes one run of blocks into `out`, [width, frame_bytes]; the last frame is repeated. Returns 0 if it is damaged.
  * Frames before the wanted ones, and those of their group, are decoded into `scratch`, [group, frame_bytes], since a
  * block refers to the frames just before it. */

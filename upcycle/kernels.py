@@ -72,6 +72,11 @@ def unpack_runs(
         raise CorruptDataError(f"packed frames refused: item {damaged} does not hold the frames that it should")
 
 
+def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array | None:
+    """Where the LZ4 blocks of `rows` frames end, int32 [rows + 1] from 0 on; None if they do not fill `blob`."""
+    return _kernels.find_blocks(blob, rows, frame_bytes)
+
+
 def pack_frames(frames: Array, *, group: int) -> tuple[bytes, Array]:
     """Compresses frames, [rows, *frame_shape], as `upcycle.frame_codec` describes; returns the blocks and their bounds.
 

@@ -44,9 +44,11 @@ class _Library:
         lz4 = ctypes.CDLL(cast(str, lz4_block.__file__))
         self.copy_pieces, self.join_pieces = ours.upcycle_copy_pieces, ours.upcycle_join_pieces
         self.unpack_runs, self.pack_frames = ours.upcycle_unpack_runs, ours.upcycle_pack_frames
+        self.find_blocks = ours.upcycle_find_blocks
         for function in (self.copy_pieces, self.join_pieces, self.pack_frames):
             function.restype = None
-        self.unpack_runs.restype = c_int64
+        for function in (self.unpack_runs, self.find_blocks):
+            function.restype = c_int64
         self.lz4_decode = ctypes.cast(lz4.LZ4_decompress_safe_usingDict, c_void_p)
         self.lz4_reset = ctypes.cast(lz4.LZ4_resetStream_fast, c_void_p)
         self.lz4_encode = ctypes.cast(lz4.LZ4_compress_fast_continue, c_void_p)
@@ -113,6 +115,14 @@ def unpack_runs(
     sizes = (c_int64(num_runs), c_int64(width), c_int64(frame_bytes), c_int64(group))
     places = (_at(begins), _at(ends), _at(skips), _at(present))
     return int(_library.unpack_runs(_library.lz4_decode, _at(data), *places, *sizes, _at(scratch), _at(out)))
+
+
+def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array | None:
+    """See `upcycle.kernels`."""
+    assert _library is not None
+    data, bounds = np.frombuffer(blob, np.uint8), np.zeros(rows + 1, np.int32)
+    sizes = (c_int64(len(data)), c_int64(rows), c_int64(frame_bytes))
+    return bounds if _library.find_blocks(_at(data), *sizes, _at(bounds)) else None
 
 
 def pack_frames(frames: Array, group: int) -> tuple[bytes, Array]:

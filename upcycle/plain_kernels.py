@@ -54,6 +54,19 @@ def unpack_runs(
     return -1
 
 
+def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array | None:
+    """See `upcycle.kernels`."""
+    bounds, rest = np.zeros(rows + 1, np.int32), memoryview(blob)
+    try:
+        for row in range(rows):
+            length, rest = _block(rest, frame_bytes)
+            rest = rest[length:]
+            bounds[row + 1] = bounds[row] + _SIZE.size + length
+    except CorruptDataError:
+        return None
+    return None if len(rest) else bounds
+
+
 def pack_frames(frames: Array, group: int) -> tuple[bytes, Array]:
     """See `upcycle.kernels`."""
     rows, frame_bytes = len(frames), frames[:1].nbytes
@@ -73,10 +86,7 @@ def _frames(run: memoryview, count: int, frame_bytes: int, group: int) -> Iterat
     """`count` frames of a run that holds no more."""
     known = b""  # the frames of the group so far
     for row in range(count):
-        size, run = _size(run)
-        length = size & ~_STORED
-        if not 0 < length <= frame_bytes or (length == frame_bytes) != bool(size & _STORED) or length > len(run):
-            raise CorruptDataError("a block of an impossible size")
+        length, run = _block(run, frame_bytes)
         known = known if row % group else b""
         try:
             frame = (
@@ -96,7 +106,12 @@ def _frames(run: memoryview, count: int, frame_bytes: int, group: int) -> Iterat
         raise CorruptDataError("bytes are left over")
 
 
-def _size(run: memoryview) -> tuple[int, memoryview]:
+def _block(run: memoryview, frame_bytes: int) -> tuple[int, memoryview]:
+    """The bytes of a run's first block, and the run from there on."""
     if len(run) < _SIZE.size:
         raise CorruptDataError("a size is missing")
-    return _SIZE.unpack_from(run)[0], run[_SIZE.size :]
+    size, run = _SIZE.unpack_from(run)[0], run[_SIZE.size :]
+    length = size & ~_STORED
+    if not 0 < length <= frame_bytes or (length == frame_bytes) != bool(size & _STORED) or length > len(run):
+        raise CorruptDataError("a block of an impossible size")
+    return length, run

@@ -74,17 +74,17 @@ def valid_starts(spec: ChunkSpec, columns: dict[str, Array], num_rows: Array, n_
     Returns: bool [S, steps].
     """
     terminated, truncated = columns["terminated"], columns["truncated"]
-    starts = np.arange(spec.history, spec.history + spec.steps)
-    alive = np.ones((terminated.shape[0], spec.steps), bool)  # no end seen before step k
+    rows_left = num_rows[:, None] - np.arange(spec.history, spec.history + spec.steps)  # from each start on
+    alive = np.ones(rows_left.shape, bool)  # no end seen before step k
     valid = np.zeros_like(alive)
     for k in range(n_step):
-        inside = starts + k < num_rows[:, None]
-        valid |= alive & inside & terminated[:, starts + k]
+        step = slice(spec.history + k, spec.history + k + spec.steps)
+        valid |= alive & (rows_left > k) & terminated[:, step]
         if k == n_step - 1:
             # The state the window bootstraps from must be there; after a truncation it is the true final observation.
-            valid |= alive & inside & (starts + n_step < num_rows[:, None])
-        alive &= ~(terminated | truncated)[:, starts + k]
-    return valid & (columns["priority"][:, starts] > 0)
+            valid |= alive & (rows_left > n_step)
+        alive &= ~(terminated[:, step] | truncated[:, step])
+    return valid & (columns["priority"][:, spec.history : spec.history + spec.steps] > 0)
 
 
 def gather_windows(

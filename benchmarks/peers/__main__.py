@@ -22,7 +22,7 @@ from benchmarks.workers import PEERS_PYTHON, ROOT, Worker, python_module
 from benchmarks.workload import GAMES, Game, place_of, recorded
 from upcycle.files import write_atomically
 
-_OPERATIONS: Final = ("insert", *(f"{name}/{size}" for name in ("sample", "update") for size in BATCH_SIZES))
+_OPERATIONS: Final = ("insert", "act", *(f"{name}/{size}" for name in ("sample", "update") for size in BATCH_SIZES))
 _PLOTTED: Final = "sample/512"
 
 

@@ -17,12 +17,14 @@ _BEGIN: Final = "<!-- bench-peers: begin, written by python -m benchmarks.peers 
 _END: Final = "<!-- bench-peers: end -->"
 _OURS, _OTHERS = "#1d4ed8", "#94a3b8"
 _METHOD: Final = """\
-All systems of a game run in turn, window by window; the figures are medians. A cell is transitions per second, then CPU
-microseconds a transition of client + server. Memory is bytes a transition. RSS: the difference between processes with a
-full table and with room for a fifth (for buffers inside the client: before and after filling); the heap of a process
-moves it by up to some hundred bytes, more than a cold table takes, which has no such figure therefore. Counted: by the
-table itself. Buffers in the client's process keep freed memory between batches, as our processes do: they are up to
-three times as fast with it. Reverb has malloc's defaults: it is faster with those."""
+All systems of a game run in turn, window by window; the figures are medians. A cell is transitions per second, then
+CPU microseconds a transition of client + server. "insert" begins with steps that exist and ends with their
+acknowledgement; "act" with an actor's rows, which ours cut into chunks first (the others' writers take rows as they
+come). Memory is bytes a transition. RSS: the difference between processes with a full table and with room for a fifth
+(for buffers inside the client: before and after filling); the heap of a process moves it by up to some hundred bytes,
+more than a cold table takes, which has no such figure therefore. Counted: by the table itself. Buffers in the client's
+process keep freed memory between batches, as our processes do: they are up to three times as fast with it. Reverb has
+malloc's defaults: it is faster with those."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class ScriptedReplay:
         self.drawn = 0
         self.written: list[tuple[TransitionKeys, Array]] = []
         self.wrote = threading.Event()
+        self.meeting: threading.Barrier | None = None  # requests wait for each other there
 
     def sample_batches(
         self,
@@ -52,6 +53,8 @@ class ScriptedReplay:
         allocate: Callable[[tuple[int, ...], str], Array],
     ) -> list[SampledBatch]:
         assert timeout_seconds > 0
+        if self.meeting is not None:
+            self.meeting.wait(20)
         assert (table, view, importance_sampling_exponent) == ("online", VIEW, 0.5)
         if self.fails:
             raise RuntimeError("the table is gone")
@@ -74,7 +77,7 @@ class ScriptedReplay:
         self.wrote.set()
 
 
-def source(replay: ScriptedReplay, *, prefetch: int = 2, per_request: int = 2) -> BatchSource:
+def source(replay: ScriptedReplay, *, prefetch: int = 2, per_request: int = 2, in_flight: int = 1) -> BatchSource:
     return BatchSource(
         replay,
         "online",
@@ -83,6 +86,7 @@ def source(replay: ScriptedReplay, *, prefetch: int = 2, per_request: int = 2) -
         importance_sampling_exponent=0.5,
         prefetch_batches=prefetch,
         batches_per_request=per_request,
+        requests_in_flight=in_flight,
         device=torch.device("cpu"),
     )
 
@@ -94,6 +98,16 @@ def test_both_states_are_views_of_one_window() -> None:
     assert batch.observation[0, :, 0, 0].tolist() == [0, 1, 2]
     assert batch.next_observation[0, :, 0, 0].tolist() == [2, 3, 4]
     assert batch.observation.untyped_storage().data_ptr() == batch.next_observation.untyped_storage().data_ptr()
+
+
+def test_as_many_requests_are_under_way_as_are_asked_for() -> None:
+    replay = ScriptedReplay()
+    replay.meeting = threading.Barrier(3)
+    with source(replay, in_flight=3, per_request=1) as batches:
+        for _ in range(6):
+            assert batches.next(10) is not None
+        replay.meeting.abort()  # a thread that is left alone must not wait for the others
+        replay.meeting = None
 
 
 def test_frames_are_used_again_once_the_learner_has_gone_on() -> None:

@@ -84,6 +84,24 @@ def test_a_run_with_bytes_left_over_is_refused(module: ModuleType) -> None:
     assert module.unpack_runs(blob, *places, GROUP, np.zeros((2, 7, *SHAPE), np.uint8)) == 1
 
 
+@every
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(rows=st.integers(1, 9), noise=st.sampled_from([0, 5, 400]), cut=st.integers(0, 9), flip=st.integers(0, 255))
+def test_blocks_are_found_or_said_not_to_fill_the_data(
+    module: ModuleType, rows: int, noise: int, cut: int, flip: int
+) -> None:
+    blob, bounds = plain_kernels.pack_frames(make_frames(rows, noise=noise), GROUP)
+    data = bytearray(blob)
+    data[0] ^= flip
+    found = module.find_blocks(bytes(data[: len(data) - cut]), rows, 132)
+    if cut == flip == 0:
+        np.testing.assert_array_equal(found, bounds)
+    else:
+        assert found is None
+    assert module.find_blocks(blob, rows + 1, 132) is None
+    assert rows == 1 or module.find_blocks(blob, rows - 1, 132) is None
+
+
 @pytest.mark.skipif(not kernels.native, reason="the native kernels have not been built")
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
