@@ -37,9 +37,10 @@ def _compile(source: Path, library: Path) -> bool:
         return False
     fresh = library.with_suffix(".new")
     crc = f"-DSOURCE_CRC={zlib.crc32(source.read_bytes())}u"
-    built = subprocess.run([*compiler.split(), *_FLAGS, crc, "-o", str(fresh), str(source)], check=False)
-    if built.returncode:
-        print("the C compiler failed: replay will run its slower plain kernels", file=sys.stderr)
+    try:
+        subprocess.run([*compiler.split(), *_FLAGS, crc, "-o", str(fresh), str(source)], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"the C compiler failed ({error}): replay will run its slower plain kernels", file=sys.stderr)
         fresh.unlink(missing_ok=True)
         return False
     fresh.replace(library)  # whoever has mapped the old one keeps it

@@ -5,7 +5,7 @@ from __future__ import annotations  # gRPC's generic types exist for type checke
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar, cast
+from typing import NoReturn, cast
 
 import grpc
 import structlog
@@ -24,10 +24,6 @@ from upcycle.errors import CorruptDataError
 from upcycle.windows import View
 
 _log = structlog.get_logger(__name__)
-
-
-_Request = TypeVar("_Request")
-_Reply = TypeVar("_Reply")
 
 
 class ShardClient:

@@ -2,7 +2,7 @@
 
 raw   as they are, in the arena, from which clients on the same host copy windows themselves
 warm  the LZ4 blocks that the actor made, so that little more than the window itself is decoded
-cold  zstd groups of 16 frames, in memory or in files: a third of the bytes, three times the work
+cold  zstd groups of 16 frames, in memory or in files: a half to a third of warm's bytes, 3 to 6 times the decoding
 
 Windows of a warm or cold table travel as they are kept, and are decoded in the learner's batch.
 """

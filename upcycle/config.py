@@ -106,8 +106,8 @@ class LearnerConfig(Section):
     """Batches drawn, and priorities written back, by one request to the shards."""
     requests_in_flight: Annotated[int, Field(ge=1, le=8)] = 1
     """Requests for batches under way at once, each with a thread of its own. 2 gives a third to a half more where the
-    learner's host has a core to spare, 3 hardly any more (docs/results/replay.md); with 1 batches come in the order in
-    which they were drawn."""
+    learner's host has a core to spare (docs/results/replay.md); with 1 batches come in the order in which they were
+    drawn."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"

@@ -39,7 +39,7 @@ class ReplayConfig(Section):
     tier: Literal["raw", "warm", "cold"] = "raw"
     """How the table `online` keeps frames. raw: as they are, 8 KB a transition of 84x84 pixels, the quickest by far for
     a learner on the same host. warm: in LZ4 blocks, 0.3 to 1 KB, and what to choose when the learner is on another
-    host. cold: in zstd groups of 16 frames, 0.1 to 0.3 KB, at twice to five times warm's cost of decoding, for buffers
+    host. cold: in zstd groups of 16 frames, 0.1 to 0.3 KB, at three to six times warm's cost of decoding, for buffers
     that fit in no other way."""
     teacher_tier: Literal["raw", "warm", "cold"] = "raw"
     """The same of the table `teacher`."""

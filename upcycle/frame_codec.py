@@ -85,19 +85,9 @@ class PackedFrames:
         Raises: CorruptDataError if a block is damaged or is not exactly one frame.
         """
         out = np.empty((self.num_rows, *self.frame_shape), self.frame_dtype)
-        self.unpack_into(out, slice(None))
+        places = (self.bounds[:1], self.bounds[-1:], np.zeros(1), np.array([self.num_rows]))
+        kernels.unpack_runs(self.blob, *places, group=GROUP, out=out[None])
         return out
-
-    def unpack_into(self, out: Array, rows: slice) -> None:
-        """Decodes the frames `rows` (no step) into `out`, C-contiguous [len(rows), *frame_shape].
-
-        Raises: CorruptDataError if the blocks are damaged.
-        """
-        begin, end, _ = rows.indices(self.num_rows)
-        first, last = begin // GROUP * GROUP, end
-        places = (self.bounds[first : first + 1], self.bounds[last : last + 1])
-        skips, present = np.array([begin - first]), np.array([end - begin])
-        kernels.unpack_runs(self.blob, *places, skips, present, group=GROUP, out=out[None])
 
 
 def _frame_bytes(shape: tuple[int, ...], dtype: str) -> int:

@@ -1,10 +1,8 @@
-"""Frames in zstd groups: a third of the bytes of LZ4 blocks, for buffers that fit in memory in no other way.
+"""Frames in zstd groups: a half to a third of the bytes of LZ4 blocks, for buffers that fit in memory in no other way.
 
 The frames of a chunk are cut into groups of 16, and each group is one zstd frame after its size, 4 bytes little-endian.
 To see frames a .. b - 1 one takes the groups that they lie in, which are neighbours: a *run*. A group must be decoded
-as a whole, so larger groups are smaller and slower: of Pong and MsPacman a frame takes 60 and 271 bytes in groups of 8,
-51 and 201 in groups of 16, 42 and 125 in one group of 70; a window of 7 frames is decoded in 13 and 20, 16 and 23, 45
-and 60 microseconds (docs/decisions.md).
+as a whole, so larger groups are smaller and slower (docs/decisions.md).
 """
 
 import struct
@@ -31,9 +29,11 @@ def pack_groups(frames: Array) -> tuple[bytes, Array]:
     Returns: the groups, and int32 [groups + 1]: group i, with its size, is the bytes bounds[i] .. bounds[i + 1].
     """
     compressor = zstandard.ZstdCompressor(level=_LEVEL)
-    blocks = [compressor.compress(np.ascontiguousarray(frames[at : at + GROUP]).data) for at in _starts(len(frames))]
-    sizes = [_SIZE.size + len(block) for block in blocks]
-    return b"".join(part for block in blocks for part in (_SIZE.pack(len(block)), block)), _bounds(sizes)
+    blocks = [
+        compressor.compress(np.ascontiguousarray(frames[at : at + GROUP]).data) for at in range(0, len(frames), GROUP)
+    ]
+    bounds = np.cumsum([0, *(_SIZE.size + len(block) for block in blocks)], dtype=np.int32)
+    return b"".join(part for block in blocks for part in (_SIZE.pack(len(block)), block)), bounds
 
 
 def num_groups(rows: int) -> int:
@@ -89,11 +89,3 @@ def _next_group(
     except zstandard.ZstdError as error:
         raise CorruptDataError(f"packed frames refused: a group does not decompress ({error})") from error
     return np.frombuffer(data, np.uint8).reshape(-1, frame_bytes), rest
-
-
-def _starts(rows: int) -> range:
-    return range(0, rows, GROUP)
-
-
-def _bounds(sizes: list[int]) -> Array:
-    return np.concatenate(([0], np.cumsum(sizes))).astype(np.int32)

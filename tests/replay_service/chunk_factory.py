@@ -1,6 +1,6 @@
 """Small chunks and shards for tests of the replay service."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -89,3 +89,15 @@ def connected(
         yield replay
     finally:
         replay.close()
+
+
+def guarded(work: Callable[[], None], failures: list[BaseException]) -> Callable[[], None]:
+    """The work of a thread whose failure the test is to see."""
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    return run

@@ -16,7 +16,7 @@ from replay_service.client import ShardClient
 from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.sharding import ReplayTimeout
 from replay_service.types import TableStats
-from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, table_config
+from tests.replay_service.chunk_factory import SPEC, VIEW, connected, guarded, make_data, table_config
 from tests.replay_service.shard_process import ShardProcess
 from upcycle.chunks import decode_chunk
 from upcycle.experience_log import ExperienceLogReader
@@ -37,8 +37,8 @@ class Load:
         self.num_batches = self.num_looks = 0
         self.num_ahead = Counter[int]()  # looks at a shard that found a surplus other than 0
         works = [lambda n=n: self._write(n) for n in range(NUM_WRITERS)]
-        self._writers = [threading.Thread(target=self._guarded(work)) for work in works]
-        self._others = [threading.Thread(target=self._guarded(work)) for work in (self._learn, self._observe)]
+        self._writers = [threading.Thread(target=guarded(work, self.failures)) for work in works]
+        self._others = [threading.Thread(target=guarded(work, self.failures)) for work in (self._learn, self._observe)]
 
     def __enter__(self) -> "Load":
         for thread in (*self._others, *self._writers):
@@ -99,15 +99,6 @@ class Load:
                     self.num_ahead[index] += flow.surplus != 0
         for client in clients.values():
             client.close()
-
-    def _guarded(self, work: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:
-                self.failures.append(error)
-
-        return run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 from replay_service.client import ShardClient
 from replay_service.rate_limiter import Flow
 from replay_service.server import ReplayShard
-from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
+from tests.replay_service.chunk_factory import SPEC, VIEW, connected, guarded, make_data, running_shards, table_config
 
 NUM_SHARDS, NUM_SAMPLING, NUM_INSERTING = 3, 4, 4
 BATCH_SIZE, CHUNKS = 32, 40
@@ -39,10 +39,10 @@ class Crowd:
 
     def run(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Returns when everybody has done their work; `meanwhile` is run beside them."""
-        watcher = threading.Thread(target=self._guarded(self._observe))
+        watcher = threading.Thread(target=guarded(self._observe, self.failures))
         works = [(lambda n=n: self._insert(n)) for n in range(NUM_INSERTING)]
         works += [(lambda n=n: self._sample(n)) for n in range(NUM_SAMPLING)]
-        workers = [threading.Thread(target=self._guarded(work)) for work in works]
+        workers = [threading.Thread(target=guarded(work, self.failures)) for work in works]
         for thread in (watcher, *workers):
             thread.start()
         try:
@@ -85,15 +85,6 @@ class Crowd:
                 assert abs(flow.surplus) <= flow.error_buffer_steps, flow
         for client in clients.values():
             client.close()
-
-    def _guarded(self, work: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:
-                self.failures.append(error)
-
-        return run
 
 
 def account(shard: ReplayShard) -> Flow:

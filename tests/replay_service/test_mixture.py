@@ -1,16 +1,13 @@
 """Mixtures: exact shares, weights of each table by itself, each table's own limiter, one array of frames."""
 
 from collections.abc import Iterable
-from typing import cast, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from replay_service.allocation import mixture_counts
 from replay_service.sharding import ReplayTimeout, SampledBatch, ShardedReplay
-from replay_service.types import TableConfig, Tier, Transport
+from replay_service.types import Tier, Transport
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.chunks import Array
 from upcycle.errors import UserError
@@ -51,57 +48,6 @@ def mix(
 def table_of(batch: SampledBatch) -> Array:
     assert batch.keys.table is not None
     return batch.keys.table
-
-
-class FixedStart:
-    """Stands in for a generator: batches in order, all starting at one point."""
-
-    def __init__(self, start: float) -> None:
-        self._start = start
-
-    def permutation(self, length: int) -> Array:
-        return np.arange(length)
-
-    def random(self) -> float:
-        return self._start
-
-
-SHARES = st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any)
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(parts=SHARES, batch_size=st.integers(1, 64), num_batches=st.integers(1, 9), seed=st.integers(0, 99))
-def test_counts_are_exact(parts: list[int], batch_size: int, num_batches: int, seed: int) -> None:
-    q = np.array(parts) / sum(parts)
-    counts = mixture_counts(q, batch_size, num_batches, np.random.default_rng(seed))
-    assert counts.shape == (num_batches, len(parts))
-    assert (counts.sum(axis=1) == batch_size).all()
-    assert (np.abs(counts - batch_size * q) < 1).all()
-    assert (np.abs(counts.sum(axis=0) - num_batches * batch_size * q) < 1).all()
-    whole = [batch_size * part % sum(parts) == 0 for part in parts]
-    expected = [batch_size * part // sum(parts) for part in parts]
-    assert (counts[:, whole] == np.array(expected)[whole]).all()
-
-
-@pytest.mark.parametrize("start", [0.0, float(np.nextafter(1.0, 0.0))])
-def test_rounding_makes_no_whole_count_another(start: float) -> None:
-    parts = np.array([0.1, 0.2, 0.3, 0.4])  # whose sums are not the floats 0.3 and 0.6
-    counts = mixture_counts(parts, 10, 1, cast(np.random.Generator, FixedStart(start)))
-    assert counts.tolist() == [[1, 2, 3, 4]]
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(parts=SHARES, batch_size=st.integers(1, 20), num_batches=st.integers(1, 4))
-def test_the_expected_counts_are_exact(parts: list[int], batch_size: int, num_batches: int) -> None:
-    """Averaged over all starting points that give different counts: they lie on a grid, since the shares do."""
-    grid = sum(parts)
-    total = np.zeros((num_batches, len(parts)))
-    for point in range(num_batches * grid):
-        start = (point + 0.5) / (num_batches * grid)
-        rng = cast(np.random.Generator, FixedStart(start))
-        total += mixture_counts(np.array(parts) / grid, batch_size, num_batches, rng)
-    average = total.sum(axis=0) / (num_batches * num_batches * grid)
-    np.testing.assert_allclose(average, batch_size * np.array(parts) / grid, atol=1e-9)
 
 
 @pytest.mark.parametrize("transport", get_args(Transport))
@@ -299,80 +245,3 @@ def test_batches_without_a_row_of_the_annotated_table_have_annotations_too() -> 
             assert batch.annotation is not None
             assert batch.annotation.shape == (4, 2)
         assert set(counts) == {0, 1}
-
-
-def limited(name: str) -> TableConfig:
-    return table_config(name, capacity_steps=800, **LIMITS)
-
-
-def test_each_tables_own_limiter_holds_the_mixture_back() -> None:
-    with (
-        running_shards([limited("online"), limited("replayed"), TEACHER_TABLE], count=2) as (_, addresses),
-        connected(addresses) as replay,
-    ):
-        for name in ("online", "replayed", "teacher"):
-            insert(replay, name, range(4))  # 16 free over both shards, 16 paced
-        shares = {"online": 0.25, "replayed": 0.125, "teacher": 0.625}
-        for num_drawn in range(1, 13):  # 16 paced inserts and 32 of error buffer, 4 samples a batch
-            mix(replay, shares, 16, timeout_seconds=5)
-            flows = {name: replay.stats(name).flow for name in ("online", "replayed", "teacher")}
-            assert [flow.num_sampled for flow in flows.values()] == [4 * num_drawn, 2 * num_drawn, 10 * num_drawn]
-        # What the other tables have admitted is kept for the next call; nobody is charged twice.
-        for _ in range(3):
-            with pytest.raises(ReplayTimeout, match="'online'"):
-                mix(replay, shares, 16, timeout_seconds=0.1)
-        assert replay.stats("replayed").flow.num_sampled == 2 * 13
-        insert(replay, "online", range(4, 5))
-        mix(replay, shares, 16)
-        assert replay.stats("online").flow.num_sampled == 4 * 13
-        assert replay.stats("replayed").flow.num_sampled == 2 * 13
-        for name in ("online", "replayed"):
-            flow = replay.stats(name).flow
-            assert abs(flow.surplus) <= flow.error_buffer_steps
-
-
-def test_a_mixture_that_could_never_pass_a_limiter_is_refused() -> None:
-    with running_shards([limited("online"), TEACHER_TABLE]) as (_, addresses), connected(addresses) as replay:
-        insert(replay, "online", range(2))
-        insert(replay, "teacher", range(2))
-        with pytest.raises(UserError, match="error_buffer_steps"):
-            mix(replay, {"online": 0.5, "teacher": 0.5}, 34)
-        mix(replay, {"online": 0.5, "teacher": 0.5}, 32)
-
-
-def test_a_call_that_timed_out_hands_its_counts_on() -> None:
-    """Else a limiter would choose: 1 or 2 of three rows are of `free`, and a repeated call must not draw lots again."""
-    names = [f"late_{number}" for number in range(10)]
-    tables = [table_config(name, **LIMITS) for name in ("free", *names)]
-    with running_shards(tables) as (_, addresses), connected(addresses) as replay:
-        insert(replay, "free", range(3))
-        counts, before = list[int](), 0
-        for name in names:
-            with pytest.raises(ReplayTimeout):
-                mix(replay, {"free": 0.5, name: 0.5}, 3, timeout_seconds=0.05)
-            admitted = replay.stats("free").flow.num_sampled - before
-            insert(replay, name, range(2))
-            (batch,) = mix(replay, {"free": 0.5, name: 0.5}, 3)
-            counts.append(int(np.count_nonzero(table_of(batch) == 0)))
-            assert counts[-1] == admitted
-            before += admitted
-            assert replay.stats("free").flow.num_sampled == before
-        assert set(counts) == {1, 2}
-
-
-def test_a_mixture_goes_on_while_a_shard_dies() -> None:
-    with (
-        running_shards([ONLINE_TABLE, TEACHER_TABLE], count=3) as (shards, addresses),
-        connected(addresses) as replay,
-    ):
-        insert(replay, "online", range(9))
-        insert(replay, "teacher", range(TEACHER, TEACHER + 9))
-        for number in range(8):
-            if number == 3:
-                shards[1].stop(grace_seconds=0.0)
-            for batch in mix(replay, {"online": 0.5, "teacher": 0.5}, 12, 2):
-                assert np.bincount(table_of(batch)).tolist() == [6, 6]
-                assert (batch.windows.frames == batch.policy_version[:, None, None, None]).all()
-                if number > 3:
-                    assert 1 not in batch.keys.shard
-                    np.testing.assert_allclose(batch.probabilities, 0.5 / (6 * SPEC.steps))
