@@ -9,11 +9,41 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from upcycle.config_checks import check_run
-from upcycle.config_experience import ActorsConfig, ReplayConfig
+from upcycle.config_checks import check_network, check_run
+from upcycle.config_experience import ActorsConfig, GuideConfig, ReplayConfig
+from upcycle.config_learning import (
+    CqlConfig,
+    DistillationConfig,
+    LearnerConfig,
+    MarginConfig,
+    OfflineConfig,
+    OnlineConfig,
+    PhaseName,
+    RlConfig,
+)
 from upcycle.config_section import Fraction, PositiveInt, Section
 
-PhaseName = Literal["offline", "online", "rl"]
+__all__ = [
+    "PHASES",
+    "ActorsConfig",
+    "ClusterConfig",
+    "CqlConfig",
+    "DistillationConfig",
+    "EnvConfig",
+    "EvaluationConfig",
+    "GuideConfig",
+    "LearnerConfig",
+    "MarginConfig",
+    "NetworkConfig",
+    "OfflineConfig",
+    "OnlineConfig",
+    "PhaseName",
+    "ReplayConfig",
+    "RlConfig",
+    "RunConfig",
+    "TeacherConfig",
+]
+
 PHASES: tuple[PhaseName, ...] = ("offline", "online", "rl")
 """All phases, in their order."""
 
@@ -54,9 +84,28 @@ class NetworkConfig(Section):
     """Multiplies the number of channels of every convolution."""
     hidden: PositiveInt = 512
     """Units of the hidden dense layer(s)."""
-    padding: Literal["valid", "same"] = "valid"
-    """Of the nature network's convolutions: valid as PyTorch agents have it (CleanRL, Stable-Baselines3), same as
-    Dopamine's. Frames of 42x42 want same: valid leaves one pixel of them."""
+    padding: Literal["same", "valid", "symmetric"] = "same"
+    """How convolutions and pools meet the edge. same: TensorFlow's and Flax's, an odd zero comes last (Dopamine).
+    PyTorch agents (CleanRL, Stable-Baselines3) have valid, none at all, in a nature network and symmetric in an impala
+    one. A wrong one loads without a word and spoils every value. Frames of 42x42 want same: valid leaves one pixel."""
+    head: Literal["q", "c51"] = "q"
+    """q: one value per action; c51: a distribution over returns per action (Bellemare et al. 2017)."""
+    atoms: Annotated[int, Field(ge=2, le=512)] = 51
+    """Atoms of each distribution of a c51 head."""
+    support_limit: Annotated[float, Field(gt=0)] = 10.0
+    """The atoms lie evenly from -support_limit to support_limit."""
+    dueling: bool = False
+    """Separate streams for the state's value and the actions' advantages (Wang et al. 2016)."""
+    noisy: bool = False
+    """Factorised Gaussian noise on the dense layers instead of epsilon-greedy (Fortunato et al. 2018); set
+    actors.epsilon_end=0 with it."""
+    noisy_sigma: Annotated[float, Field(gt=0)] = 0.5
+    """Initial scale of that noise; divided by the square root of a layer's inputs."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_network(self)
+        return self
 
 
 class TeacherConfig(Section):
@@ -64,96 +113,28 @@ class TeacherConfig(Section):
 
     id: str = "pong-dqn-42"
     """Name or id of a teacher in the store (`upcycle teacher list`)."""
+    also: tuple[str, ...] = ()
+    """Further teachers of the same environment; the best score of all is the one to reach."""
+    combination: Literal["mixture", "value_gated"] = "mixture"
+    """How several teach. mixture: their policies, weighted by their scores above random. value_gated: in each state the
+    one whose action the student's own values like best, and only if that beats its own policy (CUP, Zhang et al. 2022,
+    for discrete actions)."""
+    gate_tolerance: Annotated[float, Field(ge=0)] = 0.0
+    """value_gated: how far, in Q values, a teacher's action may fall short of the student's policy and still teach."""
+    reload: Literal["nothing", "weights", "weights_and_replay"] = "nothing"
+    """Fine-tuning: begin as the teacher, with its weights and, if wanted, its buffer in the table `online`, where new
+    experience takes the place of the oldest. The student's network must be the teacher's."""
+    optimizer: Literal["fresh", "restored"] = "fresh"
+    """restored: go on with the teacher's optimizer state, which it must have been published with, and which must be of
+    the same `learner.optimizer`."""
     collect_frames: Annotated[int, Field(ge=0)] = 0
     """If the teacher has no experience log, let it play this many environment frames first; 0 demands a log."""
     collect_epsilons: tuple[Fraction, ...] = (0.01, 0.05, 0.2)
     """Exploration of the collecting teacher, dealt out over its lanes, so that its buffer covers its own mistakes."""
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     """A teacher whose score is not above the random score by more than this is refused."""
-
-
-class LearnerConfig(Section):
-    """The learner."""
-
-    batch_size: PositiveInt = 32
-    """Transitions per learner step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    """Adam's rate; in the online phase it falls to `final_learning_rate` together with the distillation multiplier."""
-    final_learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Rate once the teacher is weaned off, and in the rl phase; none keeps `learning_rate`."""
-    adam_epsilon: Annotated[float, Field(gt=0)] = 1.5e-4
-    """Adam's epsilon, added after bias correction."""
-    loss: Literal["huber", "mse"] = "huber"
-    """TD loss."""
-    n_step: PositiveInt = 3
-    """Horizon of the TD target, in agent steps."""
-    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    """Discount per agent step."""
-    double_q: bool = False
-    """The online network chooses the action that the target network values (van Hasselt et al. 2016)."""
-    target_update_period: PositiveInt = 2_000
-    """Learner steps between hard copies to the target network; it is also copied at each phase switch."""
-    weight_average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Actors and evaluator play an exponential average of the weights with this decay; 0 plays the weights themselves.
-    Single networks of a value-based learner swing from one evaluation to the next, their average swings less."""
-    publish_period: PositiveInt = 200
-    """Learner steps between two policy versions."""
-    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds between checkpoints; one is always written at a phase switch and at the end."""
-    prefetch_batches: PositiveInt = 8
-    """Batches fetched ahead; the queue is bounded by this."""
-    batches_per_request: PositiveInt = 4
-    """Batches drawn, and priorities written back, by one request to the shards."""
-    requests_in_flight: Annotated[int, Field(ge=1, le=8)] = 1
-    """Requests for batches under way at once, each with a thread of its own. 2 gives a third to a half more where the
-    learner's host has a core to spare (docs/results/replay.md); with 1 batches come in the order in which they were
-    drawn."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes CUDA where there is one."""
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Of the convolutions; bfloat16 may be faster on processors that have it, and auto takes it there.
-    Weights, dense layers, values and losses are always float32: near-equal actions differ by less than it tells."""
-    threads: Annotated[int, Field(ge=0)] = 1
-    """Torch threads on a CPU; 0 leaves the choice to torch."""
-
-
-class DistillationConfig(Section):
-    """The distillation term: coefficient x multiplier x KL(teacher || student) at a temperature (QDagger)."""
-
-    coefficient: Annotated[float, Field(ge=0)] = 3.0
-    """lambda, fixed; 3 for a DQN student in the paper's code."""
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    """tau, of both softmaxes; coefficient / temperature is the real weight."""
-    latch: bool = True
-    """Once the student has reached its teacher, distillation stays off (the paper's code); else it may come back."""
-    score_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The multiplier follows an exponential average of the student's scores, in which the older ones weigh so much; 0
-    (the paper's code) takes the newest alone. A few games tell little, and a student weaned too soon forgets."""
-    clip_multiplier: bool = True
-    """Keep the multiplier at 1 for a student below random; the paper's code lets it, and the learning rate, rise."""
-
-
-class OfflineConfig(Section):
-    """Phase 1: TD loss and distillation on the teacher's buffer."""
-
-    learner_steps: PositiveInt = 1_000_000
-    """Gradient steps; 10 x 100,000 in the paper's code."""
-
-
-class OnlineConfig(Section):
-    """Phase 2: the student's own experience, distillation fading as it nears the teacher."""
-
-    env_frames: PositiveInt = 6_000_000
-    """Environment frames after which the teacher is weaned off whatever the score (t0 in the paper's code)."""
-
-
-class RlConfig(Section):
-    """Phase 3: plain RL."""
-
-    env_frames: PositiveInt = 4_000_000
-    """Environment frames of this phase; it alone is counted, not the phases before it."""
-    stop_at_return: float | None = None
-    """End early once an evaluation's mean raw return reaches this; none never does."""
+    accept_any: bool = False
+    """Take a teacher that is not above random all the same, as the paper's code does."""
 
 
 class EvaluationConfig(Section):
@@ -172,6 +153,9 @@ class EvaluationConfig(Section):
     """Exploration while evaluating (ALE protocol)."""
     period_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Least time between the starts of two evaluations; each takes the newest policy version."""
+    period_frames: Annotated[int, Field(ge=0)] = 0
+    """Least environment frames between the policy versions of two evaluations after the offline phase; 1,000,000 in the
+    paper's code, 0 leaves it to the time alone."""
 
 
 class ClusterConfig(Section):
@@ -210,10 +194,16 @@ class RunConfig(Section):
     """Replay service."""
     actors: ActorsConfig = ActorsConfig()
     """Actors."""
+    guide: GuideConfig = GuideConfig()
+    """A teacher that acts (JSRL)."""
     learner: LearnerConfig = LearnerConfig()
     """Learner."""
     distillation: DistillationConfig = DistillationConfig()
     """Distillation."""
+    margin: MarginConfig = MarginConfig()
+    """Large-margin term (DQfD)."""
+    cql: CqlConfig = CqlConfig()
+    """Conservative term (offline pre-training)."""
     offline: OfflineConfig = OfflineConfig()
     """Phase 1."""
     online: OnlineConfig = OnlineConfig()

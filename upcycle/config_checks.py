@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from upcycle.config import RunConfig
+    from upcycle.config import NetworkConfig, RunConfig
+
+_PADDINGS = {"nature": ("same", "valid"), "impala": ("same", "symmetric"), "mlp": ("same", "valid", "symmetric")}
+
+
+def check_network(config: "NetworkConfig") -> None:
+    """Raises ValueError for a network that nobody has."""
+    if config.padding not in _PADDINGS[config.kind]:
+        raise ValueError(
+            f"padding={config.padding} is not known of kind={config.kind}; set {' or '.join(_PADDINGS[config.kind])}"
+        )
 
 
 def check_run(config: "RunConfig", phases_in_order: Sequence[str]) -> None:
@@ -13,7 +23,18 @@ def check_run(config: "RunConfig", phases_in_order: Sequence[str]) -> None:
         raise ValueError(f"phases must be a selection of {', '.join(phases_in_order)} in that order, each once")
     if config.teacher is None and set(config.phases) & {"offline", "online"}:
         raise ValueError("the phases offline and online need a [teacher]; set phases=rl to train from scratch")
+    _check_reuse(config)
     replay, learner = config.replay, config.learner
+    if learner.batch_size % learner.ranks:
+        raise ValueError(
+            f"learner.batch_size is no multiple of learner.ranks ({learner.ranks}), which share it; change either"
+        )
+    rates_actors = replay.sampler == "proportional" and config.actors.initial_priorities == "td_error"
+    if config.network.head == "c51" and rates_actors:
+        raise ValueError(
+            "actors.initial_priorities is td_error, which says nothing beside the losses of network.head=c51; set "
+            "actors.initial_priorities=max"
+        )
     if learner.n_step > replay.max_n_step:
         raise ValueError(
             f"learner.n_step is above replay.max_n_step ({replay.max_n_step}): chunks would not reach that far; "
@@ -33,3 +54,18 @@ def check_run(config: "RunConfig", phases_in_order: Sequence[str]) -> None:
             f"learner.requests_in_flight) = {in_flight}): "
             "inserting and sampling would wait for each other (deadlock); raise replay.error_buffer_steps"
         )
+
+
+def _check_reuse(config: "RunConfig") -> None:
+    """Raises ValueError for ways of reusing a teacher that contradict one another."""
+    teacher, phases = config.teacher, set(config.phases)
+    if teacher is not None and teacher.reload != "nothing" and teacher.also:
+        raise ValueError("teacher.reload begins as one teacher; leave out teacher.also")
+    if teacher is not None and teacher.optimizer == "restored" and teacher.reload == "nothing":
+        raise ValueError("teacher.optimizer=restored needs teacher.reload=weights or weights_and_replay")
+    for name, asked in (
+        ("guide.kind", config.guide.kind != "nobody"),
+        ("online.teacher_fraction", config.online.teacher_fraction > 0),
+    ):
+        if asked and "online" not in phases:
+            raise ValueError(f"{name} is of the phase online, which phases leaves out; add it")

@@ -70,6 +70,11 @@ class ActorsConfig(Section):
     epsilon_decay_frames: PositiveInt = 200_000
     """Environment frames of all actors together over which epsilon falls linearly. A student that has been through an
     offline phase starts at `epsilon_end` (its learner steps have counted, as in the paper's code)."""
+    epsilon_warmup_frames: Annotated[int, Field(ge=0)] = 0
+    """Environment frames before the decay begins; Dopamine's agents wait for 80,000."""
+    initial_priorities: Literal["td_error", "max"] = "td_error"
+    """What new transitions are worth to a prioritised table. td_error: |n-step TD error| under the behaviour policy
+    (Ape-X); max: the highest priority of any so far (Rainbow), which a c51 head needs: its losses are no TD errors."""
     weight_poll_seconds: Annotated[float, Field(gt=0)] = 1.0
     """How often an actor looks for a newer policy version."""
     compression: Literal["lz4", "none"] = "lz4"
@@ -77,3 +82,20 @@ class ActorsConfig(Section):
     both sides more than that. none is for frames that do not compress."""
     threads: PositiveInt = 1
     """Threads of one actor: EnvPool's and the policy's."""
+
+
+class GuideConfig(Section):
+    """In the online phase the teacher acts in the student's place now and then (JSRL, Uchendu et al. 2022)."""
+
+    kind: Literal["nobody", "opening", "fading"] = "nobody"
+    """opening: the teacher plays the first steps of each episode, a number drawn from 1 to `opening_steps`, which
+    shrinks; fading: it acts with a probability that falls linearly to 0."""
+    opening_steps: PositiveInt = 1_000
+    """Most agent steps that the teacher opens an episode with, at first."""
+    opening_decay: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """What `opening_steps` is multiplied with, and rounded down, after every `iteration_frames`; below 1 the student
+    acts alone."""
+    iteration_frames: PositiveInt = 500_000
+    """Environment frames between two such steps."""
+    fade_frames: PositiveInt = 10_000_000
+    """fading: environment frames of the phase after which the teacher acts no more."""

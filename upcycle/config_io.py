@@ -4,13 +4,16 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from upcycle.config import RunConfig
 from upcycle.errors import UserError
+
+_LISTS: Final = ("phases", "cql.phases", "teacher.also")
+"""Fields of several names, which `--set` takes with commas between them."""
 
 
 def load_config(preset: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -62,7 +65,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise UserError("--set", override, f"{name} is a value, not a section", "name a field of a section")
         section = cast(dict[str, Any], inner)
-    section[names[-1]] = _parse_value(text.strip(), is_list=path.strip() == "phases")
+    section[names[-1]] = _parse_value(text.strip(), is_list=path.strip() in _LISTS)
 
 
 def _parse_value(text: str, *, is_list: bool) -> Any:

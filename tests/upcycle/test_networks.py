@@ -11,9 +11,10 @@ from upcycle.torch_io import load_into, to_numpy
 
 
 def network(
-    kind: str, *, size: int = 84, actions: int = 6, width: float = 1.0, hidden: int = 512, padding: str = "valid"
+    kind: str, *, size: int = 84, actions: int = 6, width: float = 1.0, hidden: int = 512, padding: str | None = None
 ) -> QNetwork:
     torch.manual_seed(0)
+    padding = padding or {"nature": "valid", "impala": "symmetric", "mlp": "same"}[kind]
     config = NetworkConfig.model_validate({"kind": kind, "width": width, "hidden": hidden, "padding": padding})
     shape = (size,) if kind == "mlp" else (size, size)
     return build_network(config, frame_shape=shape, stack=1 if kind == "mlp" else 4, num_actions=actions)
