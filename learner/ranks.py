@@ -1,7 +1,7 @@
-"""The ranks of a learner: processes that share every batch and keep the same parameters. Owner of torch.distributed.
+"""The ranks of a learner: processes that share every batch and keep the same parameters. Owner of torch.distributed,
+with `learner.rendezvous`.
 
-    rank 0: store on a free port -> endpoint in the run folder <- ranks 1, 2, ...        (`meet`)
-    every learner step:  agree (gloo, host) -> forward, backward (gradients averaged) -> optimizer
+    learner.rendezvous.meet --> every learner step: agree (gloo, host) --> forward, backward (gradients averaged)
 
 Before each step all ranks agree, in one collective, on what rank 0 orders, on whether everybody has a batch and on the
 largest raw importance weight: either all take the step, alike, or none does. Each rank's loss is the mean over its own
@@ -18,33 +18,21 @@ With one rank nothing here costs anything: no process group, no copy, no collect
 """
 
 import math
-import os
 import re
-import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import IntEnum
 from typing import Final, Self, cast
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 from zlib_ng import zlib_ng
 
 from upcycle.errors import UpcycleError
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
 
-MEET_SECONDS: Final = 300.0
-"""Longest wait for the other ranks to come up: they import, and wait for the shards, on loaded machines."""
-_POLL_SECONDS: Final = 0.1
-_CONNECT_SECONDS: Final = 10.0
-_ARRIVED: Final = "arrived"
 _NOISE: Final = re.compile(r"^\[\S+\] |\. This is typically.*")  # gloo's line of source before, its advice after
 
 
@@ -137,7 +125,7 @@ class Ranks:
         """
         if self.size == 1:
             return module
-        with _together(self.rank, self.size):
+        with together(self.rank, self.size):
             return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def agree(self, order: Order, largest_weight: float | None) -> Agreement:
@@ -171,7 +159,7 @@ class Ranks:
         if self.size == 1:
             return number
         tensor = torch.tensor([number], dtype=torch.int64)
-        with _together(self.rank, self.size):
+        with together(self.rank, self.size):
             dist.broadcast(tensor, src=0)
         return int(tensor.item())
 
@@ -184,7 +172,7 @@ class Ranks:
         if self.size == 1:
             return [tensor]
         tensors = [torch.empty_like(tensor) for _ in range(self.size)]
-        with _together(self.rank, self.size):
+        with together(self.rank, self.size):
             dist.all_gather(tensors, tensor.contiguous())
         return tensors
 
@@ -205,90 +193,13 @@ class Ranks:
 
     def _greatest(self, values: list[float], dtype: torch.dtype) -> list[float]:
         tensor = torch.tensor(values, dtype=dtype)
-        with _together(self.rank, self.size):
+        with together(self.rank, self.size):
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return cast(list[float], tensor.tolist())
 
 
-def meet(
-    folder: RunFolder,
-    *,
-    rank: int,
-    size: int,
-    host: str,
-    device: torch.device,
-    stop: StopSignal,
-    answer_seconds: float,
-    meet_seconds: float = MEET_SECONDS,
-) -> Ranks:
-    """Joins the ranks of a run's learner; returns when all are there.
-
-    Rank 0 announces itself as endpoint "learner" 0 of the run folder, where an announcement of an earlier group must
-    have been withdrawn before the ranks are started.
-
-    Args:
-      host: address of this machine that the other ranks can reach.
-      device: where the parameters are: their gradients travel over NCCL on CUDA, over gloo on the host.
-      answer_seconds: deadline of every later collective.
-    Raises: RankLost if not all have come in time, or `stop` was set meanwhile.
-    """
-    if size == 1:
-        return Ranks.single()
-    _use_interface_of(host)
-    deadline = time.monotonic() + meet_seconds
-    store = _serve(folder, host) if rank == 0 else _connect(folder, rank, deadline, stop)
-    arrived = store.add(_ARRIVED, 1)
-    while arrived < size:
-        _wait(stop, deadline, f"rank {rank}: {arrived} of {size} ranks have come")
-        with _together(rank, size):
-            arrived = store.add(_ARRIVED, 0)
-    store.set_timeout(timedelta(seconds=answer_seconds))
-    with _together(rank, size):
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=store,
-            rank=rank,
-            world_size=size,
-            timeout=timedelta(seconds=answer_seconds),
-        )
-    return Ranks(rank, size)
-
-
-def _serve(folder: RunFolder, host: str) -> TCPStore:
-    store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
-    folder.announce_endpoint("learner", 0, f"{host}:{store.port}")
-    return store
-
-
-def _connect(folder: RunFolder, rank: int, deadline: float, stop: StopSignal) -> TCPStore:
-    while True:
-        if address := folder.endpoints("learner").get(0):
-            host, _, port = address.rpartition(":")
-            try:
-                return TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=_CONNECT_SECONDS))
-            except RuntimeError:
-                pass  # rank 0 has gone, or has not quite come; the deadline ends it
-        _wait(stop, deadline, f"rank {rank}: rank 0 has not announced itself")
-
-
-def _wait(stop: StopSignal, deadline: float, what: str) -> None:
-    if stop.wait(_POLL_SECONDS):
-        raise RankLost(f"{what}, and the run was stopped")
-    if time.monotonic() > deadline:
-        raise RankLost(f"{what} in time")
-
-
-def _use_interface_of(host: str) -> None:
-    """Has gloo and NCCL listen where the other ranks look for this machine; by themselves they ask its name."""
-    same = "127.0.0.1" if host.startswith("127.") else host
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(address.address == same for address in addresses):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
-
-
 @contextmanager
-def _together(rank: int, size: int) -> Generator[None]:
+def together(rank: int, size: int) -> Generator[None]:
     """Raises RankLost for what torch.distributed raises at a closed connection or a missed deadline."""
     try:
         yield

@@ -41,7 +41,7 @@ OWNERS = {
         "teacher_store/teacher.py",
         "orchestrator/",
     ),
-    "torch.distributed": ("learner/ranks.py",),
+    "torch.distributed": ("learner/ranks.py", "learner/rendezvous.py"),
     "pickle": (),
 }
 """Foreign libraries, and the only modules that may import them."""
