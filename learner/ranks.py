@@ -19,6 +19,7 @@ With one rank nothing here costs anything: no process group, no copy, no collect
 
 import math
 import re
+import warnings
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,7 +126,9 @@ class Ranks:
         """
         if self.size == 1:
             return module
-        with together(self.rank, self.size):
+        with together(self.rank, self.size), warnings.catch_warnings():
+            # Buffers are constants here. Newer releases want another name for this, which older ones do not know.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def agree(self, order: Order, largest_weight: float | None) -> Agreement:
