@@ -205,7 +205,8 @@ class Learner:
             batch.importance_weights.mul_(batch.largest_weight / agreement.largest_weight)
         result = train_step(self._state, batch, objective, multiplier=agreement.multiplier, teacher_q_values=labels)
         if phase != "offline" and self._config.replay.sampler == "proportional":
-            self._readback.push(result.priorities, lambda values: source.write_back(batch.keys, values))
+            keys = batch.keys
+            self._readback.push(result.priorities, lambda values: source.write_back(keys, values.astype("float64")))
         self._metrics.increment("learner_steps_total")
         self._metrics.observe("learner_step_seconds", time.monotonic() - started)
         self._losses.add(result)
