@@ -130,7 +130,7 @@ def prepared(config: RunConfig, scratch: Path) -> Generator[Subject]:
 
 
 def fed(subject: Subject, seconds: float, scratch: Path) -> tuple[float, float, int]:
-    """Transitions a second and the fraction of time that the product's learner waits; and what the teacher was given."""
+    """Transitions a second of the product's learner, the fraction of time that it waits, and the teacher's states."""
     metrics, stop = Metrics("learner", "bench"), StopSignal()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         run = RunFolder.create(Path(folder) / "run", subject.config, teacher=None, random_score=0.0)

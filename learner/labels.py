@@ -39,8 +39,8 @@ class Annotates(Protocol):
         """Each stored transition once, in an order that depends on the table alone."""
         ...
 
-    def annotate(self, table: str | None, keys: TransitionKeys, values: Array) -> None:
-        """Best effort."""
+    def annotate(self, table: str | None, keys: TransitionKeys, values: Array) -> int:
+        """Best effort; returns how many states now have one."""
         ...
 
 

@@ -18,7 +18,7 @@ from replay_service.types import SampledBatch, TransitionKeys
 from upcycle.chunks import ChunkSpec
 from upcycle.config import RunConfig
 from upcycle.networks import build_network
-from upcycle.run_folder import RunFolder
+from upcycle.run_folder import Record, RunFolder
 from upcycle.windows import View, Windows
 
 _log = structlog.get_logger(__name__)
@@ -28,7 +28,9 @@ _ROUNDS: Final = 3
 _SECONDS: Final = 0.3  # of a round
 
 
-def tune(config: RunConfig, spec: ChunkSpec, folder: RunFolder, device: torch.device, ranks: Ranks, cores: int) -> Tuning:
+def tune(
+    config: RunConfig, spec: ChunkSpec, folder: RunFolder, device: torch.device, ranks: Ranks, cores: int
+) -> Tuning:
     """How this run's learner computes: as it did before, or as was measured just now.
 
     The choice is kept in the run's folder, since another one would round differently: a resumed run computes as the
@@ -39,11 +41,7 @@ def tune(config: RunConfig, spec: ChunkSpec, folder: RunFolder, device: torch.de
     if ranks.is_first and len(ways) > 1:
         kept = folder.tuning()
         if kept is None or Tuning(**kept["chosen"]) not in ways:
-            seconds = measure(config, spec, device, ways)
-            kept = {
-                "chosen": min(ways, key=lambda way: seconds[way]).to_json(),
-                "milliseconds": {way.describe(): round(1000 * seconds[way], 3) for way in ways},
-            }
+            kept = _measured(measure(config, spec, device, ways))
             folder.write_tuning(kept)
             _log.info("tuned", **kept)
         choice = ways.index(Tuning(**kept["chosen"]))
@@ -56,7 +54,7 @@ def measure(
     """Seconds of a learner step of the run's network, the median of three rounds, for each way."""
     view = View.of_run(config, spec)
     batch = random_batch(spec, view, batch_size or config.learner.batch_size, device)
-    objective = Objective(config.learner)
+    objective = Objective.of_phase(config, config.phases[0], None)
     before = torch.get_num_threads()
     seconds = dict[Tuning, float]()
     try:
@@ -72,6 +70,13 @@ def measure(
     finally:
         torch.set_num_threads(before)
     return seconds
+
+
+def _measured(seconds: dict[Tuning, float]) -> Record:
+    return {
+        "chosen": min(seconds, key=lambda way: seconds[way]).to_json(),
+        "milliseconds": {way.describe(): round(1000 * value, 3) for way, value in seconds.items()},
+    }
 
 
 def random_batch(spec: ChunkSpec, view: View, batch_size: int, device: torch.device, *, seed: int = 0) -> Batch:

@@ -36,8 +36,8 @@ class Objective:
     """
 
     learner: LearnerConfig
-    distillation: DistillationConfig = DistillationConfig(coefficient=0.0)
-    margin: MarginConfig = MarginConfig()
+    distillation: DistillationConfig
+    margin: MarginConfig
     cql: CqlConfig | None = None
     teacher: TeacherConfig | None = None
     teacher_weights: Tensor | None = None

@@ -1,6 +1,7 @@
 """Where a run stands: its phase, its frames, its scores, and what follows from them for the next step."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -66,11 +67,9 @@ class Standing:
 
     def update(self, replay: ShardedReplay) -> None:
         """Counts frames where they arrive, and takes in new scores."""
-        try:
+        with suppress(ReplayTimeout):  # no shard answers: the supervisor restarts them, the count catches up
             shards = replay.stats("online").shards
-        except ReplayTimeout:  # no shard answers: the supervisor restarts them, the count catches up
-            shards = {}
-        self._frames.observe({shard: stats.num_inserted for shard, stats in shards.items()})
+            self._frames.observe({shard: stats.num_inserted for shard, stats in shards.items()})
         self._scores.update(self.phase)
 
     def order(self, learner_steps: int, *, stop: bool, save_at: float) -> Order:

@@ -55,7 +55,7 @@ class TrainState:
         tuning = tuning or untuned(config, device)
         network.bfloat16_torso = tuning.bfloat16
         if tuning.channels_last:
-            network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.online_network = network.to(device)
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
         self._average_decay = config.weight_average_decay
@@ -93,8 +93,9 @@ class TrainState:
         if self.policy_network is self.online_network:
             return
         decay = min(self._average_decay, (1 + self.learner_steps) / (10 + self.learner_steps))
-        averages, parameters = list(self.policy_network.parameters()), list(self.online_network.parameters())
-        torch._foreach_lerp_(averages, parameters, 1.0 - decay)  # pyright: ignore[reportPrivateUsage]
+        averages: list[Tensor] = list(self.policy_network.parameters())
+        parameters: list[Tensor] = list(self.online_network.parameters())
+        torch._foreach_lerp_(averages, parameters, 1.0 - decay)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     def set_learning_rate(self, value: float) -> None:
         """Applies `value` to every parameter group."""
