@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.batch_source import FrameBuffers
+from learner.batches import FrameBuffers
+from learner.objective import Objective
 from learner.ranks import Agreement, Order, RankLost, Ranks, RanksDiffer, Verdict
 from learner.rendezvous import meet
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from replay_service.sharding import SampledBatch, TransitionKeys
-from upcycle.config import DistillationConfig, LearnerConfig, NetworkConfig
+from upcycle.config import DistillationConfig, LearnerConfig, MarginConfig, NetworkConfig, TeacherConfig
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
@@ -28,6 +29,7 @@ from upcycle.windows import View, Windows
 VIEW = View(n_step=3, stack=2)
 BATCH_SIZE, STEPS, NUM_ACTIONS = 16, 5, 4
 LEARNER = LearnerConfig(batch_size=BATCH_SIZE, double_q=True, learning_rate=1e-3)
+OBJECTIVE = Objective(LEARNER, DistillationConfig(), MarginConfig(), None, TeacherConfig(), torch.ones(1))
 MULTIPLIERS = (1.0, 0.7, 0.4, 0.1, 0.0)
 ANSWER_SECONDS = 30.0
 
@@ -47,8 +49,7 @@ def train(ranks: Ranks) -> TrainState:
     network = build_network(config, frame_shape=(42, 42), stack=2, num_actions=NUM_ACTIONS)
     if ranks.rank:
         network.load_state_dict({name: tensor + 1 for name, tensor in network.state_dict().items()})
-    state = TrainState(network, LEARNER, torch.device("cpu"))
-    share_gradients(state, ranks)
+    state = TrainState(network, LEARNER, torch.device("cpu"), wrap=ranks.wrap)
     rng = np.random.default_rng(1)
     for step in range(STEPS):
         sampled, raw = draw(rng)
@@ -64,20 +65,11 @@ def train(ranks: Ranks) -> TrainState:
         train_step(
             state,
             replace(batch, importance_weights=batch.importance_weights * (largest / agreement.largest_weight)),
-            learner=LEARNER,
-            distillation=DistillationConfig(),
+            OBJECTIVE,
             multiplier=agreement.multiplier,
-            teacher=teacher,
+            teacher_q_values=teacher(batch.observation).unsqueeze(1),
         )
     return state
-
-
-def share_gradients(state: TrainState, ranks: Ranks) -> None:
-    """The forward pass with gradients goes through the wrapped network; targets begin as rank 0's network."""
-    target = state.target_network.state_dict()
-    state.online_network = ranks.wrap(state.online_network)  # pyright: ignore[reportAttributeAccessIssue]
-    for tensor, parameter in zip(target.values(), state.online_network.state_dict().values(), strict=True):
-        tensor.copy_(parameter)
 
 
 def draw(rng: np.random.Generator) -> tuple[SampledBatch, np.ndarray[Any, np.dtype[np.float64]]]:
