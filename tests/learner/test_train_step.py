@@ -165,7 +165,7 @@ def test_a_gated_teacher_counts_only_where_the_student_thinks_well_of_its_action
 
 def test_a_step_moves_the_online_network_and_the_target_follows_its_period() -> None:
     state, batch = new_state(target_update_period=2), new_batch()
-    weight, target = state.online_network.head.weight, state.target_network.head.weight
+    weight, target = state.online_network.hidden.weight, state.target_network.hidden.weight
     before = weight.detach().clone()
     train_step(state, batch, objective(state), multiplier=1.0, teacher_q_values=labels(batch))
     assert not torch.equal(weight, before)
