@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.batch_source import FrameBuffers
+from learner.batches import FrameBuffers
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from replay_service.sharding import SampledBatch, TransitionKeys
