@@ -162,7 +162,7 @@ class RunFolder:
         return {int(file.stem.rpartition("-")[2]): str(_read_object(file)["address"]) for file in sorted(files)}
 
     def withdraw(self, role: str, index: int) -> None:
-        """Takes a process's endpoint and heartbeat back: it is about to leave for good."""
+        """Takes a process's endpoint and heartbeat back: it is about to leave for good, or to be started anew."""
         for name in ("endpoints", "status"):
             (self.path / name / f"{role}-{index}.json").unlink(missing_ok=True)
 

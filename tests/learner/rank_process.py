@@ -5,6 +5,8 @@ steps on its half of every batch --> one without a batch --> parameters go apart
 
 import os
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,7 @@ def rows(sampled: SampledBatch, raw: np.ndarray[Any, np.dtype[np.float64]], mine
 
 
 def main(rank: int, path: Path) -> None:
-    """Goes through it all and leaves `rank-<rank>.pt` in `path`, rewritten as it goes."""
+    """Goes through it all and leaves `rank-<rank>.pt` in `path`."""
     torch.set_num_threads(1)
     results = dict[str, Any]()
     with meet(
@@ -124,14 +126,25 @@ def main(rank: int, path: Path) -> None:
             ranks.check_equal(state.online_network.parameters())
         except RanksDiffer as error:
             results["differ"] = str(error)
-        torch.save(results, path / f"rank-{rank}.pt")
         if rank == 1:
+            torch.save(results, path / f"rank-{rank}.pt")
+            wait_until(lambda: (path / "waiting").exists())  # what was sent before may be lost with the connection
             os._exit(9)  # as the kernel would end it: nothing is said, nothing is closed in order
+        (path / "waiting").touch()
         try:
             ranks.agree(GO_ON, 1.0)
         except RankLost as error:
             results["lost"] = str(error)
     torch.save(results, path / f"rank-{rank}.pt")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Raises TimeoutError when `condition` does not become true in time."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.01)
 
 
 def disagreeing(ranks: Ranks) -> list[Agreement]:
