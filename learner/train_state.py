@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from learner.optimizers import build_optimizer
 from upcycle.config import LearnerConfig
 from upcycle.networks import QNetwork
 
@@ -28,9 +29,7 @@ class TrainState:
         self.policy_network = self.online_network
         if self._average_decay > 0:
             self.policy_network = copy.deepcopy(self.online_network).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(
-            self.online_network.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
-        )
+        self.optimizer = build_optimizer(self.online_network.parameters(), config)
         self.learner_steps = 0
 
     def sync_target(self) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from learner.batch_source import Batch
-from learner.losses import distillation_loss, td_loss, td_target
+from learner.losses import distillation_loss, td_loss, td_target, teacher_policy
 from learner.train_state import TrainState
 from upcycle.config import DistillationConfig, LearnerConfig
 
@@ -56,7 +56,10 @@ def train_step(
     weighted_kl = torch.zeros((), device=state.device)
     if multiplier > 0:
         assert teacher is not None, "distillation without a teacher"
-        kl = distillation_loss(q_values, teacher(batch.observation), distillation.temperature)
+        policy = teacher_policy(
+            teacher(batch.observation).unsqueeze(1), distillation.temperature, torch.ones(1, device=state.device)
+        )
+        kl = distillation_loss(q_values, policy, distillation.temperature)
         weighted_kl = (batch.importance_weights * kl).mean()
 
     state.optimizer.zero_grad(set_to_none=True)

@@ -34,6 +34,7 @@ OWNERS = {
     "tyro": ("orchestrator/cli",),
     "torch": (
         "upcycle/networks.py",
+        "upcycle/network_parts.py",
         "upcycle/torch_io.py",
         "actors/policy.py",
         "actors/actor.py",

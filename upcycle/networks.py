@@ -1,17 +1,17 @@
-"""Q networks, built from a configuration and the shape of an observation.
+"""Q networks, built from a configuration and the shape of an observation."""
 
-Source: Mnih et al. 2015 (nature); Espeholt et al. 2018, fig. 3 right, without its LSTM (impala, 15 convolutions).
-"""
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from upcycle.config import NetworkConfig
+from upcycle.network_parts import DuelingHead, NoisyLinear, impala_torso, initialise, nature_torso
 
 
 def build_network(config: NetworkConfig, *, frame_shape: tuple[int, ...], stack: int, num_actions: int) -> "QNetwork":
-    """A Q network with freshly drawn weights (Xavier uniform, zero biases) from torch's global generator.
+    """A Q network with freshly drawn weights (see `network_parts.initialise`) from torch's global generator.
 
     Args:
       config: which network.
@@ -24,99 +24,71 @@ def build_network(config: NetworkConfig, *, frame_shape: tuple[int, ...], stack:
         kind = "vectors" if len(frame_shape) == 1 else "images"
         raise ValueError(f"network.kind {config.kind!r} does not see {kind} of shape {frame_shape}")
     if config.kind == "mlp":
-        torso: nn.Module = _mlp(stack * frame_shape[0], config.hidden)
-    elif config.kind == "nature":
-        torso = _nature(stack, frame_shape, config)
+        dense = _dense(stack * frame_shape[0], config.hidden, config)
+        torso, features = nn.Sequential(nn.Flatten(), dense, nn.ReLU()), config.hidden
     else:
-        torso = _impala(stack, config.width)
-    network = QNetwork(torso, config, frame_shape=frame_shape, stack=stack, num_actions=num_actions)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            assert module.bias is not None
-            nn.init.zeros_(module.bias)
+        build = nature_torso if config.kind == "nature" else impala_torso
+        torso, features = build(stack, frame_shape, width=config.width, padding=config.padding)
+    network = QNetwork(torso, features, config, num_actions=num_actions)
+    initialise(network)
     return network
+
+
+class Outputs(NamedTuple):
+    """What a Q network says about a batch of observations.
+
+    Attributes:
+      q_values: float32 [B, A]; a c51 head's are the means of its distributions.
+      logits: of a c51 head, float32 [B, A, atoms]; None of a q head.
+    """
+
+    q_values: Tensor
+    logits: Tensor | None
 
 
 class QNetwork(nn.Module):
     """Action values of a batch of observations.
 
-    forward: uint8 [B, stack, H, W] (scaled to [0, 1] inside) or float32 [B, stack, D]; returns float32 [B, A].
+    Observations are uint8 [B, stack, H, W] (scaled to [0, 1] inside) or float32 [B, stack, D], in any memory format.
 
     Attributes:
-      bfloat16_torso: compute the torso in bfloat16, off at first; parameters and dense layers stay float32.
+      support: atoms of a c51 head, ascending and evenly spaced, float32 [atoms]; None of a q head. Not in the
+        state_dict: the configuration says what it is.
+      bfloat16_torso: compute convolutions in bfloat16, off at first; parameters and dense layers stay float32.
     """
 
-    def __init__(
-        self, torso: nn.Module, config: NetworkConfig, *, frame_shape: tuple[int, ...], stack: int, num_actions: int
-    ) -> None:
+    support: Tensor | None
+
+    def __init__(self, torso: nn.Sequential, features: int, config: NetworkConfig, *, num_actions: int) -> None:
         super().__init__()
-        self.torso = torso
         self.bfloat16_torso = False
-        with torch.no_grad():
-            features = self.torso(torch.zeros(1, stack, *frame_shape)).shape[1]
-        self.hidden = nn.Linear(features, config.hidden)
-        self.head = nn.Linear(config.hidden, num_actions)
+        self.torso = torso
+        self.hidden = _dense(features, config.hidden, config)
+        atoms = config.atoms if config.head == "c51" else 1
+        head = _dense(config.hidden, num_actions * atoms, config)
+        self.head = DuelingHead(_dense(config.hidden, atoms, config), head) if config.dueling else head
+        limit = config.support_limit
+        support = torch.linspace(-limit, limit, atoms) if config.head == "c51" else None
+        self.register_buffer("support", support, persistent=False)
 
     @override
     def forward(self, observation: Tensor) -> Tensor:
+        """Q values, float32 [B, A]."""
+        return self.outputs(observation).q_values
+
+    def outputs(self, observation: Tensor) -> Outputs:
+        """Q values and, of a c51 head, the logits that they are the means of."""
         if observation.dtype == torch.uint8:
             observation = observation.float().mul_(1 / 255)
-        with torch.autocast(observation.device.type, torch.bfloat16, enabled=self.bfloat16_torso):
+        bfloat16 = self.bfloat16_torso and observation.dim() > 3  # a torso over vectors is dense layers alone
+        with torch.autocast(observation.device.type, torch.bfloat16, enabled=bfloat16):
             features = self.torso(observation)
-        return self.head(torch.relu(self.hidden(features.to(self.head.weight.dtype))))
+        values = self.head(torch.relu(self.hidden(features.to(self.hidden.weight.dtype))))  # [B, A * atoms]
+        if self.support is None:
+            return Outputs(values, None)
+        logits = values.unflatten(1, (-1, len(self.support)))  # [B, A, atoms]
+        return Outputs((logits.softmax(dim=2) * self.support).sum(dim=2), logits)
 
 
-def _mlp(inputs: int, hidden: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU())
-
-
-def _nature(stack: int, frame_shape: tuple[int, ...], config: NetworkConfig) -> nn.Module:
-    layers: list[nn.Module] = []
-    channels, size = stack, frame_shape
-    for base, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-        if config.padding == "same":
-            (top, bottom), (left, right) = (same_padding(length, kernel, stride) for length in size)
-            layers.append(nn.ZeroPad2d((left, right, top, bottom)))
-            size = tuple(-(-length // stride) for length in size)
-        outputs = _channels(base, config.width)
-        layers += [nn.Conv2d(channels, outputs, kernel, stride), nn.ReLU()]
-        channels = outputs
-    return nn.Sequential(*layers, nn.Flatten())
-
-
-def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after an axis for which TensorFlow and Flax say SAME: ceil(length / stride) outputs.
-
-    An odd number of zeros puts the extra one after, which is why no symmetric padding can stand in for it.
-    """
-    total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
-    return total // 2, total - total // 2
-
-
-def _impala(stack: int, width: float) -> nn.Module:
-    layers: list[nn.Module] = []
-    inputs = stack
-    for base in (16, 32, 32):
-        channels = _channels(base, width)
-        layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.MaxPool2d(3, 2, padding=1)]
-        layers += [_Residual(channels), _Residual(channels)]
-        inputs = channels
-    return nn.Sequential(*layers, nn.ReLU(), nn.Flatten())
-
-
-class _Residual(nn.Module):
-    """x + conv(relu(conv(relu(x)))), shapes kept."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-
-    @override
-    def forward(self, features: Tensor) -> Tensor:
-        return features + self.second(torch.relu(self.first(torch.relu(features))))
-
-
-def _channels(base: int, width: float) -> int:
-    return max(1, round(base * width))
+def _dense(inputs: int, outputs: int, config: NetworkConfig) -> nn.Linear:
+    return NoisyLinear(inputs, outputs, sigma=config.noisy_sigma) if config.noisy else nn.Linear(inputs, outputs)

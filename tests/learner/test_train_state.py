@@ -37,13 +37,13 @@ def move(state: TrainState) -> None:
 @pytest.mark.parametrize("decay", [0.3, 0.9, 0.999])
 def test_the_policy_is_the_average_of_the_weights(decay: float) -> None:
     state = averaging_state(decay)
-    expected = state.online_network.head.weight.detach().double().numpy().copy()
+    expected = state.online_network.hidden.weight.detach().double().numpy().copy()
     for step in range(1, 41):
         move(state)
         rate = min(decay, (1 + step) / (10 + step))
-        expected = rate * expected + (1 - rate) * state.online_network.head.weight.detach().double().numpy()
-    np.testing.assert_allclose(state.policy_network.head.weight.numpy(), expected, rtol=1e-4, atol=1e-5)
-    assert not state.policy_network.head.weight.requires_grad
+        expected = rate * expected + (1 - rate) * state.online_network.hidden.weight.detach().double().numpy()
+    np.testing.assert_allclose(state.policy_network.hidden.weight.numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert not state.policy_network.hidden.weight.requires_grad
 
 
 def test_without_averaging_the_policy_is_the_online_network() -> None:

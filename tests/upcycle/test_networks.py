@@ -6,7 +6,8 @@ import torch
 
 from upcycle.config import NetworkConfig
 from upcycle.errors import CorruptDataError
-from upcycle.networks import QNetwork, build_network, same_padding
+from upcycle.network_parts import same_padding
+from upcycle.networks import QNetwork, build_network
 from upcycle.torch_io import load_into, to_numpy
 
 
@@ -105,7 +106,7 @@ def test_a_bfloat16_torso_changes_values_little_and_keeps_them_float32() -> None
 
 def test_weights_round_trip_through_numpy() -> None:
     source, target = network("nature", size=42), network("nature", size=42, width=1.0)
-    torch.nn.init.normal_(target.head.weight)
+    torch.nn.init.normal_(target.hidden.weight)
     load_into(target, to_numpy(source.state_dict()))
     frames = torch.randint(0, 256, (2, 4, 42, 42), dtype=torch.uint8)
     torch.testing.assert_close(source(frames), target(frames))
