@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import structlog
 
@@ -27,6 +27,9 @@ from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal, configure_logging, keep_heap
 from upcycle.snapshots import SnapshotFolder
 from upcycle.tracker import Tracker
+
+if TYPE_CHECKING:  # torch and EnvPool are imported where a role needs them
+    from actors.rollout import QFunction
 
 _log = structlog.get_logger(__name__)
 
@@ -182,7 +185,23 @@ def _actor(context: Context) -> Loop:
         subscriber,
         context.metrics,
         context.stop,
+        _guide(context),
     )
+
+
+def _guide(context: Context) -> "QFunction | None":
+    """Q values of the run's (best) teacher, if it is to act in the student's place now and then."""
+    if context.config.guide.kind == "nobody":
+        return None
+    import torch
+
+    from teacher_store.store import TeacherStore
+    from teacher_store.teacher import load_teacher
+
+    known = context.manifest["teacher"]
+    store = TeacherStore(Path(known["store"]))
+    teacher = load_teacher(store.get(known["id"]), store, env=context.config.env)
+    return lambda observation: teacher.q_values(torch.from_numpy(observation)).numpy()
 
 
 def _evaluator(context: Context) -> Loop:
