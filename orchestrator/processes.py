@@ -137,19 +137,19 @@ class Process:
 def _learner(context: Context) -> Loop:
     from learner.learner import Learner
     from teacher_store.store import TeacherStore
-    from teacher_store.teacher import load_teacher
+    from teacher_store.teacher import Teacher, load_teacher
 
-    teacher, known = None, context.manifest["teacher"]
-    if known is not None:
+    teachers = list[Teacher]()
+    for known in context.teachers:
         store = TeacherStore(Path(known["store"]))
-        teacher = load_teacher(store.get(known["id"]), store, _device(context.config), env=context.config.env)
+        teachers.append(load_teacher(store.get(known["id"]), store, _device(context.config), env=context.config.env))
     context.await_shards()  # not before the imports: they take as long as the shards do
     return Learner(
         context.config,
         context.spec,
         context.folder,
         context.replay("learner"),
-        teacher,
+        teachers[0] if teachers else None,
         context.metrics,
         context.stop,
         context.tracker,

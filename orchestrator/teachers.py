@@ -12,6 +12,7 @@ import torch
 from actors.envs import chunk_spec, env_spec
 from actors.policy import QPolicy
 from actors.rollout import EpisodeResults, QFunction, Stop, collect_chunks, play_episodes, random_score
+from orchestrator.baselines import teachers_of
 from teacher_store.records import Provenance, Score, TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
@@ -172,7 +173,6 @@ def publish_from_run(
         results = _play(folder, policy, wanted, stop=stop, on_progress=on_progress)
         returns = results.returns
     random = manifest.get("random_score")
-    parent = manifest.get("teacher")
     return store.publish(
         name=name,
         env=config.env,
@@ -186,7 +186,7 @@ def publish_from_run(
         random_score=float(random) if random is not None else _random_score(config.env, config.seed),
         log_directory=folder.experience if with_experience and _has_log(folder) else None,
         licence=licence,
-        parents=(str(parent["id"]),) if parent else (),
+        parents=tuple(str(known["id"]) for known in teachers_of(manifest)),
         provenance=Provenance(
             run_id=str(manifest["run_id"]),
             config=dump_config(config),
