@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,8 @@ def test_a_run_that_takes_over_a_buffer_learns_at_once_and_its_own_experience_co
         assert stats.annotation_width == 0
         draw(replay, "online", 0)  # nobody has acted yet
         chunk = decode_chunk(log.read(0), log.spec)
-        chunk.columns["policy_version"][:] = OWN
+        versions = np.full_like(chunk.columns["policy_version"], OWN)
+        chunk = replace(chunk, columns={**chunk.columns, "policy_version": versions})
         own = [encode_chunk(chunk, log.spec)] * 24
         for number in range(0, 24, 2):  # in step, as the limiter wants it: neither waits for ever
             replay.insert(
