@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.batch_source import FrameBuffers
+from learner.batches import FrameBuffers
+from learner.objective import Objective
 from learner.ranks import Agreement, Order, RankLost, Ranks, RanksDiffer, Verdict
 from learner.rendezvous import meet
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from replay_service.sharding import SampledBatch, TransitionKeys
-from upcycle.config import DistillationConfig, LearnerConfig, NetworkConfig
+from upcycle.config import LearnerConfig, NetworkConfig, RunConfig, TeacherConfig
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
@@ -29,7 +30,7 @@ from upcycle.windows import View, Windows
 
 VIEW = View(n_step=3, stack=2)
 BATCH_SIZE, STEPS, NUM_ACTIONS = 16, 5, 4
-LEARNER = LearnerConfig(batch_size=BATCH_SIZE, double_q=True, learning_rate=1e-3)
+LEARNER = LearnerConfig(batch_size=BATCH_SIZE, double_q=True, learning_rate=1e-3, target_update_period=2)
 MULTIPLIERS = (1.0, 0.7, 0.4, 0.1, 0.0)
 ANSWER_SECONDS = 30.0
 
@@ -49,8 +50,9 @@ def train(ranks: Ranks) -> TrainState:
     network = build_network(config, frame_shape=(42, 42), stack=2, num_actions=NUM_ACTIONS)
     if ranks.rank:
         network.load_state_dict({name: tensor + 1 for name, tensor in network.state_dict().items()})
-    state = TrainState(network, LEARNER, torch.device("cpu"))
-    share_gradients(state, ranks)
+    state = TrainState(network, LEARNER, torch.device("cpu"), wrap=ranks.wrap)
+    run = RunConfig(learner=LEARNER, teacher=TeacherConfig())
+    objective = Objective.of_phase(run, "offline", torch.ones(1))
     rng = np.random.default_rng(1)
     for step in range(STEPS):
         sampled, raw = draw(rng)
@@ -63,23 +65,10 @@ def train(ranks: Ranks) -> TrainState:
         assert agreement.step
         state.set_learning_rate(agreement.learning_rate)
         batch = FrameBuffers(state.device).to_batch(rows(sampled, raw, mine), VIEW)
-        train_step(
-            state,
-            replace(batch, importance_weights=batch.importance_weights * (largest / agreement.largest_weight)),
-            learner=LEARNER,
-            distillation=DistillationConfig(),
-            multiplier=agreement.multiplier,
-            teacher=teacher,
-        )
+        batch = replace(batch, importance_weights=batch.importance_weights * (largest / agreement.largest_weight))
+        taught = teacher(batch.observation)[:, None]
+        train_step(state, batch, objective, multiplier=agreement.multiplier, teacher_q_values=taught)
     return state
-
-
-def share_gradients(state: TrainState, ranks: Ranks) -> None:
-    """The forward pass with gradients goes through the wrapped network; targets begin as rank 0's network."""
-    target = state.target_network.state_dict()
-    state.online_network = ranks.wrap(state.online_network)  # pyright: ignore[reportAttributeAccessIssue]
-    for tensor, parameter in zip(target.values(), state.online_network.state_dict().values(), strict=True):
-        tensor.copy_(parameter)
 
 
 def draw(rng: np.random.Generator) -> tuple[SampledBatch, np.ndarray[Any, np.dtype[np.float64]]]:
@@ -124,7 +113,7 @@ def main(rank: int, path: Path) -> None:
     ) as ranks:
         state = train(ranks)
         results["parameters"] = [parameter.detach().clone() for parameter in state.online_network.parameters()]
-        ranks.check_equal(state.online_network.parameters())
+        ranks.check_equal([*state.online_network.parameters(), *state.target_network.parameters()])
         results["agreements"] = [plain(agreement) for agreement in disagreeing(ranks)]
         results["from_first"] = ranks.from_first(40 + rank)
         results["gathered"] = [int(tensor) for tensor in ranks.gather(torch.tensor(7 + rank))]
