@@ -115,6 +115,11 @@ def main(rank: int, path: Path) -> None:
         results["parameters"] = [parameter.detach().clone() for parameter in state.online_network.parameters()]
         ranks.check_equal([*state.online_network.parameters(), *state.target_network.parameters()])
         results["agreements"] = [plain(agreement) for agreement in disagreeing(ranks)]
+        if rank == 0:
+            time.sleep(0.3)
+            (path / "late").touch()
+        ranks.await_all()
+        results["waited"] = (path / "late").exists()
         results["from_first"] = ranks.from_first(40 + rank)
         results["gathered"] = [int(tensor) for tensor in ranks.gather(torch.tensor(7 + rank))]
         with torch.no_grad():
