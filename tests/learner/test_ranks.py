@@ -51,6 +51,7 @@ def test_all_ranks_agree_on_what_they_do_not_see_alike(results: list[dict[str, A
 
 
 def test_what_rank_0_keeps_reaches_all_and_what_all_keep_reaches_it(results: list[dict[str, Any]]):
+    assert [result["waited"] for result in results] == [True, True]
     assert [result["from_first"] for result in results] == [40, 40]
     assert [result["gathered"] for result in results] == [[7, 8], [7, 8]]
 
@@ -76,6 +77,7 @@ def test_a_rank_that_dies_does_not_leave_the_other_waiting(results: list[dict[st
 )
 def test_a_single_rank_agrees_with_itself(order: Order, weight: float | None, step: bool):
     with Ranks.single() as ranks:
+        ranks.await_all()
         agreement = ranks.agree(order, weight)
         module = torch.nn.Linear(2, 2)
         assert ranks.wrap(module) is module
