@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -18,7 +18,7 @@ from benchmarks.relay import CountingRelay
 from benchmarks.workers import ROOT
 from benchmarks.workload import PRIORITY_EXPONENT
 from replay_service.sharding import ShardedReplay
-from replay_service.types import Tier, Transport
+from replay_service.types import TableConfig, Tier, Transport
 from upcycle.chunks import ChunkSpec
 
 TABLE: Final = "online"
@@ -45,6 +45,7 @@ class Cluster:
       min_size_to_sample: transitions stored before the first is sampled, over all shards.
       log: folder in which each shard keeps a log of what it accepts; None keeps none.
       cold_folder: where the tier cold keeps frames in files; None keeps them in memory.
+      others: further tables, each shard's share of them.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class Cluster:
         min_size_to_sample: int = 1,
         log: Path | None = None,
         cold_folder: Path | None = None,
+        others: Sequence[TableConfig] = (),
     ) -> None:
         self.spec, self._log = spec, log
+        self._others = [asdict(table) for table in others]
         self._table: dict[str, Any] = {
             "name": TABLE,
             "capacity_steps": -(-capacity // shards),
@@ -129,7 +132,12 @@ class Cluster:
 
     def _start(self, index: int) -> Shard:
         path = Path(self._scratch.name) / f"shard-{index}.json"
-        values: dict[str, Any] = {"index": index, "spec": self.spec.to_json(), "tables": [self._table], "env": {}}
+        values: dict[str, Any] = {
+            "index": index,
+            "spec": self.spec.to_json(),
+            "tables": [self._table, *self._others],
+            "env": {},
+        }
         if self._log is not None:
             values["log"] = str(self._log / f"shard-{index}")
         path.write_text(json.dumps(values), encoding="utf-8")

@@ -36,7 +36,7 @@ class Play:
     """T consecutive rows of one lane, as `upcycle.chunks` defines a row.
 
     Attributes:
-      frame: newest frame of each row, uint8 [T, 84, 84].
+      frame: newest frame of each row, uint8 [T, H, W].
       action: int32 [T], sent in the row.
       reward: float32 [T], raw, that came back with the row: for the action of the row before.
       terminated, truncated: bool [T], that came back with the row.
@@ -95,7 +95,7 @@ def place_of(game: Game, folder: Path, *, rows: int = NUM_ROWS) -> Path:
     return folder / f"{game}-{rows}"
 
 
-def random_play(task: str, *, rows: int) -> Play:
+def random_play(task: str, *, rows: int, frame_size: int = 84) -> Play:
     """Plays one lane of an EnvPool task at random, repeating the last action now and then; the same rows each time."""
     # EnvPool takes seconds to import, and a process that finds the play on disk needs none of it.
     from actors.envs import EnvPoolLanes
@@ -103,7 +103,8 @@ def random_play(task: str, *, rows: int) -> Play:
 
     rng = np.random.default_rng(_SEED)
     columns: dict[str, list[Array]] = {name: [] for name in _columns()}
-    with EnvPoolLanes(EnvConfig(task=task), lanes=1, recv_batch=1, seed=_SEED, threads=1, training=True) as lanes:
+    env = EnvConfig(task=task, frame_size=frame_size)
+    with EnvPoolLanes(env, lanes=1, recv_batch=1, seed=_SEED, threads=1, training=True) as lanes:
         num_actions = lanes.spec.num_actions
         action = np.zeros(1, np.int32)
         for _ in range(rows):

@@ -1,11 +1,11 @@
-"""Batches from replay, fetched ahead; priorities back to replay. All replay traffic of the learner is here.
+"""Batches from replay, fetched ahead; priorities and annotations back to replay: all of the learner's bulk traffic.
 
     fetch threads: replay.sample_batches (several at once) -> bounded queue -> learner.next()
-    write thread:  learner.write_back(keys, priorities) -> bounded queue -> replay.update_priorities (several a request)
+    write thread:  learner.write_back, annotate -> bounded queue -> replay.update_priorities, annotate (several at once)
 
-A request has a cost of its own whatever its size, which is why batches share one. A fetch thread
-waits when the queue is full, the learner when it is empty; write-backs that find a full queue are dropped and counted
-(they are hints, and late ones would be dropped by the shard anyway).
+A request has a cost of its own whatever its size, which is why batches share one. A fetch thread waits when the queue
+is full, the learner when it is empty; what finds a full queue on its way back is dropped and counted (priorities are
+hints, and late ones would be dropped by the shard anyway; a state that has no annotation gets one when it comes again).
 """
 
 import queue
@@ -13,104 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self, TypedDict
+from typing import Literal, Protocol, Self, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from learner.batches import Batch, FrameBuffers
 from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
 from upcycle.chunks import Array
 from upcycle.windows import View
 
 _WAIT_SECONDS = 0.5  # the longest either thread goes without looking at the stop flag
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """B transitions on the learner's device.
-
-    Attributes:
-      frames: the windows, [B, stack + n_step, *frame_shape].
-      observation, next_observation: views of them, [B, stack, *frame_shape].
-      action: int64 [B].
-      n_step_return, discount, importance_weights: float32 [B].
-      keys: where the transitions came from; of a mixture they say from which table.
-      policy_version: int64 [B], on the host: the behaviour policies' versions.
-      annotation: of the observations, float32 [B, annotation_width], 0 where there is none; None if no table of the
-        batch keeps any.
-      annotated: which observations have one, bool [B]; None like `annotation`.
-    """
-
-    observation: Tensor
-    next_observation: Tensor
-    action: Tensor
-    n_step_return: Tensor
-    discount: Tensor
-    importance_weights: Tensor
-    keys: TransitionKeys
-    policy_version: Array
-    frames: Tensor
-    annotation: Tensor | None = None
-    annotated: Tensor | None = None
-
-
-class FrameBuffers:
-    """Memory for the frames of batches, used again and again: fresh memory costs a page fault every 4 KiB.
-
-    On a CPU a batch's frames are the buffer itself, and `give_back` says when they are done with. For CUDA the buffer
-    is pinned, copied to the device while the next one is filled, and comes back by itself when the copy is done.
-    Thread-safe.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._free: queue.SimpleQueue[tuple[Tensor, torch.cuda.Event | None]] = queue.SimpleQueue()
-
-    def take(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """A buffer of this shape and dtype."""
-        with suppress(queue.Empty):
-            while True:
-                buffer, copied = self._free.get_nowait()
-                if buffer.shape == shape and buffer.numpy().dtype == np.dtype(dtype):
-                    if copied is not None:
-                        copied.synchronize()
-                    return buffer.numpy()
-        if self._device.type == "cuda":
-            return torch.from_numpy(np.empty(shape, dtype)).pin_memory().numpy()
-        return np.empty(shape, dtype)
-
-    def give_back(self, frames: Tensor, copied: "torch.cuda.Event | None" = None) -> None:
-        """Lets a buffer be used again, once `copied` has happened."""
-        self._free.put((frames, copied))
-
-    def to_batch(self, sampled: SampledBatch, view: View) -> Batch:
-        """Moves a sampled batch to the device as it is: uint8 frames stay uint8, and each frame travels once."""
-
-        def move(array: Array) -> Tensor:
-            return torch.from_numpy(array).to(self._device, non_blocking=True)
-
-        host = torch.from_numpy(sampled.windows.frames)
-        frames = host.to(self._device, non_blocking=True)  # [B, stack + n, ...]
-        if self._device.type == "cuda":
-            copied = torch.cuda.Event()
-            copied.record()
-            self.give_back(host, copied)
-        return Batch(
-            observation=frames[:, : view.stack],
-            next_observation=frames[:, view.n_step :],
-            action=move(sampled.windows.action),
-            n_step_return=move(sampled.windows.n_step_return),
-            discount=move(sampled.windows.discount),
-            importance_weights=move(sampled.importance_weights),
-            keys=sampled.keys,
-            policy_version=sampled.policy_version,
-            frames=frames,
-            annotation=None if sampled.annotation is None else move(sampled.annotation),
-            annotated=None if sampled.annotated is None else move(sampled.annotated),
-        )
+_Write = tuple[Literal["priorities", "annotations"], TransitionKeys, Array]
 
 
 class Replay(Protocol):
@@ -126,6 +43,7 @@ class Replay(Protocol):
         importance_sampling_exponent: float,
         timeout_seconds: float,
         allocate: Callable[[tuple[int, ...], str], Array],
+        draw_seed: int | None,
     ) -> list[SampledBatch]:
         """Raises ReplayTimeout when the limiter or the shards gave nothing in time."""
         ...
@@ -140,6 +58,7 @@ class Replay(Protocol):
         importance_sampling_exponent: float,
         timeout_seconds: float,
         allocate: Callable[[tuple[int, ...], str], Array],
+        draw_seed: int | None,
     ) -> list[SampledBatch]:
         """The same of several tables, each giving its share of every batch."""
         ...
@@ -148,13 +67,21 @@ class Replay(Protocol):
         """Best effort. Keys of a mixture name their tables, and `table` is None."""
         ...
 
+    def annotate(self, table: str | None, keys: TransitionKeys, values: Array) -> int:
+        """Writes values, float32 [B, annotation_width], beside states; returns how many were still there."""
+        ...
+
 
 class BatchSource:
     """Prefetched batches of one table, or of a mixture. Use as a context manager: all threads are joined on leaving.
 
     Args:
       table: which one; or the share of each table in every batch, summing to 1.
-      requests_in_flight: fetch threads; with one, batches come in the order in which they were drawn.
+      requests_in_flight: fetch threads; with one, or with a seed, batches come in the order in which they were drawn.
+      seed: makes every batch of a table that stays as it is a function of this, of its number and of the sizes alone.
+      first_batch: number of the first batch, counted from 0; above 0 where a source goes on in place of one before it.
+    Attributes:
+      dropped_updates, dropped_annotations: calls of `write_back` and `annotate` that found the queue full.
     Raises: whatever a fetch thread died of, from `next`.
     """
 
@@ -170,17 +97,21 @@ class BatchSource:
         batches_per_request: int,
         requests_in_flight: int = 1,
         device: torch.device,
+        seed: int | None = None,
+        first_batch: int = 0,
     ) -> None:
         self._replay, self._table, self._view = replay, table, view
         self._batch_size, self._exponent = batch_size, importance_sampling_exponent
-        self._per_request = batches_per_request
+        self._per_request, self._seed, self._first_batch = batches_per_request, seed, first_batch
+        self._next_request = self._next_delivery = first_batch // batches_per_request
+        self._delivering = threading.Condition()  # guards the two numbers, and is notified when one is delivered
         self._buffers, self._in_use = FrameBuffers(device), list[Tensor]()
         self._on_host = device.type == "cpu"
         self._batches: queue.Queue[Batch] = queue.Queue(maxsize=prefetch_batches)
-        self._updates: queue.Queue[tuple[TransitionKeys, Array]] = queue.Queue(maxsize=2 * prefetch_batches)
+        self._writes: queue.Queue[_Write] = queue.Queue(maxsize=2 * prefetch_batches)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-        self.dropped_updates = 0
+        self.dropped_updates = self.dropped_annotations = 0
         self._threads = [
             threading.Thread(target=self._guard, args=(work,), name=f"batches-{work.__name__}", daemon=True)
             for work in (*[self._fetch] * requests_in_flight, self._write)
@@ -221,30 +152,55 @@ class BatchSource:
     def write_back(self, keys: TransitionKeys, priorities: Array) -> None:
         """Sends new priorities, float [B]; never waits."""
         try:
-            self._updates.put_nowait((keys, priorities))
+            self._writes.put_nowait(("priorities", keys, priorities))
         except queue.Full:
             self.dropped_updates += 1
 
+    def annotate(self, keys: TransitionKeys, values: Array) -> None:
+        """Sends annotations of states, float32 [B, annotation_width]; never waits."""
+        try:
+            self._writes.put_nowait(("annotations", keys, values))
+        except queue.Full:
+            self.dropped_annotations += 1
+
     def _fetch(self) -> None:
         while not self._stop.is_set():
-            try:
-                batches = self._sample()
-            except ReplayTimeout:
-                continue
-            for sampled in batches:
-                self._put(self._buffers.to_batch(sampled, self._view))
+            with self._delivering:
+                number = self._next_request
+                self._next_request += 1
+            sampled = self._sample(number)
+            num_skipped = max(self._first_batch - number * self._per_request, 0)
+            for batch in sampled[:num_skipped]:
+                self._buffers.give_back(torch.from_numpy(batch.windows.frames))
+            self._await_turn(number)
+            for batch in sampled[num_skipped:]:
+                self._put(self._buffers.to_batch(batch, self._view))
+            with self._delivering:
+                self._next_delivery = number + 1
+                self._delivering.notify_all()
 
-    def _sample(self) -> list[SampledBatch]:
+    def _await_turn(self, number: int) -> None:
+        """With a seed, waits until the batches of all earlier requests are in the queue."""
+        with self._delivering:
+            while self._seed is not None and self._next_delivery < number and not self._stop.is_set():
+                self._delivering.wait(_WAIT_SECONDS)
+
+    def _sample(self, number: int) -> list[SampledBatch]:
+        """The batches of one request, asked for until they come; none when the source is closed before."""
         table, sizes = self._table, (self._batch_size, self._per_request)
         options = _SampleOptions(
             view=self._view,
             importance_sampling_exponent=self._exponent,
             timeout_seconds=_WAIT_SECONDS,
             allocate=self._buffers.take,
+            draw_seed=None if self._seed is None else request_seed(self._seed, number),
         )
-        if isinstance(table, str):
-            return self._replay.sample_batches(table, *sizes, **options)
-        return self._replay.sample_mixture(table, *sizes, **options)
+        while not self._stop.is_set():
+            with suppress(ReplayTimeout):
+                if isinstance(table, str):
+                    return self._replay.sample_batches(table, *sizes, **options)
+                return self._replay.sample_mixture(table, *sizes, **options)
+        return []
 
     def _put(self, batch: Batch) -> None:
         while not self._stop.is_set():
@@ -254,25 +210,33 @@ class BatchSource:
                 continue
 
     def _write(self) -> None:
+        table = self._table if isinstance(self._table, str) else None
         while not self._stop.is_set():
-            if updates := self._take_updates():
-                keys, priorities = zip(*updates, strict=True)
-                table = self._table if isinstance(self._table, str) else None
-                self._replay.update_priorities(table, _join(keys), np.concatenate(priorities))
+            writes = self._take_writes()
+            for kind, send in (("priorities", self._replay.update_priorities), ("annotations", self._replay.annotate)):
+                parts = [(keys, values) for name, keys, values in writes if name == kind]
+                if parts:
+                    keys, values = zip(*parts, strict=True)
+                    send(table, _join(keys), np.concatenate(values))
 
-    def _take_updates(self) -> list[tuple[TransitionKeys, Array]]:
-        """The next few write-backs, in order; fewer if they do not come in time."""
-        updates: list[tuple[TransitionKeys, Array]] = []
+    def _take_writes(self) -> list[_Write]:
+        """The next few writes, in order; fewer if they do not come in time."""
+        writes = list[_Write]()
         with suppress(queue.Empty):
-            while len(updates) < self._per_request:
-                updates.append(self._updates.get(timeout=_WAIT_SECONDS))
-        return updates
+            while len(writes) < self._per_request:
+                writes.append(self._writes.get(timeout=_WAIT_SECONDS))
+        return writes
 
     def _guard(self, work: "_Work") -> None:
         try:
             work()
         except Exception as error:
             self._failure = error
+
+
+def request_seed(seed: int, number: int) -> int:
+    """The seed of request `number`, in [0, 2^63): unrelated between requests and between seeds."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _join(keys: Sequence[TransitionKeys]) -> TransitionKeys:
@@ -291,6 +255,7 @@ class _SampleOptions(TypedDict):
     importance_sampling_exponent: float
     timeout_seconds: float
     allocate: Callable[[tuple[int, ...], str], Array]
+    draw_seed: int | None
 
 
 class _Work(Protocol):

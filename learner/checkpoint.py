@@ -61,12 +61,22 @@ class CheckpointFolder:
         """
         refs = self._refs()
         for ref in refs:
-            if ref.path.is_file() and sha256_of(ref.path) == ref.sha256:
-                return ref, torch.load(ref.path, map_location="cpu", weights_only=True)
+            if _is_whole(ref):
+                return ref, _read(ref)
             _log.error("checkpoint_damaged", path=str(ref.path))
         if refs:
             raise CorruptDataError(f"every checkpoint in {self._path} is damaged; start a new run from its teacher")
         return None
+
+    def load(self, learner_steps: int) -> tuple[CheckpointRef, dict[str, Any]]:
+        """The checkpoint of this step, which another process has found to be the newest.
+
+        Raises: CorruptDataError if it is not there, or its bytes are not what was written.
+        """
+        for ref in self._refs():
+            if ref.learner_steps == learner_steps and _is_whole(ref):
+                return ref, _read(ref)
+        raise CorruptDataError(f"{self._path} shows this process no whole checkpoint of step {learner_steps}")
 
     def _refs(self) -> list[CheckpointRef]:
         """Newest first."""
@@ -77,3 +87,11 @@ class CheckpointFolder:
                 CheckpointRef(path.with_suffix(".pt"), record["learner_steps"], record["sha256"], record["counters"])
             )
         return refs
+
+
+def _is_whole(ref: CheckpointRef) -> bool:
+    return ref.path.is_file() and sha256_of(ref.path) == ref.sha256
+
+
+def _read(ref: CheckpointRef) -> dict[str, Any]:
+    return torch.load(ref.path, map_location="cpu", weights_only=True)

@@ -1,32 +1,37 @@
-"""The learning loop: offline QDagger, online QDagger, plain RL, one gradient step at a time.
+"""The learning loop: offline on the teacher's buffer, online with its help, plain RL, one gradient step at a time.
 
     replay table `teacher` --> offline --+
     replay table `online`  --> online ---+--> train_step --> weights (files) --> actors, evaluator
                                rl -------+        ^
-    evaluator's scores (files) --> distillation multiplier, learning rate
+    evaluator's scores (files) --> multiplier of what imitates, learning rate
 
 The learner measures nothing about episodes itself; it waits for nobody but replay, and looks after everything that is
-not a gradient step (frames, scores, checkpoints, status) about once a second.
+not a gradient step (frames, scores, checkpoints, status) about once a second. With several ranks this loop runs in
+each of them, in step; what it orders, reads and writes for the run is the first one's.
 """
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 import torch
 from tensorboardX import SummaryWriter
 
-from learner.batch_source import Batch, BatchSource
-from learner.checkpoint import CheckpointFolder
-from learner.distillation import Distillation, learning_rate
-from learner.frames import FrameCounter
+from learner.batch_source import BatchSource
+from learner.batches import Batch
+from learner.labels import TeacherLabels
 from learner.loss_report import LossReport
-from learner.phases import PhaseMachine, Progress
-from learner.publisher import Publisher
-from learner.train_state import TrainState, choose_device
+from learner.objective import Objective, weights_of
+from learner.ranks import Agreement, Order, Ranks, Verdict
+from learner.readback import Readback
+from learner.saving import Saving
+from learner.scoreboard import Scoreboard
+from learner.standing import Standing
+from learner.train_state import TrainState, generator_states, restore_generators
 from learner.train_step import train_step
-from replay_service.sharding import ReplayTimeout, ShardedReplay
+from learner.tuning import Tuning, choose_device
+from replay_service.sharding import ShardedReplay
 from teacher_store.teacher import Teacher
 from upcycle.chunks import ChunkSpec
 from upcycle.config import PHASES, PhaseName, RunConfig
@@ -34,9 +39,7 @@ from upcycle.metrics import Metrics
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal, seed_for
-from upcycle.snapshots import SnapshotFolder
-from upcycle.torch_io import to_numpy
-from upcycle.tracker import Tracker, TrackerUnavailable
+from upcycle.tracker import Tracker
 from upcycle.windows import View
 
 _log = structlog.get_logger(__name__)
@@ -49,6 +52,12 @@ class Learner:
     """Runs the phases of `config` to their end, or until `stop` is set; either way a checkpoint is written last.
 
     A learner that starts in a folder with a checkpoint goes on from it.
+
+    Args:
+      teachers: those of the run, in the order of its configuration; none in a run from scratch.
+      ranks: this process's place among several; by default it is the only one.
+      tuning: how to compute; by default the plainest way that the configuration allows.
+      initial_state: of `TrainState`, to begin with in a run without a checkpoint.
     """
 
     def __init__(
@@ -57,243 +66,212 @@ class Learner:
         spec: ChunkSpec,
         folder: RunFolder,
         replay: ShardedReplay,
-        teacher: Teacher | None,
+        teachers: Sequence[Teacher],
         metrics: Metrics,
         stop: StopSignal,
         tracker: Tracker | None = None,
+        *,
+        ranks: Ranks | None = None,
+        tuning: Tuning | None = None,
+        initial_state: dict[str, Any] | None = None,
     ) -> None:
-        self._config, self._spec, self._folder = config, spec, folder
-        self._replay, self._teacher, self._metrics, self._stop, self._tracker = replay, teacher, metrics, stop, tracker
-        torch.manual_seed(seed_for(config.seed, "learner", 0))
-        if config.learner.threads:
-            torch.set_num_threads(config.learner.threads)
-        self._stack = config.env.frame_stack if len(spec.frame_shape) > 1 else 1
+        self._config, self._folder, self._replay = config, folder, replay
+        self._metrics, self._stop, self._ranks = metrics, stop, ranks or Ranks.single()
+        seed, is_image = seed_for(config.seed, "learner", self._ranks.rank), len(spec.frame_shape) > 1
+        torch.manual_seed(seed)
+        if threads := tuning.threads if tuning is not None else config.learner.threads:
+            torch.set_num_threads(threads)
+        device = choose_device(config.learner.device)
         network = build_network(
-            config.network, frame_shape=spec.frame_shape, stack=self._stack, num_actions=spec.num_actions
+            config.network,
+            frame_shape=spec.frame_shape,
+            stack=View.of_run(config, spec).stack,
+            num_actions=spec.num_actions,
         )
-        self._state = TrainState(network, config.learner, choose_device(config.learner.device))
-        self._phases = PhaseMachine(config.phases)
-        self._distillation = Distillation()
-        self._frames = FrameCounter(frame_skip=config.env.frame_skip if len(spec.frame_shape) > 1 else 1)
-        self._publisher = Publisher(SnapshotFolder(folder.snapshots), tracker, metrics)
-        self._checkpoints = CheckpointFolder(folder.checkpoints)
-        self._best_return: float | None = None
-        self._seen_scores = 0
-        self._phase_records: list[dict[str, Any]] = []
-        self._next_housekeeping = self._next_checkpoint = 0.0
+        self._state = TrainState(network, config.learner, device, tuning=tuning, wrap=self._ranks.wrap)
+        self._view = View.of_run(config, spec)
+        self._teachers, self._initial_state = list(teachers), initial_state
+        self._labels = TeacherLabels(teachers, device, metrics)
+        self._events = SummaryWriter(logdir=str(folder.events), flush_secs=10, write_to_disk=self._ranks.is_first)
+        self._losses = LossReport(metrics, self._events, device, num_actions=spec.num_actions)
+        scores = Scoreboard(config, folder, self._events)
+        self._standing = Standing(config, scores, frame_skip=config.env.frame_skip if is_image else 1)
+        self._saving = Saving(config, spec, folder, metrics, tracker)
+        self._readback = Readback(device)
+        self._next_housekeeping = 0.0
         self._wait_seconds = self._phase_wait_seconds = 0.0
-        self._events = SummaryWriter(logdir=str(folder.events), flush_secs=10)
-        self._losses = LossReport(metrics, self._events, self._state.device)
 
     def run(self) -> None:
-        """Runs to the end. Raises whatever replay or the disk could not recover from."""
-        self._restore()
-        self._next_checkpoint = time.monotonic() + self._config.learner.checkpoint_seconds
+        """Runs to the end. Raises whatever replay or the disk could not recover from, or RankLost."""
+        self._restore_or_begin()
         try:
             self._publish()
-            while (phase := self._phases.current) is not None and not self._stop.is_set():
-                self._run_phase(phase)
+            while (phase := self._standing.phase) is not None and self._run_phase(phase):
+                pass
             self._publish()
             self._save()
-            if self._phases.current is None:
+            if self._standing.phase is None:
                 self._metrics.set("learner_phase", len(PHASES))
         finally:
             self._events.close()
 
     def status(self) -> dict[str, Any]:
         """What the driver shows and the heartbeat file keeps."""
+        steps, standing = self._state.learner_steps, self._standing
         return {
-            "phase": self._phases.current or "done",
-            "learner_steps": self._state.learner_steps,
-            "env_frames": self._frames.total,
-            "phase_learner_steps": self._state.learner_steps - self._phases.start_learner_steps,
-            "phase_env_frames": self._frames.total - self._phases.start_env_frames,
-            "policy_version": self._publisher.policy_version,
-            "distillation_multiplier": self._distillation_multiplier(),
+            "phase": standing.phase or "done",
+            **standing.counters(steps),
+            "phase_learner_steps": standing.phase_learner_steps(steps),
+            "phase_env_frames": standing.phase_env_frames,
+            "policy_version": self._saving.policy_version,
+            "distillation_multiplier": standing.multiplier,
             "wait_seconds": self._wait_seconds,
         }
 
-    def _run_phase(self, phase: PhaseName) -> None:
-        config, started = self._config.learner, time.monotonic()
+    def _run_phase(self, phase: PhaseName) -> bool:
+        """Runs a phase, or the rest of it; says whether it has come to its end."""
+        started, waiting = time.monotonic(), None
+        objective = self._enter(phase)
+        with self._batches(phase) as source:
+            while True:
+                batch = waiting or self._next(source)
+                agreement = self._ranks.agree(self._order(), None if batch is None else batch.largest_weight)
+                if agreement.verdict is not Verdict.GO_ON:
+                    break
+                if agreement.step and batch is not None:
+                    self._step(phase, objective, batch, source, agreement)
+                waiting = None if agreement.step else batch
+                if agreement.checkpoint:
+                    self._save()
+                self._housekeep()
+        if agreement.verdict is Verdict.END_PHASE:
+            self._end_phase(time.monotonic() - started)
+        return agreement.verdict is Verdict.END_PHASE
+
+    def _enter(self, phase: PhaseName) -> Objective:
+        """Makes ready for a phase, or for the rest of one."""
         self._phase_wait_seconds = 0.0
-        self._state.sync_target()
         self._metrics.set("learner_phase", PHASES.index(phase))
-        _log.info("phase_started", phase=phase, **self._counters())
-        view = View(
-            n_step=config.n_step,
-            stack=self._stack,
-            gamma=config.gamma,
-            clip_rewards=self._config.env.clip_rewards,
-            stack_fill=self._config.env.stack_fill,
-        )
-        with BatchSource(
+        _log.info("phase_started", phase=phase, **self._standing.counters(self._state.learner_steps))
+        weights = weights_of(self._teachers, self._folder.manifest, self._state.device)
+        objective = Objective.of_phase(self._config, phase, weights)
+        if objective.imitates and phase == "offline":
+            ranks = self._ranks
+            self._labels.annotate_table(
+                self._replay, "teacher", self._view, self._stop, rank=ranks.rank, ranks=ranks.size
+            )
+        return objective
+
+    def _batches(self, phase: PhaseName) -> BatchSource:
+        config, share = self._config.learner, self._config.online.teacher_fraction
+        table: str | dict[str, float] = "teacher" if phase == "offline" else "online"
+        if phase == "online" and share > 0:
+            table = {"online": 1.0 - share, "teacher": share}
+        return BatchSource(
             self._replay,
-            "teacher" if phase == "offline" else "online",
-            batch_size=config.batch_size,
-            view=view,
+            table,
+            batch_size=self._ranks.share(config.batch_size),
+            view=self._view,
             importance_sampling_exponent=self._config.replay.importance_sampling_exponent,
             prefetch_batches=config.prefetch_batches,
             batches_per_request=config.batches_per_request,
             requests_in_flight=config.requests_in_flight,
             device=self._state.device,
-        ) as source:
-            while not self._stop.is_set() and not self._phases.is_over(self._config, self._progress()):
-                waited = time.monotonic()
-                batch = source.next(timeout_seconds=_HOUSEKEEPING_SECONDS)
-                self._note_wait(time.monotonic() - waited)
-                if batch is not None:
-                    self._step(phase, batch, source)
-                self._housekeep()
-        if not self._stop.is_set():
-            self._end_phase(phase, time.monotonic() - started)
-
-    def _step(self, phase: PhaseName, batch: Batch, source: BatchSource) -> None:
-        started = time.monotonic()
-        multiplier, rate = self._distillation_multiplier(), self._learning_rate()
-        self._state.set_learning_rate(rate)
-        result = train_step(
-            self._state,
-            batch,
-            learner=self._config.learner,
-            distillation=self._config.distillation,
-            multiplier=multiplier,
-            teacher=self._teacher.q_values if self._teacher is not None else None,
+            # What is drawn from a table that stays as it is depends on nothing but the number of the batch.
+            seed=seed_for(self._config.seed, "draws", self._ranks.rank) if phase == "offline" else None,
+            first_batch=self._standing.phase_learner_steps(self._state.learner_steps),
         )
+
+    def _next(self, source: BatchSource) -> Batch | None:
+        started = time.monotonic()
+        batch = source.next(timeout_seconds=_HOUSEKEEPING_SECONDS)
+        seconds = time.monotonic() - started
+        self._wait_seconds += seconds
+        self._phase_wait_seconds += seconds
+        self._metrics.increment("learner_wait_seconds_total", seconds)
+        return batch
+
+    def _order(self) -> Order:
+        """What is to happen now; with several ranks the first one's word counts."""
+        return self._standing.order(self._state.learner_steps, stop=self._stop.is_set(), save_at=self._saving.due)
+
+    def _step(
+        self, phase: PhaseName, objective: Objective, batch: Batch, source: BatchSource, agreement: Agreement
+    ) -> None:
+        started = time.monotonic()
+        self._state.set_learning_rate(agreement.learning_rate)
+        labels = self._labels.of(batch, source) if agreement.multiplier > 0 and objective.imitates else None
+        if batch.largest_weight != agreement.largest_weight:
+            batch.importance_weights.mul_(batch.largest_weight / agreement.largest_weight)
+        result = train_step(self._state, batch, objective, multiplier=agreement.multiplier, teacher_q_values=labels)
         if phase != "offline" and self._config.replay.sampler == "proportional":
-            source.write_back(batch.keys, result.td_errors.cpu().numpy().astype("float64") + 1e-6)
+            keys = batch.keys
+            self._readback.push(result.priorities, lambda values: source.write_back(keys, values.astype("float64")))
         self._metrics.increment("learner_steps_total")
         self._metrics.observe("learner_step_seconds", time.monotonic() - started)
         self._losses.add(result)
         if self._state.learner_steps % _REPORT_PERIOD == 0:
-            self._losses.report(
-                self._state.learner_steps, env_frames=self._frames.total, multiplier=multiplier, learning_rate=rate
-            )
+            self._losses.report(self._state.learner_steps, self._standing.env_frames, agreement)
         if self._state.learner_steps % self._config.learner.publish_period == 0:
             self._publish()
 
-    def _end_phase(self, phase: PhaseName, seconds: float) -> None:
-        before = (self._phases.start_learner_steps, self._phases.start_env_frames)
-        self._phases.advance(self._progress())
-        self._phase_records.append(
-            {
-                "phase": phase,
-                "learner_steps": self._phases.start_learner_steps - before[0],
-                "env_frames": self._phases.start_env_frames - before[1],
-                "seconds": round(seconds, 3),
-                "wait_seconds": round(self._phase_wait_seconds, 3),
-                "distillation_multiplier": self._distillation.value,
-            }
+    def _end_phase(self, seconds: float) -> None:
+        before = sum(int(record["teacher_states"]) for record in self._standing.records)
+        self._standing.end_phase(
+            self._state.learner_steps,
+            seconds=round(seconds, 3),
+            wait_seconds=round(self._phase_wait_seconds, 3),
+            teacher_states=self._labels.num_states - before,
         )
-        _log.info("phase_ended", **self._phase_records[-1])
-        self._folder.write_phases(self._phase_records)
+        self._state.sync_target()
+        if self._standing.phase == "rl" and self._config.rl.fresh_optimizer:
+            self._state.renew_optimizer()
+        if self._ranks.is_first:
+            self._folder.write_phases(self._standing.records)
         self._publish()
         self._save()
 
-    def _distillation_multiplier(self) -> float:
-        phase = self._phases.current
-        return 1.0 if phase == "offline" else self._distillation.value if phase == "online" else 0.0
-
-    def _learning_rate(self) -> float:
-        """Tied to the multiplier online, as in the paper; a run from scratch keeps its one rate."""
-        initial, final = self._config.learner.learning_rate, self._config.learner.final_learning_rate
-        if final is None or self._phases.current == "offline" or self._teacher is None:
-            return initial
-        return learning_rate(min(self._distillation_multiplier(), 1.0), initial=initial, final=final)
-
-    def _progress(self) -> Progress:
-        return Progress(
-            learner_steps=self._state.learner_steps,
-            env_frames=self._frames.total,
-            weaned=self._distillation.weaned and self._config.distillation.latch,
-            best_return=self._best_return,
-        )
-
-    def _note_wait(self, seconds: float) -> None:
-        self._wait_seconds += seconds
-        self._phase_wait_seconds += seconds
-        self._metrics.increment("learner_wait_seconds_total", seconds)
-
     def _housekeep(self) -> None:
         now = time.monotonic()
-        if now < self._next_housekeeping:
-            return
-        self._next_housekeeping = now + _HOUSEKEEPING_SECONDS
-        self._count_frames()
-        self._apply_scores()
-        if now >= self._next_checkpoint:
-            self._save()
-
-    def _count_frames(self) -> None:
-        try:
-            shards = self._replay.stats("online").shards
-        except ReplayTimeout:  # no shard answers: the supervisor restarts them, the count catches up
-            return
-        self._frames.observe({shard: stats.num_inserted for shard, stats in shards.items()})
-
-    def _apply_scores(self) -> None:
-        scores = self._folder.scores()
-        for record in scores[self._seen_scores :]:
-            mean_return, version = float(record["mean_return"]), int(record["policy_version"])
-            self._events.add_scalar("evaluation/mean_return", mean_return, int(record["env_frames"]))
-            if record["phase"] == "rl":
-                self._best_return = max(mean_return, self._best_return or float("-inf"))
-            if record["phase"] == "online" and record["normalised"] is not None and self._phases.current == "online":
-                options = self._config.distillation
-                if self._distillation.observe(
-                    float(record["normalised"]),
-                    version,
-                    latch=options.latch,
-                    clip=options.clip_multiplier,
-                    smoothing=options.score_smoothing,
-                ):
-                    _log.info("multiplier", value=self._distillation.value, policy_version=version)
-        self._seen_scores = len(scores)
+        if self._ranks.is_first and now >= self._next_housekeeping:
+            self._next_housekeeping = now + _HOUSEKEEPING_SECONDS
+            self._standing.update(self._replay)
 
     def _publish(self) -> None:
-        metadata = self._counters() | {
-            "phase": self._phases.current or "done",
-            "epsilon_done": int(self._phases.had_offline_phase),
-            "network": self._config.network.model_dump_json(),
-            "env": self._config.env.model_dump_json(),
-            "num_actions": self._spec.num_actions,
-        }
-        tensors = to_numpy(self._state.policy_network.state_dict())
-        self._publisher.publish(tensors, {name: str(value) for name, value in metadata.items()})
-
-    def _counters(self) -> dict[str, int]:
-        return {"learner_steps": self._state.learner_steps, "env_frames": self._frames.total}
+        if self._ranks.is_first:
+            self._saving.publish(self._state.policy_network, self._standing.metadata(self._state.learner_steps))
 
     def _save(self) -> None:
-        started = time.monotonic()
-        state = {
-            "train_state": self._state.state_dict(),
-            "phases": self._phases.state_dict(),
-            "phase_records": self._phase_records,
-            "distillation": asdict(self._distillation),
-            "frames": {"total": self._frames.total, "counters": self._frames.counters},
-            "seen_scores": self._seen_scores,
-            "best_return": self._best_return,
-            "torch_rng": torch.get_rng_state(),
-        }
-        ref = self._checkpoints.save(state, learner_steps=self._state.learner_steps, counters=self._counters())
-        self._next_checkpoint = time.monotonic() + self._config.learner.checkpoint_seconds
-        self._metrics.observe("learner_checkpoint_seconds", time.monotonic() - started)
-        if self._tracker is not None:
-            try:
-                self._tracker.publish_checkpoint({"path": ref.path.name, "sha256": ref.sha256, **ref.counters})
-            except TrackerUnavailable:
-                self._metrics.increment("tracker_unavailable_total")
+        self._readback.flush()
+        self._ranks.check_equal(self._state.online_network.parameters())
+        generators = self._ranks.gather(generator_states(self._state.device))
+        if self._ranks.is_first:
+            state = {
+                "train_state": self._state.state_dict(),
+                "standing": self._standing.state_dict(),
+                "teacher_states": self._labels.num_states,
+                "generators": generators,
+            }
+            self._saving.save(state, self._standing.counters(self._state.learner_steps))
 
-    def _restore(self) -> None:
-        found = self._checkpoints.load_newest()
-        if found is None:
+    def _restore_or_begin(self) -> None:
+        found = self._saving.load_newest() if self._ranks.is_first else None
+        step = self._ranks.from_first(-1 if found is None else found[0].learner_steps)
+        if step < 0:
+            self._begin()
             return
-        ref, state = found
+        ref, state = found or self._saving.load(step)
         self._state.load_state_dict(state["train_state"])
-        self._phases = PhaseMachine.from_state(state["phases"], self._config.phases)
-        self._phase_records = state["phase_records"]
-        self._distillation = Distillation(**state["distillation"])
-        self._frames.total, self._frames.counters = state["frames"]["total"], state["frames"]["counters"]
-        self._seen_scores, self._best_return = state["seen_scores"], state["best_return"]
-        torch.set_rng_state(state["torch_rng"])
+        self._standing.load_state_dict(state["standing"])
+        self._labels.num_states = state["teacher_states"]
+        restore_generators(state["generators"][self._ranks.rank], self._state.device)
         _log.info("resumed", checkpoint=ref.path.name, **ref.counters)
+
+    def _begin(self) -> None:
+        """The first step lies ahead: with fresh weights, or as the teacher where the run fine-tunes it."""
+        teacher = self._config.teacher
+        if self._initial_state is not None:
+            self._state.load_state_dict(self._initial_state)
+            self._state.learner_steps = 0
+        elif teacher is not None and teacher.reload != "nothing":
+            self._state.begin_as(self._teachers[0].network)

@@ -1,45 +1,59 @@
 """Losses of many steps, read back together: every reading waits for the device."""
 
 import math
-from typing import cast
+from typing import Final, cast
 
+import structlog
 import torch
 from tensorboardX import SummaryWriter
 
+from learner.objective import TERMS
+from learner.ranks import Order
 from learner.train_step import StepResult
 from upcycle.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+_INDIFFERENT: Final = 0.95  # of ln A: a teacher whose policy is so even hardly says anything
 
 
 class LossReport:
     """Means of the losses since the last report, as metrics and as TensorBoard scalars."""
 
-    def __init__(self, metrics: Metrics, events: SummaryWriter, device: torch.device) -> None:
-        self._metrics, self._events = metrics, events
-        self._sums = torch.zeros(2, device=device)  # td, distillation
+    def __init__(self, metrics: Metrics, events: SummaryWriter, device: torch.device, *, num_actions: int) -> None:
+        self._metrics, self._events, self._most_entropy = metrics, events, math.log(num_actions)
+        self._sums = torch.zeros(len(TERMS), device=device)
         self._steps = 0
+        self._warned = False
 
     def add(self, result: StepResult) -> None:
         """Takes in one step; does not wait for the device."""
-        self._sums += torch.stack((result.td_loss, result.distillation_loss))
+        self._sums += result.terms
         self._steps += 1
 
-    def report(self, learner_steps: int, *, env_frames: int, multiplier: float, learning_rate: float) -> None:
+    def report(self, learner_steps: int, env_frames: int, order: Order) -> None:
         """Publishes the means, at least one step after the last report, and begins anew.
 
         Raises: FloatingPointError if a loss is not finite: nothing that is learnt from there on is worth keeping.
         """
-        td_loss, distillation_loss = cast("list[float]", (self._sums / self._steps).tolist())
+        means = cast("list[float]", (self._sums / self._steps).tolist())
         self._sums.zero_()
         self._steps = 0
-        values = {
-            "learner_td_loss": td_loss,
-            "learner_distillation_loss": distillation_loss,
-            "learner_distillation_multiplier": multiplier,
-            "learner_learning_rate": learning_rate,
+        values = dict(zip(TERMS, means, strict=True)) | {
+            "distillation_multiplier": order.multiplier,
+            "learning_rate": order.learning_rate,
         }
         if not all(map(math.isfinite, values.values())):
             raise FloatingPointError(f"the loss is not finite at learner step {learner_steps}: {values}")
         for name, value in values.items():
-            self._metrics.set(name, value)
-            self._events.add_scalar(f"learner/{name.removeprefix('learner_')}", value, learner_steps)
+            self._metrics.set(f"learner_{name}", value)
+            self._events.add_scalar(f"learner/{name}", value, learner_steps)
         self._events.add_scalar("learner/env_frames", env_frames, learner_steps)
+        if values["teacher_entropy"] > _INDIFFERENT * self._most_entropy and not self._warned:
+            self._warned = True
+            _log.warning(
+                "teacher_indifferent",
+                entropy=values["teacher_entropy"],
+                of=self._most_entropy,
+                remedy="its actions differ by less than distillation.temperature: lower that",
+            )

@@ -1,13 +1,29 @@
 """What training changes: online and target network, their averaged policy, optimizer, learner steps."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from typing_extensions import override
 
 from learner.optimizers import build_optimizer
+from learner.tuning import Tuning, untuned
 from upcycle.config import LearnerConfig
-from upcycle.networks import QNetwork
+from upcycle.networks import Outputs, QNetwork
+
+
+class _Forward(nn.Module):
+    """A network's values and logits as a module's forward pass, which is what can be compiled and distributed."""
+
+    def __init__(self, network: QNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    @override
+    def forward(self, observation: Tensor) -> Outputs:
+        return self.network.outputs(observation)
 
 
 class TrainState:
@@ -15,26 +31,57 @@ class TrainState:
 
     Guarantee: `state_dict` and `load_state_dict` round-trip exactly; a restored state takes the very next step.
 
+    Args:
+      network: with the weights to begin with; becomes the online network.
+      tuning: how to compute; by default the plainest way that `config` allows.
+      wrap: what distributes the online network's forward pass over several ranks; by default nothing does.
+
     Attributes:
+      online, target: forward passes, uint8 or float32 observations to `Outputs`.
       policy_network: what actors and evaluator play: the average of the online network's weights over recent steps,
         or the online network itself where `learner.weight_average_decay` is 0.
     """
 
-    def __init__(self, network: QNetwork, config: LearnerConfig, device: torch.device) -> None:
-        self.device = device
-        network.bfloat16_torso = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(device))
+    def __init__(
+        self,
+        network: QNetwork,
+        config: LearnerConfig,
+        device: torch.device,
+        *,
+        tuning: Tuning | None = None,
+        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
+        self.device, self._config = device, config
+        tuning = tuning or untuned(config, device)
+        network.bfloat16_torso = tuning.bfloat16
+        if tuning.channels_last:
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.online_network = network.to(device)
+        self.online = wrap(_Forward(self.online_network))  # before the copies: it may bring other weights
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
         self._average_decay = config.weight_average_decay
         self.policy_network = self.online_network
         if self._average_decay > 0:
             self.policy_network = copy.deepcopy(self.online_network).requires_grad_(False)
+        self.target = _Forward(self.target_network)
+        if tuning.compiled:
+            self.online.compile()
+            self.target.compile()
         self.optimizer = build_optimizer(self.online_network.parameters(), config)
         self.learner_steps = 0
 
     def sync_target(self) -> None:
         """Hard copy of the online network into the target network."""
         self.target_network.load_state_dict(self.online_network.state_dict())
+
+    def renew_optimizer(self) -> None:
+        """Forgets what the optimizer has averaged."""
+        self.optimizer = build_optimizer(self.online_network.parameters(), self._config)
+
+    def begin_as(self, network: QNetwork) -> None:
+        """Takes over the weights of a network of the same architecture, as online, target and policy network."""
+        for own in (self.online_network, self.target_network, self.policy_network):
+            own.load_state_dict(network.state_dict())
 
     @torch.no_grad()
     def average_weights(self) -> None:
@@ -47,9 +94,9 @@ class TrainState:
         if self.policy_network is self.online_network:
             return
         decay = min(self._average_decay, (1 + self.learner_steps) / (10 + self.learner_steps))
-        pairs = zip(self.policy_network.parameters(), self.online_network.parameters(), strict=True)
-        for average, parameter in pairs:
-            average.lerp_(parameter, 1.0 - decay)
+        averages: list[Tensor] = list(self.policy_network.parameters())
+        parameters: list[Tensor] = list(self.online_network.parameters())
+        torch._foreach_lerp_(averages, parameters, 1.0 - decay)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     def set_learning_rate(self, value: float) -> None:
         """Applies `value` to every parameter group."""
@@ -76,17 +123,17 @@ class TrainState:
         self.learner_steps = int(state["learner_steps"])
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware; elsewhere it is emulated, and slower than float32."""
+def generator_states(device: torch.device) -> Tensor:
+    """States of torch's random generators that a step may draw from (noisy networks), uint8 [n] on the host."""
+    states = [torch.get_rng_state()]
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Older releases of torch cannot tell; float32 is right on every processor.
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of `learner.device`. Raises ValueError if CUDA is asked for and there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("learner.device is cuda, and torch sees no CUDA device; set learner.device=auto")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+def restore_generators(states: Tensor, device: torch.device) -> None:
+    """Inverse of `generator_states`."""
+    size = len(torch.get_rng_state())
+    torch.set_rng_state(states[:size])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[size:], device)

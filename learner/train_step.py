@@ -1,15 +1,30 @@
-"""One gradient step of DQN with an optional distillation term."""
+"""One gradient step: TD loss, imitation of the teachers, and the optimizer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from learner.batch_source import Batch
-from learner.losses import distillation_loss, td_loss, td_target, teacher_policy
+from learner.losses import (
+    categorical_loss,
+    conservative_loss,
+    distillation_loss,
+    gated_teacher,
+    margin_loss,
+    project_distribution,
+    td_loss,
+    td_target,
+    teacher_policy,
+)
+from learner.objective import Objective
 from learner.train_state import TrainState
-from upcycle.config import DistillationConfig, LearnerConfig
+from upcycle.config import LearnerConfig
+from upcycle.networks import Outputs
+
+_LEAST_TD_ERROR = 1e-6
+_LEAST_CROSS_ENTROPY = 1e-10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,56 +32,106 @@ class StepResult:
     """What one step leaves behind, still on the device: reading it waits for the device.
 
     Attributes:
-      td_errors: |Q(s, a) - y|, float32 [B]: the new priorities.
-      td_loss, distillation_loss: importance-weighted means, scalars.
+      priorities: of the TD term alone, unweighted, float32 [B]: |Q(s, a) - y| + 1e-6, or cross-entropy + 1e-10.
+      terms: importance-weighted means in the order of `objective.TERMS`, float32 [5].
     """
 
-    td_errors: Tensor
-    td_loss: Tensor
-    distillation_loss: Tensor
+    priorities: Tensor
+    terms: Tensor
 
 
 def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    learner: LearnerConfig,
-    distillation: DistillationConfig,
-    multiplier: float,
-    teacher: Callable[[Tensor], Tensor] | None,
+    state: TrainState, batch: Batch, objective: Objective, *, multiplier: float, teacher_q_values: Tensor | None = None
 ) -> StepResult:
-    """Minimises mean_i w_i TD_i + lambda * m * mean_i w_i KL_i by one optimizer step.
+    """Minimises the objective on one batch by one optimizer step.
 
     Args:
       state: changed in place; its step counter grows by one and the target network follows its period.
       batch: windows of B transitions on `state`'s device.
-      learner, distillation: the configuration's sections.
-      multiplier: m; 0 makes this plain DQN and leaves the teacher alone.
-      teacher: observation -> Q values float32 [B, A]; needed while m is above 0.
+      multiplier: m of the terms that imitate; at 0 they are left out.
+      teacher_q_values: of the batch's observations, float32 [B, K, A] of K teachers; needed while m is above 0.
     Source: Agarwal et al. 2022 (arXiv 2206.01626), section 4; Mnih et al. 2015, Algorithm 1.
     """
-    with torch.no_grad():
-        next_q_values = state.target_network(batch.next_observation)  # [B, A]
-        selector = state.online_network(batch.next_observation) if learner.double_q else None
-        target = td_target(batch.n_step_return, batch.discount, next_q_values, selector)  # [B]
-
-    q_values = state.online_network(batch.observation)  # [B, A]
-    td, td_errors = td_loss(q_values, batch.action, target, learner.loss)
-    weighted_td = (batch.importance_weights * td).mean()
-    weighted_kl = torch.zeros((), device=state.device)
-    if multiplier > 0:
-        assert teacher is not None, "distillation without a teacher"
-        policy = teacher_policy(
-            teacher(batch.observation).unsqueeze(1), distillation.temperature, torch.ones(1, device=state.device)
-        )
-        kl = distillation_loss(q_values, policy, distillation.temperature)
-        weighted_kl = (batch.importance_weights * kl).mean()
-
+    loss, result = compute_loss(state, batch, objective, multiplier=multiplier, teacher_q_values=teacher_q_values)
     state.optimizer.zero_grad(set_to_none=True)
-    (weighted_td + distillation.coefficient * multiplier * weighted_kl).backward()
+    loss.backward()
     state.optimizer.step()
     state.learner_steps += 1
     state.average_weights()
-    if state.learner_steps % learner.target_update_period == 0:
+    if state.learner_steps % objective.learner.target_update_period == 0:
         state.sync_target()
-    return StepResult(td_errors.abs(), weighted_td.detach(), weighted_kl.detach())
+    return result
+
+
+def compute_loss(
+    state: TrainState, batch: Batch, objective: Objective, *, multiplier: float, teacher_q_values: Tensor | None
+) -> tuple[Tensor, StepResult]:
+    """The loss of a batch, a scalar with its graph, and what is reported of it. Arguments as of `train_step`."""
+    weights = batch.importance_weights
+    outputs: Outputs = state.online(batch.observation)
+    td, priorities = _td_term(state, batch, outputs, objective.learner)
+    weighted_td = (weights * td).mean()
+    loss = objective.learner.td_coefficient * weighted_td
+    zero = torch.zeros((), device=state.device)
+    distillation = margin = conservative = entropy = zero
+    if multiplier > 0 and objective.imitates:
+        assert teacher_q_values is not None, "imitation without a teacher"
+        log_policy, weights_of_teacher = _teaching(outputs.q_values.detach(), teacher_q_values, objective)
+        entropy = -(log_policy.exp() * log_policy).sum(dim=1).mean()
+        weights_of_teacher = weights * weights_of_teacher
+        if objective.distillation.coefficient > 0:
+            kl = distillation_loss(outputs.q_values, log_policy, objective.distillation.temperature)
+            distillation = (weights_of_teacher * kl).mean()
+            loss = loss + objective.distillation.coefficient * multiplier * distillation
+        if objective.margin.coefficient > 0:
+            options = objective.margin
+            short = margin_loss(outputs.q_values, log_policy.argmax(dim=1), options.margin, options.form)
+            margin = (weights_of_teacher * short).mean()
+            loss = loss + options.coefficient * multiplier * margin
+    if objective.cql is not None:
+        gap = conservative_loss(outputs.q_values, batch.action, objective.cql.temperature)
+        conservative = (weights * gap).mean()
+        loss = loss + objective.cql.coefficient * conservative
+    terms = torch.stack((weighted_td, distillation, margin, conservative, entropy)).detach()
+    return loss, StepResult(priorities, terms)
+
+
+def _td_term(state: TrainState, batch: Batch, outputs: Outputs, config: LearnerConfig) -> tuple[Tensor, Tensor]:
+    """TD loss and priority of each transition, float32 [B] both, the priorities detached."""
+    with torch.no_grad():
+        following: Outputs = state.target(batch.next_observation)
+        selector: Outputs | None = state.online(batch.next_observation) if config.double_q else None
+    if outputs.logits is None:
+        chooser = None if selector is None else selector.q_values
+        target = td_target(batch.n_step_return, batch.discount, following.q_values, chooser)
+        loss, errors = td_loss(outputs.q_values, batch.action, target, config.loss)
+        return loss, errors.abs() + _LEAST_TD_ERROR
+    support = state.online_network.support
+    assert following.logits is not None
+    assert support is not None
+    best = (following if selector is None else selector).q_values.argmax(dim=1)
+    rows = torch.arange(len(best), device=best.device)
+    probabilities = functional.softmax(following.logits[rows, best], dim=1)  # [B, atoms]
+    target = project_distribution(batch.n_step_return, batch.discount, probabilities, support)
+    loss = categorical_loss(outputs.logits, batch.action, target)
+    return loss, loss.detach() + _LEAST_CROSS_ENTROPY
+
+
+def _teaching(q_values: Tensor, teacher_q_values: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """The policy to imitate, log probabilities [B, A], and how much it counts in each state, float32 [B].
+
+    Args:
+      q_values: the student's, detached, [B, A].
+      teacher_q_values: [B, K, A].
+    """
+    temperature = objective.distillation.temperature
+    assert objective.teacher is not None
+    assert objective.teacher_weights is not None
+    if objective.teacher.combination == "value_gated":
+        tolerance = objective.teacher.gate_tolerance
+        chosen, gate = gated_teacher(teacher_q_values, q_values, temperature, tolerance)
+        rows = torch.arange(len(chosen), device=chosen.device)
+        teaching = teacher_q_values[rows, chosen]  # [B, A]
+        return functional.log_softmax(teaching / temperature, dim=1), gate.to(q_values.dtype)
+    log_policy = teacher_policy(teacher_q_values, temperature, objective.teacher_weights)
+    return log_policy, torch.ones_like(log_policy[:, 0])

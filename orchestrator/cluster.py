@@ -124,7 +124,7 @@ class Cluster:
         cores = _cores(self._config)[role]
         threads = str(cores)
         actor = cast(Any, ray.remote(ProcessActor)).options(
-            name=f"upcycle-{self._config.name}-{role}" + (f"-{index}" if role in ("replay", "actor") else ""),
+            name=f"upcycle-{self._config.name}-{role}" + (f"-{index}" if self._has_many(role) else ""),
             # Beside a neighbour on a small machine a process asks for a part of a core, so that all of them fit.
             # A shard that joins later asks for none: they have all been given out.
             num_cpus=share_of_core(cores * self._fraction) if not self._joins(role, index) else 0,
@@ -194,15 +194,21 @@ class Cluster:
         """Disconnects; a local cluster ends with everything in it. A second call does nothing."""
         ray.shutdown()
 
+    def _has_many(self, role: Role) -> bool:
+        return role in ("replay", "actor") or (role == "learner" and self._config.learner.ranks > 1)
+
     def _joins(self, role: Role, index: int) -> bool:
         return role == "replay" and index >= self._config.replay.num_shards
 
     def _num_gpus(self, role: Role) -> float:
-        wanted = self._config.learner.device
+        wanted, ranks = self._config.learner.device, self._config.learner.ranks
         if role != "learner" or wanted == "cpu":
             return 0
-        if self.gpus >= 1:
+        if self.gpus >= ranks:
             return 1
+        if self.gpus >= 1:  # two ranks on one GPU is what NCCL refuses, some on processors would hold up the others
+            problem, remedy = f"this cluster has {self.gpus:g} GPUs", "set as many ranks, or learner.device=cpu"
+            raise UserError("learner.ranks", ranks, problem, remedy)
         if wanted == "cuda":
             raise UserError("learner.device", "cuda", "this cluster has no GPU", "set learner.device=auto")
         return 0
@@ -259,7 +265,7 @@ def _demand(config: RunConfig) -> int:
     return (
         cores["replay"] * config.replay.num_shards
         + cores["actor"] * config.actors.num_actors
-        + cores["learner"]
+        + cores["learner"] * config.learner.ranks
         + cores["evaluator"]
     )
 

@@ -28,6 +28,7 @@ _MIN_MEMORY_BYTES: Final = 4 << 30
 _MIN_DISK_BYTES: Final = 4 << 30
 _MIN_SHARED_BYTES: Final = 128 << 20
 _MIN_FILES: Final = 1024
+_MEASURED: Final = {"phases": ["rl"], "learner": {"threads": 0, "memory_format": "auto", "precision": "auto"}}
 
 Level = Literal["ok", "warning", "missing"]
 
@@ -56,6 +57,7 @@ def examine(runs: Path) -> list[Finding]:
         ("memory", _memory),
         ("kernels", _kernels),
         ("torch device", _device),
+        ("learner step", _tuning),
         ("environments", _environments),
         ("ray", _ray),
         ("redis", _redis),
@@ -126,6 +128,26 @@ def _device() -> Finding:
     if torch.cuda.is_available():
         return Finding("torch device", "ok", f"cuda: {torch.cuda.get_device_name(0)}")
     return Finding("torch device", "ok", "cpu")
+
+
+def _tuning() -> Finding:
+    """What a learner with threads, format and precision left open would choose, and what the other ways take."""
+    import torch
+
+    from actors.envs import chunk_spec
+    from learner.measured_tuning import measure
+    from learner.tuning import candidates
+    from upcycle.config import RunConfig
+
+    config = RunConfig.model_validate(_MEASURED)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    spec = chunk_spec(config.env, config.replay.chunk_steps, config.replay.max_n_step)
+    ways = candidates(config.learner, device, cores=os.cpu_count() or 1)
+    seconds = measure(config, spec, device, ways)
+    best, *others = sorted(ways, key=lambda way: seconds[way])
+    rest = "; ".join(f"{way.describe()} {1000 * seconds[way]:.0f} ms" for way in others)
+    found = f"nature, 84x84, batch 32: {best.describe()} is fastest, {1000 * seconds[best]:.0f} ms a step ({rest})"
+    return Finding("learner step", "ok", found)
 
 
 def _environments() -> Finding:

@@ -1,6 +1,6 @@
 """The driver: starts the processes of a run, keeps them alive, shows how it goes, and ends them in order.
 
-    shards, learner (waits for them), evaluator --> (online phase near) --> actors
+    shards, learner (its ranks wait for them), evaluator --> (online phase near) --> actors
     end: actors hand over their tails, learner writes its checkpoint, evaluator, shards
 
 One thread, one second a round: which processes ought to be there, which of them answer, what the supervisor makes of
@@ -9,17 +9,19 @@ it. The driver passes on no experience and no weights; it can be stopped and sta
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from orchestrator.answers import Name, called, judge, members, unit_of
 from orchestrator.baselines import Baselines
 from orchestrator.context import Role
 from orchestrator.progress import Pace, Progress, View, phase_fraction
 from orchestrator.scaling import ShardScaling
 from orchestrator.supervisor import GiveUp, Supervisor
 from upcycle.config import RunConfig
-from upcycle.errors import UpcycleError, UserError
+from upcycle.errors import UpcycleError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
@@ -43,8 +45,6 @@ _STOP_ORDER: Final[tuple[tuple[Role, float], ...]] = (
     ("replay", _SHARD_SECONDS),
 )
 """Roles in the order of their end, with the seconds that each may take to finish its work."""
-
-Name = tuple[Role, int]
 
 
 class RunFailed(UpcycleError):
@@ -126,15 +126,19 @@ class Driver:
                 self._start(name)
         answers = self._cluster.poll(list(self._handles.values()), _ANSWER_SECONDS)
         now = time.monotonic()
-        for name, handle in self._handles.items():
-            if handle.name in answers:
-                self._judge(name, handle, answers[handle.name], now)
+        findings = judge(self._handles, answers)
+        self._finished = findings.finished
+        self._learner = self._handles["learner", 0].detail or self._learner
+        for unit in findings.heard:
+            self._supervisor.heard(unit, now=now)
+        for unit, reason in findings.dead.items():
+            _log.warning("process_died", process=called(unit, self._handles), reason=reason)
+            self._supervisor.died(unit, reason, now=now)
         for decision in self._supervisor.decide(now=now):
             if isinstance(decision, GiveUp):
-                role, index = decision.process
                 raise RunFailed(
-                    f"{role}-{index} died {decision.deaths} times: {decision.reason}; "
-                    f"its log is {self._folder.logs / f'{role}-{index}.jsonl'}"
+                    f"{called(decision.process, self._handles)} died {decision.deaths} times: {decision.reason}; "
+                    f"its log is {', '.join(map(str, self._logs(decision.process)))}"
                 )
             self._restart(decision.process, decision.reason)
         self._publish()
@@ -143,7 +147,7 @@ class Driver:
         """The processes that ought to run now."""
         config = self._config
         wanted: list[Name] = [("replay", index) for index in self._scaling.shards.all]
-        wanted.extend([("learner", 0), ("evaluator", 0)])
+        wanted.extend([*_all("learner", config.learner.ranks), ("evaluator", 0)])
         phase = self._learner.get("phase", config.phases[0])
         if phase != "offline" or phase_fraction(config, self._learner) > _ACTORS_DUE:
             wanted.extend(_all("actor", config.actors.num_actors))
@@ -170,35 +174,24 @@ class Driver:
     def _start(self, name: Name) -> None:
         role, index = name
         self._handles[name] = self._cluster.start(role, index, self._folder.path)
-        self._supervisor.started(name, now=time.monotonic())
+        self._supervisor.started(unit_of(name), now=time.monotonic())
         _log.info("process_started", process=f"{role}-{index}")
 
-    def _restart(self, name: Name, reason: str) -> None:
-        role, index = name
-        self._cluster.kill(self._handles[name])
+    def _restart(self, unit: Name, reason: str) -> None:
+        role, _ = unit
+        names = members(unit, self._handles)
+        for name in names:
+            self._cluster.kill(self._handles[name])
+        if role == "learner":  # its ranks must not look for one another where the first of them was before
+            self._folder.withdraw(*unit)
         self._restarts += 1
         self._metrics.increment("supervisor_restarts_total", target=role)
-        self._view.say(f"{role}-{index} died ({reason}); starting it again")
-        self._start(name)
+        self._view.say(f"{called(unit, names)} died ({reason}); starting it again")
+        for name in names:
+            self._start(name)
 
-    def _judge(self, name: Name, handle: "Handle", death: str | None, now: float) -> None:
-        """Tells the supervisor what an answer, or its failing, means."""
-        if death is not None:
-            _log.warning("process_died", process=handle.name, reason=death)
-            self._supervisor.died(name, death, now=now)
-            return
-        self._supervisor.heard(name, now=now)
-        status = handle.status
-        if name[0] == "learner" and handle.detail:
-            self._learner = handle.detail
-        if status["user_error"] is not None:
-            raise UserError(*status["user_error"])
-        if status["state"] == "failed":
-            self._supervisor.died(name, status["error"], now=now)
-        elif status["state"] == "finished" and name[0] == "learner":
-            self._finished = True
-        elif status["state"] == "finished":
-            self._supervisor.died(name, "ended although nobody had asked it to", now=now)
+    def _logs(self, unit: Name) -> list[Path]:
+        return [self._folder.logs / f"{role}-{index}.jsonl" for role, index in members(unit, self._handles)]
 
     def _publish(self) -> None:
         """Shows the state to people, to files, and to the tracker."""

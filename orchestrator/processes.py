@@ -20,7 +20,6 @@ from orchestrator.baselines import Baselines
 from orchestrator.context import Context, Role
 from orchestrator.shard_loop import ShardLoop
 from upcycle.chunks import ChunkSpec
-from upcycle.config import RunConfig
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
@@ -138,31 +137,9 @@ class Process:
 
 
 def _learner(context: Context) -> Loop:
-    from learner.learner import Learner
-    from teacher_store.store import TeacherStore
-    from teacher_store.teacher import load_teacher
+    from orchestrator.learner_process import build_learner
 
-    teacher, known = None, context.manifest["teacher"]
-    if known is not None:
-        store = TeacherStore(Path(known["store"]))
-        teacher = load_teacher(store.get(known["id"]), store, _device(context.config), env=context.config.env)
-    context.await_shards()  # not before the imports: they take as long as the shards do
-    return Learner(
-        context.config,
-        context.spec,
-        context.folder,
-        context.replay("learner"),
-        teacher,
-        context.metrics,
-        context.stop,
-        context.tracker,
-    )
-
-
-def _device(config: RunConfig) -> str:
-    from learner.train_state import choose_device
-
-    return str(choose_device(config.learner.device))
+    return build_learner(context)
 
 
 def _actor(context: Context) -> Loop:

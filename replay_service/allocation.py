@@ -53,8 +53,8 @@ def mixture_counts(parts: Array, batch_size: int, num_batches: int, rng: np.rand
     return np.diff(below + (bounds - below + starts[:, None] >= 1), axis=1).astype(np.int64)
 
 
-def importance_weights(probabilities: Array, num_items: int | Array, exponent: float) -> Array:
-    """(N P(i))^-beta divided by the largest of the batch, float32 [B], in (0, 1].
+def importance_weights(probabilities: Array, num_items: int | Array, exponent: float) -> tuple[Array, float]:
+    """(N P(i))^-beta divided by the largest of the batch, float32 [B], in (0, 1]; and that largest one.
 
     Args:
       probabilities: P(i) among the items of all shards, float64 [B], above 0.
@@ -62,4 +62,5 @@ def importance_weights(probabilities: Array, num_items: int | Array, exponent: f
     Source: Schaul et al. 2016 (arXiv 1511.05952), section 3.4.
     """
     weights = (num_items * probabilities) ** -exponent
-    return (weights / weights.max(initial=0.0)).astype(np.float32)
+    largest = float(weights.max(initial=0.0))
+    return (weights / largest).astype(np.float32), largest

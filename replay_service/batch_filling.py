@@ -135,11 +135,13 @@ class BatchFilling:
         shares = np.zeros(max(share) + 1)
         shares[list(share)] = list(share.values())
         probability = columns["probability"] * shares[self._shard]
+        weights, largest_weight = importance_weights(probability, num_items, exponent)
         return SampledBatch(
             windows=Windows(columns["frames"], columns["action"], columns["n_step_return"], columns["discount"]),
             keys=TransitionKeys(self._shard, columns["slot"], columns["offset"], columns["generation"]),
             probabilities=probability,
-            importance_weights=importance_weights(probability, num_items, exponent),
+            importance_weights=weights,
+            largest_weight=largest_weight,
             policy_version=columns["policy_version"],
             annotation=columns.get("annotation"),
             annotated=columns.get("annotated"),

@@ -89,52 +89,32 @@ class ShardClient:
         return reply.num_admitted, wire.stats_from_message(reply.state)
 
     def begin_sample(
-        self, table: str, batch_size: int, *, view: View, packed: bool, max_priority: float, timeout_seconds: float
+        self, request: replay_pb2.SampleRequest, *, timeout_seconds: float
     ) -> Callable[[], tuple[dict[str, Array], PackedWindows | None, TableStats]]:
         """Sends a request and returns what waits for its reply: the columns of `wire.sample_layout`, and counters.
 
-        With `packed` the frames may come apart from the columns, in blocks. It is not repeated: another shard can give
-        the samples as well.
+        If it asks for packed frames they may come apart from the columns, in blocks. It is not repeated: another shard
+        can give the samples as well.
         """
-        request = replay_pb2.SampleRequest(
-            table=table,
-            batch_size=batch_size,
-            view=wire.view_to_message(view),
-            max_priority=max_priority,
-            packed=packed,
-        )
+        view = wire.view_from_message(request.view, self._spec)
         receive = self._begin(request, timeout_seconds)
 
         def finish() -> tuple[dict[str, Array], PackedWindows | None, TableStats]:
             reply, stats = receive()
-            columns, frames = wire.sample_from_message(reply, self._spec, view, max_rows=batch_size)
+            columns, frames = wire.sample_from_message(reply, self._spec, view, max_rows=request.batch_size)
             return columns, frames, stats
 
         return finish
 
     def begin_draw(
-        self,
-        table: str,
-        batch_size: int,
-        *,
-        arena: MappedArena,
-        view: View,
-        max_priority: float,
-        timeout_seconds: float,
+        self, request: replay_pb2.SampleRequest, *, arena: MappedArena, timeout_seconds: float
     ) -> Callable[[], tuple[dict[str, Array], TableStats]]:
-        """Like `begin_sample`, for the columns of `wire.DRAW_LAYOUT` alone: the windows are read from `arena`."""
-        request = replay_pb2.SampleRequest(
-            table=table,
-            batch_size=batch_size,
-            view=wire.view_to_message(view),
-            max_priority=max_priority,
-            keys_only=True,
-        )
+        """Like `begin_sample`, for a request of keys only: the windows are read from `arena`."""
         receive = self._begin(request, timeout_seconds)
 
         def finish() -> tuple[dict[str, Array], TableStats]:
             reply, stats = receive()
-            columns = wire.decode_columns(reply.columns, wire.DRAW_LAYOUT, max_rows=batch_size)
+            columns = wire.decode_columns(reply.columns, wire.DRAW_LAYOUT, max_rows=request.batch_size)
             if not arena.contains(columns["slot"], columns["offset"]):
                 raise CorruptDataError(f"replay shard at {self.address}: it names transitions outside its table")
             return columns, stats

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from replay_service import replay_pb2
 from replay_service.allocation import shares, split_batch
 from replay_service.batch_filling import Allocate, BatchFilling, KeyReply, Reply, WindowReply
 from replay_service.client import ShardClient
@@ -14,7 +15,7 @@ from replay_service.mapped_arena import MappedArena
 from replay_service.membership import CALL_SECONDS, Membership
 from replay_service.options import MAX_BULK_BYTES
 from replay_service.types import SampledBatch, TableStats, Transport
-from replay_service.wire import sample_row_bytes
+from replay_service.wire import sample_row_bytes, view_to_message
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
@@ -62,6 +63,7 @@ class BatchDrawer:
         view: View,
         importance_sampling_exponent: float,
         allocate: Allocate,
+        rng: np.random.Generator | None = None,
     ) -> list[SampledBatch] | None:
         """Draws from these shards by their masses. None if none of them has anything to give.
 
@@ -69,19 +71,28 @@ class BatchDrawer:
         Where a shard fails, has been restarted or turns out to be empty, all its draws are made again by the others;
         the batches are then what they would have given without it. So are draws whose slot was overwritten before it
         could be read.
+
+        Args:
+          rng: all randomness of the draw comes from it, the shards' too, and none from anywhere else.
         """
         width = annotation_width(table, shards)
         batches = [
             BatchFilling(batch_size, self._spec, view, allocate, annotation_width=width) for _ in range(num_batches)
         ]
-        filled = self.fill(table, batches, shards=shards, view=view)
+        filled = self.fill(table, batches, shards=shards, view=view, rng=rng)
         if filled is None:
             return None
         share, num_items = filled
         return [batch.finish(share, num_items, importance_sampling_exponent) for batch in batches]
 
     def fill(
-        self, table: str, batches: Sequence[BatchFilling], *, shards: _Shards, view: View
+        self,
+        table: str,
+        batches: Sequence[BatchFilling],
+        *,
+        shards: _Shards,
+        view: View,
+        rng: np.random.Generator | None = None,
     ) -> tuple[dict[int, float], int] | None:
         """Fills batches, of any sizes, as `draw` says.
 
@@ -94,11 +105,12 @@ class BatchDrawer:
         while masses and (missing := np.array([batch.num_missing for batch in batches])).any():
             parts, target = shares(np.array(list(masses.values()))), np.repeat(np.arange(len(batches)), missing)
             with self._lock:
-                counts = split_batch(len(target), parts, self._rng, stratified=stratified)
+                own = rng or self._rng
+                counts = split_batch(len(target), parts, own, stratified=stratified)
                 if len(batches) > 1:  # a stratified draw is ordered, and a part of it would be a part of the table
-                    target = self._rng.permutation(target)
+                    target = own.permutation(target)
             asked = {index: count for index, count in zip(masses, counts.tolist(), strict=True) if count}
-            for index, answer in self._ask(table, asked, shards, view):
+            for index, answer in self._ask(table, asked, shards, view, rng):
                 if answer is None:
                     del masses[index], num_items[index]
                     for batch in batches:
@@ -123,7 +135,7 @@ class BatchDrawer:
             self._metrics.increment("replay_torn_windows_total", num_torn)
 
     def _ask(
-        self, table: str, counts: Mapping[int, int], shards: _Shards, view: View
+        self, table: str, counts: Mapping[int, int], shards: _Shards, view: View, rng: np.random.Generator | None
     ) -> Generator[tuple[int, tuple[Reply, int] | None]]:
         """Asks shards for so many transitions each, all at once.
 
@@ -134,7 +146,7 @@ class BatchDrawer:
         for index, count in counts.items():
             client, stats = shards[index]
             try:
-                begun = self._begin(client, table, count, stats, view)
+                begun = self._begin(client, table, count, stats, view, rng)
             except (ShardUnavailable, ShardSlow):
                 self._members.lost(index, client)
                 yield index, None
@@ -159,38 +171,52 @@ class BatchDrawer:
                 lost.add(index)
                 yield index, None
 
-    def _begin(self, client: ShardClient, table: str, count: int, known: TableStats, view: View) -> list[_Request]:
+    def _begin(
+        self,
+        client: ShardClient,
+        table: str,
+        count: int,
+        known: TableStats,
+        view: View,
+        rng: np.random.Generator | None,
+    ) -> list[_Request]:
         """Sends the requests for `count` transitions of one shard, and returns what waits for the replies."""
-        priority = self._members.max_priority(table)
         arena = client.arena(table, known.incarnation, transport=self._transport, timeout_seconds=CALL_SECONDS)
-
-        def keys_of(size: int, arena: MappedArena) -> _Finish:
-            finish_draw = client.begin_draw(
-                table, size, arena=arena, view=view, max_priority=priority, timeout_seconds=CALL_SECONDS
+        most = _ROWS_PER_REQUEST
+        if rng is not None or (arena is None and not (self._packed and known.packed)):
+            # With a seed always: how windows come must not decide how many requests a draw is.
+            most = min(most, max(MAX_BULK_BYTES // sample_row_bytes(self._spec, view), 1))
+        sizes = [min(most, count - begin) for begin in range(0, count, most)]
+        priority, requests = self._members.max_priority(table), list[_Request]()
+        for size in sizes:
+            request = replay_pb2.SampleRequest(
+                table=table, batch_size=size, view=view_to_message(view), max_priority=priority
             )
+            if rng is not None:
+                request.draw_seed = int(rng.integers(1 << 63))
+            requests.append((size, self._send(client, request, arena, view)))
+        return requests
 
-            def finish() -> tuple[Reply, TableStats]:
+    def _send(
+        self, client: ShardClient, request: replay_pb2.SampleRequest, arena: MappedArena | None, view: View
+    ) -> _Finish:
+        if arena is not None:
+            request.keys_only = True
+            finish_draw = client.begin_draw(request, arena=arena, timeout_seconds=CALL_SECONDS)
+
+            def finish_keys() -> tuple[Reply, TableStats]:
                 columns, stats = finish_draw()
                 return KeyReply(columns, arena, view), stats
 
-            return finish
+            return finish_keys
+        request.packed = self._packed
+        finish_sample = client.begin_sample(request, timeout_seconds=CALL_SECONDS)
 
-        def windows_of(size: int) -> _Finish:
-            finish_sample = client.begin_sample(
-                table, size, view=view, packed=self._packed, max_priority=priority, timeout_seconds=CALL_SECONDS
-            )
+        def finish_windows() -> tuple[Reply, TableStats]:
+            columns, packed, stats = finish_sample()
+            return WindowReply(columns, packed), stats
 
-            def finish() -> tuple[Reply, TableStats]:
-                columns, packed, stats = finish_sample()
-                return WindowReply(columns, packed), stats
-
-            return finish
-
-        most = _ROWS_PER_REQUEST
-        if arena is None and not (self._packed and known.packed):
-            most = min(most, max(MAX_BULK_BYTES // sample_row_bytes(self._spec, view), 1))
-        sizes = [min(most, count - begin) for begin in range(0, count, most)]
-        return [(size, windows_of(size) if arena is None else keys_of(size, arena)) for size in sizes]
+        return finish_windows
 
 
 def annotation_width(table: str, shards: _Shards) -> int:
@@ -204,3 +230,8 @@ def annotation_width(table: str, shards: _Shards) -> int:
             "start all of them with the same configuration",
         )
     return next(iter(widths.values()), 0)
+
+
+def seeded_generator(draw_seed: int, part: int) -> np.random.Generator:
+    """The generator of one part of what is drawn with a seed, in [0, 2^64)."""
+    return np.random.default_rng([draw_seed, part])

@@ -79,11 +79,15 @@ class Membership:
             return {index: member.client for index, member in sorted(self._members.items())}
 
     def tables(self, table: str, *, n_step: int = 0) -> dict[int, tuple[ShardClient, TableStats]]:
-        """Live shards with the newest known counters of a table; a shard that has none yet is asked for them."""
+        """Live shards with the newest known counters of a table.
+
+        Args:
+          n_step: of which the masses must be; a shard of which others are known, or none, is asked.
+        """
         known = dict[int, tuple[ShardClient, TableStats]]()
         for index, client in self.live().items():
             stats = self.known(index, client, table)
-            if stats is None:
+            if stats is None or n_step not in (0, stats.n_step):
                 stats = self.refresh(index, client, table, n_step=n_step)
             if stats is not None:
                 known[index] = (client, stats)

@@ -11,7 +11,7 @@ import numpy as np
 from replay_service.admission import SampleAdmission, Shards
 from replay_service.allocation import importance_weights, mixture_counts
 from replay_service.batch_filling import Allocate, BatchFilling
-from replay_service.drawing import BatchDrawer, annotation_width
+from replay_service.drawing import BatchDrawer, annotation_width, seeded_generator
 from replay_service.types import SampledBatch, TransitionKeys
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import UserError
@@ -63,17 +63,18 @@ class MixtureSampler:
         importance_sampling_exponent: float,
         timeout_seconds: float,
         allocate: Allocate,
+        draw_seed: int | None = None,
     ) -> list[SampledBatch]:
         """See `ShardedReplay.sample_mixture`."""
         view.check(self._spec)
         if min(batch_size, num_batches) < 1:
             raise ValueError(f"{num_batches} batches of {batch_size}: both must be above 0")
         mixture = _Mixture(tuple(shares), checked_shares(shares), batch_size, num_batches)
-        counts, is_used = self._take_counts(mixture), False
+        counts, is_used = self._take_counts(mixture, draw_seed), False
         totals = zip(mixture.tables, mixture.shares, counts.sum(axis=0).tolist(), strict=True)
 
         def draw(shards: Mapping[str, Shards]) -> list[SampledBatch] | None:
-            return self._draw(mixture, counts, shards, view, importance_sampling_exponent, allocate)
+            return self._draw(mixture, counts, shards, view, importance_sampling_exponent, allocate, draw_seed)
 
         try:
             batches = self._admission.draw_when_admitted(
@@ -85,12 +86,18 @@ class MixtureSampler:
             is_used = True
             return batches
         finally:
-            if not is_used:
+            if not is_used and draw_seed is None:
                 with self._lock:
                     self._unused = (mixture, counts)
 
-    def _take_counts(self, mixture: _Mixture) -> Array:
-        """Rows of each table in each batch, int64 [num_batches, tables]: new ones, or those of a call like this."""
+    def _take_counts(self, mixture: _Mixture, draw_seed: int | None) -> Array:
+        """Rows of each table in each batch, int64 [num_batches, tables].
+
+        Those of the seed; without one new ones, or those that a call like this has left.
+        """
+        if draw_seed is not None:
+            rng = seeded_generator(draw_seed, 0)
+            return mixture_counts(np.array(mixture.shares), mixture.batch_size, mixture.num_batches, rng)
         with self._lock:
             unused, self._unused = self._unused, None
             if unused is not None and unused[0] == mixture:
@@ -105,6 +112,7 @@ class MixtureSampler:
         view: View,
         exponent: float,
         allocate: Allocate,
+        draw_seed: int | None,
     ) -> list[SampledBatch] | None:
         """Draws counts[b, k] transitions of table k for batch b. None if some table has nothing to give.
 
@@ -124,7 +132,9 @@ class MixtureSampler:
                 BatchFilling(count, spec, view, _rows_of(whole, end - count), annotation_width=widths[table])
                 for whole, count, end in places
             ]
-            filled = self._drawer.fill(table, fillings, shards=shards[table], view=view)
+            # A generator for each table: draws of one that fills must not move those of one that stays as it is.
+            rng = None if draw_seed is None else seeded_generator(draw_seed, 1 + number)
+            filled = self._drawer.fill(table, fillings, shards=shards[table], view=view, rng=rng)
             if filled is None:
                 return None
             share, num_items = filled
@@ -173,6 +183,7 @@ def _joined(mixture: _Mixture, parts: Sequence[_Part], frames: Array, width: int
     table = np.repeat([part.table for part in parts], sizes)
     num_items = np.repeat([part.num_items for part in parts], sizes)
     probabilities = joined(lambda sampled: sampled.probabilities)
+    weights, largest_weight = importance_weights(probabilities, num_items, exponent)
     annotations = [_annotations(part.sampled, width) for part in parts] if width else None
     return SampledBatch(
         windows=Windows(
@@ -190,7 +201,8 @@ def _joined(mixture: _Mixture, parts: Sequence[_Part], frames: Array, width: int
             mixture.tables,
         ),
         probabilities=probabilities * np.array(mixture.shares)[table],
-        importance_weights=importance_weights(probabilities, num_items, exponent),
+        importance_weights=weights,
+        largest_weight=largest_weight,
         policy_version=joined(lambda sampled: sampled.policy_version),
         annotation=None if annotations is None else np.concatenate([values for values, _ in annotations]),
         annotated=None if annotations is None else np.concatenate([has_one for _, has_one in annotations]),

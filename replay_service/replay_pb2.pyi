@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TableState(_message.Message):
-    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation", "independent_draws", "packed", "annotation_width", "num_annotated", "num_stale_annotations", "draining")
+    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation", "independent_draws", "packed", "annotation_width", "num_annotated", "num_stale_annotations", "draining", "n_step")
     NUM_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_INSERTS_FIELD_NUMBER: _ClassVar[int]
     NUM_PACED_INSERTS_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class TableState(_message.Message):
     NUM_ANNOTATED_FIELD_NUMBER: _ClassVar[int]
     NUM_STALE_ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    N_STEP_FIELD_NUMBER: _ClassVar[int]
     num_transitions: int
     num_free_inserts: int
     num_paced_inserts: int
@@ -56,7 +57,8 @@ class TableState(_message.Message):
     num_annotated: int
     num_stale_annotations: int
     draining: bool
-    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ..., independent_draws: bool = ..., packed: bool = ..., annotation_width: _Optional[int] = ..., num_annotated: _Optional[int] = ..., num_stale_annotations: _Optional[int] = ..., draining: bool = ...) -> None: ...
+    n_step: int
+    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ..., independent_draws: bool = ..., packed: bool = ..., annotation_width: _Optional[int] = ..., num_annotated: _Optional[int] = ..., num_stale_annotations: _Optional[int] = ..., draining: bool = ..., n_step: _Optional[int] = ...) -> None: ...
 
 class InsertRequest(_message.Message):
     __slots__ = ("table", "writer_id", "first_sequence", "chunks", "max_priority")
@@ -135,20 +137,22 @@ class View(_message.Message):
     def __init__(self, n_step: _Optional[int] = ..., stack: _Optional[int] = ..., gamma: _Optional[float] = ..., clip_rewards: bool = ..., stack_fill: _Optional[str] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("table", "batch_size", "view", "max_priority", "packed", "keys_only")
+    __slots__ = ("table", "batch_size", "view", "max_priority", "packed", "keys_only", "draw_seed")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     MAX_PRIORITY_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
     KEYS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    DRAW_SEED_FIELD_NUMBER: _ClassVar[int]
     table: str
     batch_size: int
     view: View
     max_priority: float
     packed: bool
     keys_only: bool
-    def __init__(self, table: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., max_priority: _Optional[float] = ..., packed: bool = ..., keys_only: bool = ...) -> None: ...
+    draw_seed: int
+    def __init__(self, table: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[View, _Mapping]] = ..., max_priority: _Optional[float] = ..., packed: bool = ..., keys_only: bool = ..., draw_seed: _Optional[int] = ...) -> None: ...
 
 class SampleReply(_message.Message):
     __slots__ = ("columns", "state", "packed_codec", "packed_frames")

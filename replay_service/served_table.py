@@ -64,8 +64,7 @@ class ServedTable:
         self._reservations = Reservations(most=_MAX_RESERVATIONS, keep_seconds=_RESERVED_SECONDS)
         self._writers = threading.BoundedSemaphore(max_writers)
         self._readers = threading.BoundedSemaphore(max_readers)
-        self._num_refused = 0
-        self._stopping = False
+        self._num_refused, self._stopping = 0, False
 
     def verify(self, payloads: Sequence[bytes]) -> list[EncodedChunk]:
         """Decodes chunks. Raises CorruptDataError, and counts it, if any of them is not what this table stores."""
@@ -143,22 +142,24 @@ class ServedTable:
         self._metrics.increment("replay_sample_wait_seconds_total", time.monotonic() - start)
         return num_admitted, stats
 
-    def sample(self, batch_size: int, view: View, *, packed: bool = False) -> tuple[TableSample, TableStats]:
+    def sample(
+        self, batch_size: int, view: View, *, packed: bool = False, rng: np.random.Generator | None = None
+    ) -> tuple[TableSample, TableStats]:
         """Draws transitions, see `Table.sample`; none if nothing can be drawn.
 
         Raises: ValueError for an impossible view.
         """
         with self._changed:
-            sample = self._table.sample(batch_size, view, packed=packed)
-            stats = self._stats()
+            sample, stats = self._table.sample(batch_size, view, packed=packed, rng=rng), self._stats()
         self._count_samples(sample.draw, stats)
         return sample, stats
 
-    def draw(self, batch_size: int, view: View) -> tuple[TableDraw, TableStats]:
+    def draw(
+        self, batch_size: int, view: View, *, rng: np.random.Generator | None = None
+    ) -> tuple[TableDraw, TableStats]:
         """Like `sample`, without the windows: the caller reads them itself and checks the generations after."""
         with self._changed:
-            draw = self._table.draw(batch_size, view)
-            stats = self._stats()
+            draw, stats = self._table.draw(batch_size, view, rng=rng), self._stats()
         self._count_samples(draw, stats)
         return draw, stats
 

@@ -75,11 +75,12 @@ class Servicer(replay_pb2_grpc.ReplayServicer):
             )
             _check_batch_size(request.batch_size, row_bytes)
             table.raise_max_priority(request.max_priority)
+            rng = np.random.default_rng(request.draw_seed) if request.HasField("draw_seed") else None
             if request.keys_only:
-                draw, stats = table.draw(request.batch_size, view)
+                draw, stats = table.draw(request.batch_size, view, rng=rng)
                 columns = wire.encode_columns(wire.draw_columns(draw))
                 return replay_pb2.SampleReply(columns=columns, state=wire.stats_to_message(stats))
-            sample, stats = table.sample(request.batch_size, view, packed=request.packed)
+            sample, stats = table.sample(request.batch_size, view, packed=request.packed, rng=rng)
             return wire.sample_to_message(sample, stats)
 
     def Attach(self, request: replay_pb2.AttachRequest, context: grpc.ServicerContext) -> replay_pb2.AttachReply:

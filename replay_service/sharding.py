@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from replay_service.admission import SampleAdmission, Shards, why_not
+from replay_service.admission import SampleAdmission, Shards
+from replay_service.asking import ask_stats, inspect_shards
 from replay_service.batch_filling import Allocate
-from replay_service.drawing import BatchDrawer
-from replay_service.failures import ShardSlow, ShardUnavailable
+from replay_service.drawing import BatchDrawer, seeded_generator
 from replay_service.inserting import ChunkInserter
 from replay_service.inspection import TableInspection
-from replay_service.membership import CALL_SECONDS, Membership
+from replay_service.membership import Membership
 from replay_service.mixture import MixtureSampler
 from replay_service.scanning import ScanIncomplete, TableScan
 from replay_service.seeding import seed_shards
@@ -24,7 +24,6 @@ from replay_service.types import (
     TableStats,
     TransitionKeys,
     Transport,
-    total_stats,
 )
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.errors import UpcycleError
@@ -121,6 +120,7 @@ class ShardedReplay:
         importance_sampling_exponent: float,
         timeout_seconds: float,
         allocate: Allocate = np.empty,
+        draw_seed: int | None = None,
     ) -> list[SampledBatch]:
         """Draws transitions from all shards with the probabilities that one table of all their chunks would have.
 
@@ -128,6 +128,10 @@ class ShardedReplay:
 
         Args:
           allocate: gives the memory for the frames of each batch.
+          draw_seed: in [0, 2^63). All randomness of the call comes from it, and no other draw is moved: of a table
+            that stays as it is, two calls alike give the same batches, whatever tier, transport or client, also after
+            shards have been killed and seeded again from the same logs. A shard that is away, or is lost during the
+            call, is left out all the same; batches drawn meanwhile are others.
         Raises:
           ReplayTimeout: the limiter holds sampling back, too little is stored, or no shard answers; call again.
           ValueError: chunks of this run cannot be seen that way.
@@ -144,6 +148,7 @@ class ShardedReplay:
                 view=view,
                 importance_sampling_exponent=importance_sampling_exponent,
                 allocate=allocate,
+                rng=None if draw_seed is None else seeded_generator(draw_seed, 0),
             )
 
         return self._admission.draw_when_admitted(
@@ -160,6 +165,7 @@ class ShardedReplay:
         importance_sampling_exponent: float,
         timeout_seconds: float,
         allocate: Allocate = np.empty,
+        draw_seed: int | None = None,
     ) -> list[SampledBatch]:
         """Draws batches that hold exact shares of several tables, each by its own sampler and limiter.
 
@@ -171,6 +177,7 @@ class ShardedReplay:
         Args:
           shares: of each table in every batch, summing to 1.
           allocate: gives the memory for the frames of each batch; those of all tables are copied straight into it.
+          draw_seed: as in `sample_batches`; rows of a table that stays as it is are the same, whatever the others do.
         Raises: as `sample_batches`; UserError if shares do not sum to 1 or the tables' annotations differ in width.
         """
         return self._mixture.sample(
@@ -181,6 +188,7 @@ class ShardedReplay:
             importance_sampling_exponent=importance_sampling_exponent,
             timeout_seconds=timeout_seconds,
             allocate=allocate,
+            draw_seed=draw_seed,
         )
 
     def scan(
@@ -246,27 +254,14 @@ class ShardedReplay:
 
     def stats(self, table: str) -> TableStats:
         """Fresh counters of a table, added up and by shard. Raises ReplayTimeout if no shard answers."""
-        fresh = dict[int, TableStats]()
-        for index, client in self._members.live().items():
-            stats = self._members.refresh(index, client, table)
-            if stats is not None:
-                fresh[index] = stats
-        if not fresh:
-            raise ReplayTimeout(why_not(table, {}))
-        return replace(total_stats(fresh), num_dropped_updates=self._writer.num_dropped_updates(table))
+        return replace(ask_stats(self._members, table), num_dropped_updates=self._writer.num_dropped_updates(table))
 
     def inspect(self, table: str, num_windows: int, *, view: View) -> dict[int, TableInspection | UpcycleError]:
         """What each announced shard holds in a table, or why it does not say; changes nothing at the shards.
 
         Raises: ValueError or UserError for a request that makes no sense to them.
         """
-        answers = dict[int, TableInspection | UpcycleError]()
-        for index, client in self._members.announced().items():
-            try:
-                answers[index] = client.inspect(table, num_windows, view=view, timeout_seconds=CALL_SECONDS)
-            except (ShardUnavailable, ShardSlow) as error:
-                answers[index] = error
-        return answers
+        return inspect_shards(self._members, table, num_windows, view=view)
 
     def seed(
         self,

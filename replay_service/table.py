@@ -28,7 +28,7 @@ class Table:
     request with another one costs a pass over all stored rows (milliseconds), so callers of one table should agree.
 
     Args:
-      rng: draws are a function of it and of the calls.
+      rng: draws without a generator of their own are a function of it and of the calls.
       first_generation: generations count up from here. Give every incarnation of a table another range, so that keys of
         the one before are recognised as stale.
       buffer: zeroed memory for the arena of the tier "raw", of `num_slots_of(config, spec)` slots; None takes its own.
@@ -103,26 +103,29 @@ class Table:
         self._num_seeded += num_transitions
         return num_transitions
 
-    def draw(self, batch_size: int, view: View) -> TableDraw:
+    def draw(self, batch_size: int, view: View, *, rng: np.random.Generator | None = None) -> TableDraw:
         """Draws transitions with replacement.
 
+        Args:
+          rng: draws with this generator and leaves the table's own alone.
         Returns: `batch_size` transitions, or none if nothing can be drawn with this view.
         Raises: ValueError if chunks of this table cannot be seen this way.
         """
         view.check(self.spec)
         self.set_n_step(view.n_step)
+        items, probability = np.zeros(0, np.int64), np.zeros(0, np.float64)
         if self._sampler.mass > 0 and batch_size > 0:
-            items, probability = self._sampler.draw(batch_size)
-        else:
-            items, probability = np.zeros(0, np.int64), np.zeros(0, np.float64)
+            items, probability = self._sampler.draw(batch_size, rng=rng)
         slot, offset = np.divmod(items, self.spec.steps)
         if self.config.samples_per_insert is None:  # else they have been counted when they were admitted
             self._flow = self._flow.after_sample(len(items))
         return TableDraw(slot, offset, self._storage.generation[slot], probability)
 
-    def sample(self, batch_size: int, view: View, *, packed: bool = False) -> TableSample:
+    def sample(
+        self, batch_size: int, view: View, *, packed: bool = False, rng: np.random.Generator | None = None
+    ) -> TableSample:
         """Draws like `draw` and copies the windows; compressed ones, if `packed` and the tier has them so."""
-        return copy_transitions(self._storage, self.draw(batch_size, view), view, packed=packed)
+        return copy_transitions(self._storage, self.draw(batch_size, view, rng=rng), view, packed=packed)
 
     def scan(
         self, cursor: ScanCursor, limit: int, view: View, *, only_missing: bool, packed: bool = False
@@ -212,6 +215,7 @@ class Table:
             annotation_width=self.config.annotation_width,
             num_annotated=self._num_annotated,
             num_stale_annotations=self._num_stale_annotations,
+            n_step=self._n_step,
         )
 
     def inspect(self, num_windows: int, view: View, *, now: float, rng: np.random.Generator) -> TableContents:
@@ -270,8 +274,7 @@ class Table:
 
     def _store(self, chunk: Chunk, count: Callable[[int], Flow], now: float) -> int:
         """Overwrites the oldest slot; `count` is the flow's method that counts the transitions coming in."""
-        slot, spec = self._next_slot, self.spec
-        num_transitions = chunk.num_transitions(spec)
+        slot, spec, num_transitions = self._next_slot, self.spec, chunk.num_transitions(self.spec)
         # First: a full disk must change nothing.
         self._num_annotated -= self._storage.write(slot, chunk, generation=self._next_generation)
         self._flow = count(num_transitions).after_eviction(int(self._num_transitions[slot]))

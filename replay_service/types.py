@@ -1,7 +1,7 @@
 """Values that the replay service and its callers exchange."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -80,6 +80,11 @@ class TransitionKeys:
         """Some of them, by their numbers or a mask, all of one table: which one is left out."""
         return TransitionKeys(self.shard[rows], self.slot[rows], self.offset[rows], self.generation[rows])
 
+    def choose(self, rows: Array) -> "TransitionKeys":
+        """Some of them, by their numbers or a mask; those of a mixture still name their tables."""
+        table = None if self.table is None else self.table[rows]
+        return replace(self.take(rows), table=table, tables=self.tables)
+
     def by_table(self, table: str | None) -> list[tuple[str, Array]]:
         """Each table with the rows of its keys, int64.
 
@@ -110,6 +115,8 @@ class SampledBatch:
       annotation: of each row's first state, float32 [B, annotation_width], 0 where it has none; None if no table of the
         batch has annotations.
       annotated: which rows have one, bool [B]; None like `annotation`.
+      largest_weight: the largest (N P(i))^-beta. Parts of a batch that were drawn apart are normalised together by
+        importance_weights x largest_weight / (the largest of the parts' largest weights).
     """
 
     windows: Windows
@@ -119,6 +126,7 @@ class SampledBatch:
     policy_version: Array
     annotation: Array | None = None
     annotated: Array | None = None
+    largest_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,6 +199,7 @@ class TableStats:
       capacity_steps: transitions kept at the most.
       num_chunks: chunks stored.
       num_drawable: transitions that can be drawn with the n-step length of the last request.
+      n_step: that n-step length.
       mass: sum of priority^exponent over them.
       max_priority: the highest priority ever seen.
       num_seeded: transitions seeded since the start.
@@ -226,6 +235,7 @@ class TableStats:
     annotation_width: int = 0
     num_annotated: int = 0
     num_stale_annotations: int = 0
+    n_step: int = 0
     shards: Mapping[int, "TableStats"] = field(default_factory=dict[int, "TableStats"])
 
     @property
@@ -276,5 +286,6 @@ def total_stats(shards: Mapping[int, TableStats]) -> TableStats:
         annotation_width=max(stats.annotation_width for stats in every),
         num_annotated=sum(stats.num_annotated for stats in every),
         num_stale_annotations=sum(stats.num_stale_annotations for stats in every),
+        n_step=first.n_step,
         shards=dict(shards),
     )

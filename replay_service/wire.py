@@ -255,6 +255,7 @@ def stats_to_message(stats: TableStats) -> replay_pb2.TableState:
         num_annotated=stats.num_annotated,
         num_stale_annotations=stats.num_stale_annotations,
         draining=flow.draining,
+        n_step=stats.n_step,
     )
 
 
@@ -286,6 +287,7 @@ def stats_from_message(message: replay_pb2.TableState) -> TableStats:
         stratified=not message.independent_draws,
         packed=message.packed,
         annotation_width=message.annotation_width,
+        n_step=message.n_step,
         num_annotated=message.num_annotated,
         num_stale_annotations=message.num_stale_annotations,
     )

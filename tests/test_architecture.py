@@ -42,20 +42,26 @@ OWNERS = {
         "teacher_store/teacher.py",
         "orchestrator/",
     ),
+    "torch.distributed": ("learner/ranks.py", "learner/rendezvous.py"),
     "pickle": (),
 }
 """Foreign libraries, and the only modules that may import them."""
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Top-level names of all imports, wherever in the module they stand."""
+    """Top-level names of all imports, and of those that say more the first two, wherever in the module they stand."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
-            yield node.module.split(".")[0]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name.split(".")[0]
+            yield ".".join(name.split(".")[:2])
 
 
 def name_of(path: Path) -> str:

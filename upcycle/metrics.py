@@ -69,6 +69,12 @@ METRICS: Final[Mapping[str, Metric]] = {
     "learner_wait_seconds_total": Metric("counter", "Time that the learner waited for batches."),
     "learner_td_loss": Metric("gauge", "TD loss, mean since the last report."),
     "learner_distillation_loss": Metric("gauge", "KL(teacher || student), mean since the last report."),
+    "learner_margin_loss": Metric("gauge", "Large-margin term, mean since the last report."),
+    "learner_cql_loss": Metric("gauge", "Conservative term, mean since the last report."),
+    "learner_teacher_entropy": Metric(
+        "gauge", "Entropy of the teachers' policy at the distillation temperature, in nats."
+    ),
+    "learner_teacher_states_total": Metric("counter", "States that the teachers' networks were given, each once."),
     "learner_distillation_multiplier": Metric("gauge", "Distillation multiplier in [0, 1]; 0 is weaned off."),
     "learner_learning_rate": Metric("gauge", "Learning rate."),
     "learner_policy_version": Metric("gauge", "Newest published policy version."),

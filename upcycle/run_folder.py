@@ -6,6 +6,7 @@
     events/         TensorBoard                           logs/           JSON lines, one file per process
     endpoints/      where processes listen now            status/         their newest heartbeat
     phases.json     the phases that have ended            shards.json     the replay shards, once scaled
+    tuning.json     how the learner computes, and why
     summary.json    report.html                           metrics_targets.json   for Prometheus (file_sd)
 
 Redis only repeats parts of it (`upcycle.tracker`).
@@ -36,8 +37,9 @@ class RunFolder:
     """Paths and small files of one run. Opening is cheap, nothing is cached: other processes write here as well.
 
     Manifest keys: `format`, `run_id` (unique for ever), `name`, `created` (Unix seconds), `preset`, `versions`,
-    `state` ("created", "running", "finished", "stopped" or "failed"), `driver` ({pid, host}), `teacher` ({id, name,
-    score} or null), `random_score`, `chunk_spec` (`ChunkSpec.to_json`), `wall_seconds` (of all stretches so far).
+    `state` ("created", "running", "finished", "stopped" or "failed"), `driver` ({pid, host}), `teachers` (of each: id,
+    name, score, store, log), `teacher` (the best of them, or null), `random_score`, `chunk_spec` (`ChunkSpec.to_json`),
+    `wall_seconds` (of all stretches so far).
     """
 
     def __init__(self, path: Path) -> None:
@@ -161,7 +163,7 @@ class RunFolder:
         return {int(file.stem.rpartition("-")[2]): str(_read_object(file)["address"]) for file in sorted(files)}
 
     def withdraw(self, role: str, index: int) -> None:
-        """Takes a process's endpoint and heartbeat back: it is about to leave for good."""
+        """Takes a process's endpoint and heartbeat back: it is about to leave for good, or to be started anew."""
         for name in ("endpoints", "status"):
             (self.path / name / f"{role}-{index}.json").unlink(missing_ok=True)
 
@@ -204,8 +206,8 @@ class RunFolder:
     def write_phases(self, records: Sequence[Mapping[str, Any]]) -> None:
         """The phases that have ended, in order; only the learner calls it.
 
-        Keys of a record: phase, learner_steps, env_frames, seconds, wait_seconds (all of that phase alone),
-        distillation_multiplier (at its end).
+        Keys of a record: phase, learner_steps, env_frames, seconds, wait_seconds, teacher_states (states that the
+        teachers' networks were given; all of that phase alone), distillation_multiplier (at its end).
         """
         write_atomically(self.path / "phases.json", json.dumps([dict(record) for record in records], indent=1).encode())
 
@@ -213,6 +215,15 @@ class RunFolder:
         """What `write_phases` wrote last; empty before the first phase has ended."""
         path = self.path / "phases.json"
         return cast(list[Record], json.loads(path.read_bytes())) if path.exists() else []
+
+    def write_tuning(self, record: Mapping[str, Any]) -> None:
+        """How the learner computes, and what was measured to choose it; only the learner calls it."""
+        self._write_json("tuning.json", record)
+
+    def tuning(self) -> Record | None:
+        """What `write_tuning` wrote last; None where nothing was left open."""
+        path = self.path / "tuning.json"
+        return _read_object(path) if path.exists() else None
 
     def write_metrics_targets(self, targets: Sequence[Mapping[str, Any]]) -> None:
         """Replaces the list of metric endpoints, in the form of Prometheus's file_sd."""

@@ -12,12 +12,15 @@ Valid starts (algorithm notes: Nature DQN's n-step target; time limits are not t
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from upcycle import kernels
 from upcycle.chunks import Array, ChunkSpec
+
+if TYPE_CHECKING:  # a shard does without pydantic
+    from upcycle.config import RunConfig
 
 StackFill = Literal["first_frame", "zeros"]
 
@@ -39,6 +42,17 @@ class View:
     gamma: float = 0.99
     clip_rewards: bool = True
     stack_fill: StackFill = "first_frame"
+
+    @classmethod
+    def of_run(cls, config: "RunConfig", spec: ChunkSpec) -> "View":
+        """The view that a run's learner has of its chunks; vectors are not stacked."""
+        return cls(
+            n_step=config.learner.n_step,
+            stack=config.env.frame_stack if len(spec.frame_shape) > 1 else 1,
+            gamma=config.learner.gamma,
+            clip_rewards=config.env.clip_rewards,
+            stack_fill=config.env.stack_fill,
+        )
 
     def check(self, spec: ChunkSpec) -> None:
         """Raises ValueError if chunks of `spec` cannot be seen this way."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from learner.batch_source import BatchSource, FrameBuffers
+from learner.batch_source import BatchSource
+from learner.batches import FrameBuffers
 from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
 from tests.replay_service.chunk_factory import connected, make_data, running_shards, table_config
 from upcycle.chunks import Array
@@ -38,6 +39,7 @@ class ScriptedReplay:
         self.empty, self.fails = False, False
         self.drawn = 0
         self.written: list[tuple[TransitionKeys, Array]] = []
+        self.annotated: list[tuple[TransitionKeys, Array]] = []
         self.wrote = threading.Event()
         self.meeting: threading.Barrier | None = None  # requests wait for each other there
 
@@ -51,6 +53,7 @@ class ScriptedReplay:
         importance_sampling_exponent: float,
         timeout_seconds: float,
         allocate: Callable[[tuple[int, ...], str], Array],
+        draw_seed: int | None,
     ) -> list[SampledBatch]:
         assert timeout_seconds > 0
         if self.meeting is not None:
@@ -75,6 +78,11 @@ class ScriptedReplay:
     def update_priorities(self, table: str | None, keys: TransitionKeys, priorities: Array) -> None:
         self.written.append((keys, priorities))
         self.wrote.set()
+
+    def annotate(self, table: str | None, keys: TransitionKeys, values: Array) -> int:
+        self.annotated.append((keys, values))
+        self.wrote.set()
+        return len(values)
 
 
 def source(replay: ScriptedReplay, *, prefetch: int = 2, per_request: int = 2, in_flight: int = 1) -> BatchSource:
@@ -194,6 +202,7 @@ def test_a_mixture_goes_to_the_learner_and_its_priorities_back_to_each_table() -
                 assert batch.frames.reshape(16, -1).eq(torch.from_numpy(batch.policy_version)[:, None]).all()
                 assert batch.annotation is not None
                 assert batch.annotated is not None
+                assert isinstance(batch.annotated, np.ndarray)  # on the host, whatever the learner's device
                 assert batch.annotated.tolist() == [False] * 12 + [True] * 4
                 assert batch.annotation[12:].eq(torch.from_numpy(batch.policy_version[12:])[:, None]).all()
                 batches.write_back(batch.keys, np.where(batch.keys.table == 0, 3.0, 7.0))
@@ -212,9 +221,25 @@ def test_the_fetch_threads_error_reaches_the_learner() -> None:
 def test_a_full_write_queue_drops_and_counts() -> None:
     replay = ScriptedReplay()
     batches = source(replay, prefetch=2)  # not started: nothing drains the queue
-    for _ in range(6):
+    for _ in range(3):
         batches.write_back(draw(4).keys, np.ones(4))
-    assert batches.dropped_updates == 2
+        batches.annotate(draw(4).keys, np.ones((4, 2), np.float32))
+    batches.write_back(draw(4).keys, np.ones(4))
+    assert (batches.dropped_updates, batches.dropped_annotations) == (2, 1)
+
+
+def test_annotations_and_priorities_go_back_side_by_side() -> None:
+    replay = ScriptedReplay()
+    with source(replay, prefetch=4, per_request=4) as batches:
+        for first in (0, 4):
+            batches.write_back(draw(4, first).keys, np.arange(first, first + 4) + 1.0)
+            batches.annotate(draw(4, first).keys, np.repeat(np.arange(first, first + 4.0)[:, None], 2, axis=1))
+        while sum(len(values) for _, values in replay.annotated) < 8 or sum(len(v) for _, v in replay.written) < 8:
+            threading.Event().wait(0.01)  # the test's own time limit ends this if they never come
+    for keys, values in replay.annotated:
+        np.testing.assert_array_equal(values, np.repeat(keys.slot[:, None], 2, axis=1))
+    for keys, priorities in replay.written:
+        np.testing.assert_array_equal(priorities, keys.slot + 1.0)
 
 
 def test_leaving_joins_both_threads() -> None:

@@ -69,3 +69,15 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"step-{step:010d}.{kind}" for step in (3, 4) for kind in ("json", "pt")
     ]
+
+
+def test_another_rank_loads_the_checkpoint_that_it_is_told(tmp_path: Path) -> None:
+    checkpoints = CheckpointFolder(tmp_path)
+    for step in (5, 6):
+        checkpoints.save({"step": step}, learner_steps=step, counters={})
+    ref, found = CheckpointFolder(tmp_path).load(5)
+    assert (ref.learner_steps, found) == (5, {"step": 5})
+    ref.path.write_bytes(b"damaged")
+    for step in (5, 7):
+        with pytest.raises(CorruptDataError, match=f"no whole checkpoint of step {step}"):
+            CheckpointFolder(tmp_path).load(step)

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from replay_service import replay_pb2
 from replay_service.server import ReplayShard
 from replay_service.sharding import ShardedReplay
 from replay_service.types import TableConfig, Transport
+from replay_service.wire import view_to_message
 from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.config import EnvConfig
 from upcycle.experience_log import ExperienceLogWriter
@@ -89,6 +91,10 @@ def connected(
         yield replay
     finally:
         replay.close()
+
+
+def sample_request(table: str, batch_size: int, *, view: View = VIEW, packed: bool = False) -> replay_pb2.SampleRequest:
+    return replay_pb2.SampleRequest(table=table, batch_size=batch_size, view=view_to_message(view), packed=packed)
 
 
 def guarded(work: Callable[[], None], failures: list[BaseException]) -> Callable[[], None]:

@@ -31,14 +31,21 @@ def test_expected_counts_are_the_shares() -> None:
 
 def test_weights_by_hand() -> None:
     probabilities = np.array([0.1, 0.4, 0.025])
-    weights = importance_weights(probabilities, 10, 0.5)
+    weights, largest = importance_weights(probabilities, 10, 0.5)
     expected = np.array([1.0, 0.25**0.5 / 1.0, 2.0])  # (10 P)^-0.5 = 1, 0.5, 2
     assert weights.dtype == np.float32
     assert weights == pytest.approx(expected / 2.0)
+    assert largest == pytest.approx(2.0)
 
 
 def test_exponent_0_weighs_all_alike_and_exponent_1_undoes_the_probabilities() -> None:
     probabilities = np.array([0.5, 0.3, 0.2])
-    assert importance_weights(probabilities, 3, 0.0).tolist() == [1.0, 1.0, 1.0]
-    weighted = importance_weights(probabilities, 3, 1.0) * probabilities
+    assert importance_weights(probabilities, 3, 0.0)[0].tolist() == [1.0, 1.0, 1.0]
+    weighted = importance_weights(probabilities, 3, 1.0)[0] * probabilities
     assert weighted == pytest.approx(np.full(3, weighted[0]))
+
+
+def test_golden_importance_weights() -> None:
+    """Priorities 4, 1 and 0.25 at beta 0.5."""
+    probabilities = np.array([4.0, 1.0, 0.25]) / 5.25
+    assert importance_weights(probabilities, 3, 0.5).tolist() == pytest.approx([0.25, 0.5, 1.0])

@@ -13,6 +13,7 @@ from replay_service.server import ReplayShard
 from replay_service.sharding import ShardedReplay
 from replay_service.storage import Arena
 from replay_service.types import TableConfig, Transport
+from tests.replay_service.chunk_factory import sample_request
 from tests.replay_service.test_tiers import SPEC, make_chunks
 from upcycle.chunks import Chunk, Codec, decode_chunk, encode_chunk
 from upcycle.config import EnvConfig
@@ -101,7 +102,7 @@ def test_blocks_travel_only_where_asked_for_and_stored(tmp_path: Path) -> None:
                         timeout_seconds=20,
                     )
             for table, packed in (("warm", True), ("warm", False), ("cold", True), ("online", True)):
-                begin = client.begin_sample(table, 5, view=VIEW, packed=packed, max_priority=0, timeout_seconds=20)
+                begin = client.begin_sample(sample_request(table, 5, view=VIEW, packed=packed), timeout_seconds=20)
                 columns, frames, _ = begin()
                 assert (frames is not None) == (table != "online" and packed) == ("frames" not in columns)
         finally:

@@ -232,11 +232,11 @@ def test_a_shard_leaves_between_two_requests(monkeypatch: pytest.MonkeyPatch) ->
             leaving, draw_for_real = shards[1]._tables["online"], ServedTable.draw  # pyright: ignore[reportPrivateUsage]
             begun, go_on = threading.Event(), threading.Event()
 
-            def draw_late(table: ServedTable, *arguments: Any) -> tuple[TableDraw, TableStats]:
+            def draw_late(table: ServedTable, *arguments: Any, **options: Any) -> tuple[TableDraw, TableStats]:
                 if table is leaving:
                     begun.set()
                     assert go_on.wait(WAIT_SECONDS)
-                return draw_for_real(table, *arguments)
+                return draw_for_real(table, *arguments, **options)
 
             monkeypatch.setattr(ServedTable, "draw", draw_late)
             batches = list[SampledBatch]()

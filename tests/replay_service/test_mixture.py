@@ -168,6 +168,8 @@ def test_annotations_of_a_mixture_go_to_each_table() -> None:
         insert(replay, "teacher", range(TEACHER, TEACHER + 4))
         (batch,) = mix(replay, {"online": 0.25, "teacher": 0.75}, 40)
         values = np.stack([batch.policy_version, batch.keys.offset], axis=1)
+        some = np.arange(0, 40, 3)  # of both tables, which the chosen keys still name
+        assert replay.annotate(None, batch.keys.choose(some), values[some]) == len(some)
         assert replay.annotate(None, batch.keys, values) == 40
         for name, number in (("online", 0), ("teacher", 1)):
             distinct = {tuple(row) for row in values[table_of(batch) == number].tolist()}

@@ -19,6 +19,7 @@ from tests.replay_service.chunk_factory import (
     make_chunk,
     make_data,
     running_shards,
+    sample_request,
     table_config,
 )
 from upcycle.chunks import ChunkSpec, encode_chunk
@@ -91,7 +92,7 @@ def test_requests_that_make_no_sense_are_refused_with_their_reason() -> None:
             client.stats("online", n_step=3, timeout_seconds=5)
         for batch_size in (0, -1, 10**7):
             with pytest.raises(ValueError, match="batch_size"):
-                client.begin_sample("online", batch_size, view=VIEW, packed=False, max_priority=0, timeout_seconds=5)()
+                client.begin_sample(sample_request("online", batch_size), timeout_seconds=5)()
         columns = {name: np.array([99]) for name in ("slot", "offset", "generation")} | {"priority": np.array([1.0])}
         with pytest.raises(ValueError, match="outside the table"):
             client.update_priorities("online", columns, max_priority=0, timeout_seconds=5)

@@ -12,8 +12,8 @@ from replay_service.served_table import ServedTable
 from replay_service.shared_log import EncodedChunk
 from tests.replay_service.chunk_factory import (
     SPEC,
-    VIEW,
     running_shards,
+    sample_request,
     table_config,
 )
 from tests.replay_service.test_server import LIMITED, insert, reserve
@@ -58,9 +58,7 @@ def test_waiting_writers_never_use_up_the_threads_that_others_need() -> None:
                 threads.submit(reserve, client, wait_seconds=5.0, writer_id=f"w{number}") for number in range(200)
             ]
             assert client.stats("online", timeout_seconds=5.0).num_transitions == 24
-            columns, _, _ = client.begin_sample(
-                "online", 4, view=VIEW, packed=False, max_priority=0, timeout_seconds=5.0
-            )()
+            columns, _, _ = client.begin_sample(sample_request("online", 4), timeout_seconds=5.0)()
             assert len(columns["slot"]) == 4
             assert insert(client, 2) == 1  # a repeated insert, which needs no room
             assert client.admit("online", 8, wait_seconds=0.0, timeout_seconds=5.0)[0] == 8
@@ -92,9 +90,7 @@ def test_inserts_are_worked_on_two_at_a_time_and_others_are_answered_meanwhile(m
         with ThreadPoolExecutor(32) as threads:
             inserts = [threads.submit(insert, client, number) for number in range(1, 33)]
             wait_until(lambda: working == 2)
-            columns, _, _ = client.begin_sample(
-                "online", 4, view=VIEW, packed=False, max_priority=0, timeout_seconds=5.0
-            )()
+            columns, _, _ = client.begin_sample(sample_request("online", 4), timeout_seconds=5.0)()
             assert len(columns["slot"]) == 4
             client.check_health(timeout_seconds=5.0)
             assert client.stats("online", timeout_seconds=5.0).num_transitions == 8

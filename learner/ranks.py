@@ -1,0 +1,223 @@
+"""The ranks of a learner: processes that share every batch and keep the same parameters. Owner of torch.distributed,
+with `learner.rendezvous`.
+
+    learner.rendezvous.meet --> every learner step: agree (gloo, host) --> forward, backward (gradients averaged)
+
+Before each step all ranks agree, in one collective, on what rank 0 orders, on whether everybody has a batch and on the
+largest raw importance weight: either all take the step, alike, or none does. Each rank's loss is the mean over its own
+rows and DistributedDataParallel averages the gradients, so equal shares give the mean over the whole batch. Every
+collective has a deadline: a rank that is gone makes the others raise, never wait for ever.
+
+With one rank nothing here costs anything: no process group, no copy, no collective. The loop reads the same:
+
+    agreement = ranks.agree(order, batch.largest_weight if batch is not None else None)
+    if agreement.verdict is not Verdict.GO_ON: leave the phase, on every rank
+    if agreement.step: train_step(..., multiplier=agreement.multiplier), with importance weights times
+        batch.largest_weight / agreement.largest_weight
+    if agreement.checkpoint: ranks.check_equal(...), ranks.gather(...); rank 0 writes
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, Self, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from zlib_ng import zlib_ng
+
+from upcycle.errors import UpcycleError
+
+_NOISE: Final = re.compile(r"^\[\S+\] |\. This is typically.*")  # gloo's line of source before, its advice after
+
+
+class RankLost(UpcycleError):
+    """Another rank is gone, or has not answered in time. Nothing can go on without it: all are to be restarted."""
+
+
+class RanksDiffer(UpcycleError):
+    """The ranks no longer have the same parameters: a defect, or a machine that computes wrongly."""
+
+
+class Verdict(IntEnum):
+    """What is to happen now. Of several the greatest holds."""
+
+    GO_ON = 0
+    END_PHASE = 1
+    STOP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a rank wants to happen before the next learner step; rank 0's holds, of the others a wish to stop alone.
+
+    Attributes:
+      multiplier: of the terms that imitate, in force for this step.
+      learning_rate: for this step.
+      checkpoint: whether a checkpoint follows, with or without a step before it; all ranks take part in it.
+    """
+
+    verdict: Verdict
+    multiplier: float
+    learning_rate: float
+    checkpoint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement(Order):
+    """What all ranks do now, the same on each.
+
+    Attributes:
+      step: all have a batch and go on. If False nobody takes a step, and who has a batch keeps it.
+      largest_weight: largest raw importance weight of the whole batch; 1 where there is no step.
+    """
+
+    step: bool = False
+    largest_weight: float = 1.0
+
+
+class Ranks:
+    """One process's place among the ranks. A context manager: leaving it leaves the group.
+
+    Attributes:
+      rank: 0 <= rank < size. Rank 0 alone writes files, reads scores and says what is to happen.
+      size: how many there are.
+    """
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+    @classmethod
+    def single(cls) -> Self:
+        """The only rank: no process group, every method answers at once."""
+        return cls(0, 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def share(self, batch_size: int) -> int:
+        """Rows that each rank draws of a batch. Raises ValueError if they cannot share it equally."""
+        if batch_size % self.size:
+            raise ValueError(f"{self.size} ranks cannot share {batch_size} rows equally")
+        return batch_size // self.size
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """A module whose backward pass averages the gradients over all ranks; the module itself for one rank.
+
+        Its parameters are overwritten by rank 0's. Call the result where gradients are wanted, and there alone: every
+        forward pass with gradients is to be followed by one backward pass that reaches all parameters. Everything else
+        (state_dict, optimizer, passes without gradients) goes on with `module`, whose parameters it shares. Buffers
+        are left alone.
+        """
+        if self.size == 1:
+            return module
+        with together(self.rank, self.size), warnings.catch_warnings():
+            # Buffers are constants here. Newer releases want another name for this, which older ones do not know.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def agree(self, order: Order, largest_weight: float | None) -> Agreement:
+        """What all ranks do now; every rank calls it once before each step.
+
+        Args:
+          order: rank 0's holds; of the others' only Verdict.STOP counts, which stops all.
+          largest_weight: largest raw importance weight of this rank's rows; None if it has no batch.
+        Raises: RankLost.
+        """
+        here = largest_weight is not None
+        if self.size == 1:
+            return _agreement(order, step=here, largest_weight=largest_weight or 1.0)
+        if not self.is_first:
+            verdict = order.verdict if order.verdict is Verdict.STOP else Verdict.GO_ON
+            order = Order(verdict, multiplier=-math.inf, learning_rate=-math.inf, checkpoint=False)
+        mine = [
+            float(order.verdict),
+            order.multiplier,
+            order.learning_rate,
+            float(order.checkpoint),
+            float(not here),
+            largest_weight if largest_weight is not None else -math.inf,
+        ]
+        verdict, multiplier, rate, checkpoint, missing, largest = self._greatest(mine, torch.float64)
+        order = Order(Verdict(int(verdict)), multiplier, rate, checkpoint > 0)
+        return _agreement(order, step=not missing, largest_weight=largest if not missing else 1.0)
+
+    def from_first(self, number: int) -> int:
+        """Rank 0's number, which all ranks get: which checkpoint to go on from, for example. Raises: RankLost."""
+        if self.size == 1:
+            return number
+        tensor = torch.tensor([number], dtype=torch.int64)
+        with together(self.rank, self.size):
+            dist.broadcast(tensor, src=0)
+        return int(tensor.item())
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's tensor, by rank: states of random generators, for a checkpoint. Raises: RankLost.
+
+        Args:
+          tensor: on the host; shape and dtype are the same on all ranks.
+        """
+        if self.size == 1:
+            return [tensor]
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)]
+        with together(self.rank, self.size):
+            dist.all_gather(tensors, tensor.contiguous())
+        return tensors
+
+    def check_equal(self, tensors: Iterable[Tensor]) -> None:
+        """Compares the bits of the ranks' tensors by a checksum; a copy of them goes to the host.
+
+        Raises: RanksDiffer on every rank if they are not the same; RankLost.
+        """
+        if self.size == 1:
+            return
+        checksum = 0
+        for tensor in tensors:
+            array = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            checksum = zlib_ng.crc32(array, checksum)
+        greatest, least = self._greatest([checksum, -checksum], torch.int64)
+        if greatest != -least:
+            raise RanksDiffer(f"rank {self.rank} of {self.size}: parameters differ between the ranks")
+
+    def _greatest(self, values: list[float], dtype: torch.dtype) -> list[float]:
+        tensor = torch.tensor(values, dtype=dtype)
+        with together(self.rank, self.size):
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return cast(list[float], tensor.tolist())
+
+
+@contextmanager
+def together(rank: int, size: int) -> Generator[None]:
+    """Raises RankLost for what torch.distributed raises at a closed connection or a missed deadline."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = _NOISE.sub("", str(error).strip().splitlines()[0])
+        raise RankLost(f"rank {rank} of {size} has lost another rank ({reason})") from error
+
+
+def _agreement(order: Order, *, step: bool, largest_weight: float) -> Agreement:
+    go_on = order.verdict is Verdict.GO_ON
+    return Agreement(
+        order.verdict,
+        order.multiplier,
+        order.learning_rate,
+        order.checkpoint,
+        step=step and go_on,
+        largest_weight=largest_weight,
+    )

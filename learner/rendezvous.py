@@ -1,0 +1,100 @@
+"""How the ranks of a learner find one another: a store on a free port of rank 0's machine, announced in the run folder.
+
+rank 0: store --> endpoints/learner-0.json <-- ranks 1, 2, ...;  all have come --> process group
+"""
+
+import os
+import time
+from datetime import timedelta
+from typing import Final
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from learner.ranks import RankLost, Ranks, together
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal
+
+_MEET_SECONDS: Final = 300.0  # they import, and wait for the shards, on loaded machines
+_POLL_SECONDS: Final = 0.1
+_CONNECT_SECONDS: Final = 10.0
+_ARRIVED: Final = "arrived"
+
+
+def meet(
+    folder: RunFolder,
+    *,
+    rank: int,
+    size: int,
+    host: str,
+    device: torch.device,
+    stop: StopSignal,
+    answer_seconds: float,
+    meet_seconds: float = _MEET_SECONDS,
+) -> Ranks:
+    """Joins the ranks of a run's learner; returns when all are there.
+
+    Rank 0 announces itself as endpoint "learner" 0 of the run folder, where an announcement of an earlier group must
+    have been withdrawn before the ranks are started.
+
+    Args:
+      host: address of this machine that the other ranks can reach.
+      device: where the parameters are: their gradients travel over NCCL on CUDA, over gloo on the host.
+      answer_seconds: deadline of every later collective.
+    Raises: RankLost if not all have come in time, or `stop` was set meanwhile.
+    """
+    if size == 1:
+        return Ranks.single()
+    _use_interface_of(host)
+    deadline = time.monotonic() + meet_seconds
+    store = _serve(folder, host) if rank == 0 else _connect(folder, rank, deadline, stop)
+    arrived = store.add(_ARRIVED, 1)
+    while arrived < size:
+        _wait(stop, deadline, f"rank {rank}: {arrived} of {size} ranks have come")
+        with together(rank, size):
+            arrived = store.add(_ARRIVED, 0)
+    store.set_timeout(timedelta(seconds=answer_seconds))
+    with together(rank, size):
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=answer_seconds),
+        )
+    return Ranks(rank, size)
+
+
+def _serve(folder: RunFolder, host: str) -> TCPStore:
+    store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+    folder.announce_endpoint("learner", 0, f"{host}:{store.port}")
+    return store
+
+
+def _connect(folder: RunFolder, rank: int, deadline: float, stop: StopSignal) -> TCPStore:
+    while True:
+        if address := folder.endpoints("learner").get(0):
+            host, _, port = address.rpartition(":")
+            try:
+                return TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=_CONNECT_SECONDS))
+            except RuntimeError:
+                pass  # rank 0 has gone, or has not quite come; the deadline ends it
+        _wait(stop, deadline, f"rank {rank}: rank 0 has not announced itself")
+
+
+def _wait(stop: StopSignal, deadline: float, what: str) -> None:
+    if stop.wait(_POLL_SECONDS):
+        raise RankLost(f"{what}, and the run was stopped")
+    if time.monotonic() > deadline:
+        raise RankLost(f"{what} in time")
+
+
+def _use_interface_of(host: str) -> None:
+    """Has gloo and NCCL listen where the other ranks look for this machine; by themselves they ask its name."""
+    same = "127.0.0.1" if host.startswith("127.") else host
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == same for address in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)

@@ -1,0 +1,68 @@
+"""What the learner leaves behind: policy versions and checkpoints, files first, announcements after."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from learner.checkpoint import CheckpointFolder, CheckpointRef
+from learner.publisher import Publisher
+from upcycle.chunks import ChunkSpec
+from upcycle.config import RunConfig
+from upcycle.metrics import Metrics
+from upcycle.run_folder import RunFolder
+from upcycle.snapshots import SnapshotFolder
+from upcycle.torch_io import to_numpy
+from upcycle.tracker import Tracker, TrackerUnavailable
+
+
+class Saving:
+    """Writes the policy versions and checkpoints of one run; of several ranks only the first has one.
+
+    Attributes:
+      due: monotonic seconds at which the next checkpoint is to be written.
+    """
+
+    def __init__(
+        self, config: RunConfig, spec: ChunkSpec, folder: RunFolder, metrics: Metrics, tracker: Tracker | None
+    ) -> None:
+        self._config, self._metrics, self._tracker = config, metrics, tracker
+        self._constant = {
+            "network": config.network.model_dump_json(),
+            "env": config.env.model_dump_json(),
+            "num_actions": spec.num_actions,
+        }
+        self._publisher = Publisher(SnapshotFolder(folder.snapshots), tracker, metrics)
+        self._checkpoints = CheckpointFolder(folder.checkpoints)
+        self.due = time.monotonic() + config.learner.checkpoint_seconds
+
+    @property
+    def policy_version(self) -> int:
+        """The newest one."""
+        return self._publisher.policy_version
+
+    def publish(self, network: nn.Module, metadata: Mapping[str, object]) -> None:
+        """Makes the weights the next policy version. Raises: UserError if the disk is full."""
+        values = {**metadata, **self._constant}
+        self._publisher.publish(to_numpy(network.state_dict()), {name: str(value) for name, value in values.items()})
+
+    def save(self, state: dict[str, Any], counters: Mapping[str, int]) -> None:
+        """Writes a checkpoint. Raises: UserError if the disk is full; older checkpoints stay then."""
+        started = time.monotonic()
+        ref = self._checkpoints.save(state, learner_steps=counters["learner_steps"], counters=dict(counters))
+        self.due = time.monotonic() + self._config.learner.checkpoint_seconds
+        self._metrics.observe("learner_checkpoint_seconds", time.monotonic() - started)
+        if self._tracker is not None:
+            try:
+                self._tracker.publish_checkpoint({"path": ref.path.name, "sha256": ref.sha256, **ref.counters})
+            except TrackerUnavailable:
+                self._metrics.increment("tracker_unavailable_total")
+
+    def load_newest(self) -> tuple[CheckpointRef, dict[str, Any]] | None:
+        """The newest checkpoint that is whole; None in a run that begins."""
+        return self._checkpoints.load_newest()
+
+    def load(self, learner_steps: int) -> tuple[CheckpointRef, dict[str, Any]]:
+        """The checkpoint of this step. Raises: CorruptDataError if it is not there or not whole."""
+        return self._checkpoints.load(learner_steps)

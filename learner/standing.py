@@ -1,0 +1,123 @@
+"""Where a run stands: its phase, its frames, its scores, and what follows from them for the next step."""
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from learner.frames import FrameCounter
+from learner.phases import PhaseMachine, Progress
+from learner.ranks import Order, Verdict
+from learner.scoreboard import Scoreboard
+from replay_service.sharding import ReplayTimeout, ShardedReplay
+from upcycle.config import PhaseName, RunConfig
+
+_log = structlog.get_logger(__name__)
+
+
+class Standing:
+    """Everything of a run that is no tensor. Its owner says how many learner steps there were.
+
+    Attributes:
+      records: of the phases that have ended, see `RunFolder.write_phases`.
+    """
+
+    def __init__(self, config: RunConfig, scores: Scoreboard, *, frame_skip: int) -> None:
+        self._config, self._scores = config, scores
+        self._phases, self._frames = PhaseMachine(config.phases), FrameCounter(frame_skip=frame_skip)
+        self.records: list[dict[str, Any]] = []
+
+    @property
+    def phase(self) -> PhaseName | None:
+        """The phase that runs now, or None at the end of the run."""
+        return self._phases.current
+
+    @property
+    def env_frames(self) -> int:
+        """Environment frames of the run so far."""
+        return self._frames.total
+
+    @property
+    def phase_env_frames(self) -> int:
+        """Environment frames of this phase so far."""
+        return self._frames.total - self._phases.start_env_frames
+
+    @property
+    def multiplier(self) -> float:
+        """M of the terms that imitate, now."""
+        return self._scores.multiplier(self.phase, self.phase_env_frames)
+
+    def phase_learner_steps(self, learner_steps: int) -> int:
+        """Learner steps of this phase so far."""
+        return learner_steps - self._phases.start_learner_steps
+
+    def counters(self, learner_steps: int) -> dict[str, int]:
+        """What weights and checkpoints carry."""
+        return {"learner_steps": learner_steps, "env_frames": self.env_frames}
+
+    def metadata(self, learner_steps: int) -> dict[str, object]:
+        """What actors and the evaluator need to know about the weights of now."""
+        return {
+            **self.counters(learner_steps),
+            "phase": self.phase or "done",
+            "phase_env_frames": self.phase_env_frames,
+            "epsilon_done": int(self._phases.had_offline_phase),
+        }
+
+    def update(self, replay: ShardedReplay) -> None:
+        """Counts frames where they arrive, and takes in new scores."""
+        with suppress(ReplayTimeout):  # no shard answers: the supervisor restarts them, the count catches up
+            shards = replay.stats("online").shards
+            self._frames.observe({shard: stats.num_inserted for shard, stats in shards.items()})
+        self._scores.update(self.phase)
+
+    def order(self, learner_steps: int, *, stop: bool, save_at: float) -> Order:
+        """What is to happen before the next step.
+
+        Args:
+          save_at: monotonic seconds from which on a checkpoint is due.
+        """
+        verdict = Verdict.STOP if stop else Verdict.GO_ON
+        if not stop and self._phases.is_over(self._config, self._progress(learner_steps)):
+            verdict = Verdict.END_PHASE
+        multiplier = self.multiplier
+        rate = self._scores.learning_rate(self.phase, multiplier)
+        return Order(verdict, multiplier, rate, checkpoint=time.monotonic() >= save_at)
+
+    def end_phase(self, learner_steps: int, **record: object) -> None:
+        """Enters the next phase; `record` says more about the one that ends. Raises: as `PhaseMachine.advance`."""
+        ended = {
+            "phase": self.phase,
+            "learner_steps": self.phase_learner_steps(learner_steps),
+            "env_frames": self.phase_env_frames,
+            "distillation_multiplier": self.multiplier,
+            **record,
+        }
+        self._phases.advance(self._progress(learner_steps))
+        self.records.append(ended)
+        _log.info("phase_ended", **ended)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {
+            "phases": self._phases.state_dict(),
+            "records": self.records,
+            "scores": self._scores.state_dict(),
+            "frames": {"total": self._frames.total, "counters": self._frames.counters},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`. Raises ValueError if the run's phases have changed since."""
+        self._phases = PhaseMachine.from_state(state["phases"], self._config.phases)
+        self.records = state["records"]
+        self._scores.load_state_dict(state["scores"])
+        self._frames.total, self._frames.counters = state["frames"]["total"], state["frames"]["counters"]
+
+    def _progress(self, learner_steps: int) -> Progress:
+        return Progress(
+            learner_steps=learner_steps,
+            env_frames=self.env_frames,
+            weaned=self._scores.weaned,
+            best_return=self._scores.best_return,
+        )

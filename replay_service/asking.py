@@ -1,0 +1,34 @@
+"""Questions that go to every shard, and their answers."""
+
+from replay_service.admission import why_not
+from replay_service.failures import ShardSlow, ShardUnavailable
+from replay_service.inspection import TableInspection
+from replay_service.membership import CALL_SECONDS, Membership
+from replay_service.types import ReplayTimeout, TableStats, total_stats
+from upcycle.errors import UpcycleError
+from upcycle.windows import View
+
+
+def ask_stats(members: Membership, table: str) -> TableStats:
+    """Fresh counters of a table, added up and by shard. Raises ReplayTimeout if no shard answers."""
+    fresh = dict[int, TableStats]()
+    for index, client in members.live().items():
+        stats = members.refresh(index, client, table)
+        if stats is not None:
+            fresh[index] = stats
+    if not fresh:
+        raise ReplayTimeout(why_not(table, {}))
+    return total_stats(fresh)
+
+
+def inspect_shards(
+    members: Membership, table: str, num_windows: int, *, view: View
+) -> dict[int, TableInspection | UpcycleError]:
+    """See `ShardedReplay.inspect`."""
+    answers = dict[int, TableInspection | UpcycleError]()
+    for index, client in members.announced().items():
+        try:
+            answers[index] = client.inspect(table, num_windows, view=view, timeout_seconds=CALL_SECONDS)
+        except (ShardUnavailable, ShardSlow) as error:
+            answers[index] = error
+    return answers
