@@ -178,16 +178,26 @@ def test_rows_of_a_mixture_are_the_same_while_another_table_fills(log: Path) -> 
     assert max(int(batch.policy_version.max()) for batch in later) >= 50
 
 
-def test_the_batch_comes_without_a_shard_that_is_lost(log: Path) -> None:
+def test_the_batch_comes_without_a_shard_that_is_lost(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replay_service.membership._RETURN_SECONDS", 0.5)
     with running_shards([TEACHER], count=3) as (shards, addresses), connected(addresses) as replay:
         for index, shard in enumerate(shards):
             shard.seed("teacher", ExperienceLogReader.open(log), index, 3)
         expected = draw(replay, range(4))
         shards[1].stop(grace_seconds=0.1)
-        (batch, _) = draw(replay, [4])
-        assert set(batch.keys.shard.tolist()) == {0, 2}
+        for batch in draw(replay, range(4, 8)):
+            assert set(batch.keys.shard.tolist()) == {0, 2}
     with seeded(log, [TEACHER]) as addresses, connected(addresses) as replay:
         assert_equal(draw(replay, range(4)), expected)  # once it is back, batches are what they were
+
+
+def test_a_moments_silence_changes_no_draw(log: Path) -> None:
+    with seeded(log, [TEACHER]) as addresses, connected(addresses) as replay:
+        expected = draw(replay, range(4))
+        members = replay._members  # pyright: ignore[reportPrivateUsage]
+        for draw_seed in range(4):
+            members.lost(1, members.live()[1])  # as a probe does that took too long to be answered
+            assert_equal(draw(replay, [draw_seed]), expected[2 * draw_seed : 2 * draw_seed + 2])
 
 
 @pytest.mark.parametrize("stratified", [True, False])
