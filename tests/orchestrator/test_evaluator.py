@@ -64,6 +64,7 @@ def test_without_a_teacher_nothing_is_normalised():
     assert Baselines(random=0.0, teacher=None).normalise(5.0) is None
     assert Baselines.from_manifest({"random_score": 1, "teacher": None}) == Baselines(1.0, None)
     assert Baselines.from_manifest({"random_score": 1, "teacher": {"score": 3}}).normalise(2.0) == 0.5
+    assert Baselines.from_manifest({"random_score": 1, "teacher": {"score": 1}}).normalise(2.0) is None
 
 
 def test_an_interrupted_evaluation_is_no_score():
