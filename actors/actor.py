@@ -1,7 +1,7 @@
 """The acting loop: rows in, actions and chunks out.
 
-    EnvPool lanes --> policy --> epsilon-greedy --> EnvPool lanes
-                        |  rows, actions, Q values
+    EnvPool lanes --> policy --> epsilon-greedy, or the guiding teacher --> EnvPool lanes
+                        |  rows, actions, the policy's Q values
                         +--> chunk writer --> sender --> replay table `online`
 
 Weights arrive at a step boundary, now and then. Whatever is not a step happens about once a second.
@@ -16,12 +16,14 @@ import numpy as np
 import structlog
 
 from actors.chunk_writer import ChunkWriter
-from actors.envs import EnvPoolLanes, env_spec
+from actors.envs import EnvPoolLanes, LaneRows, env_spec
 from actors.episodes import EpisodeTracker
+from actors.guide import Guide
 from actors.policy import QPolicy, epsilon_greedy
+from actors.rollout import QFunction
 from actors.sender import ChunkSender, Inserts
 from actors.weights import PolicyWeights, WeightSubscriber
-from upcycle.chunks import Chunk, ChunkSpec, encode_chunk
+from upcycle.chunks import Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.config import ActorsConfig, RunConfig
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
@@ -50,6 +52,7 @@ class Actor:
       subscriber: where its weights come from.
       metrics: of this process.
       stop: ends `run`.
+      teacher: Q values of the teacher that guides; needed where `guide.kind` is not nobody.
     """
 
     def __init__(
@@ -62,24 +65,22 @@ class Actor:
         subscriber: WeightSubscriber,
         metrics: Metrics,
         stop: StopSignal,
+        teacher: QFunction | None = None,
     ) -> None:
+        assert teacher is not None or config.guide.kind == "nobody", "a guide is a teacher"
         self._config, self._folder, self._index = config, folder, index
         self._spec, self._replay = spec, replay
-        self._subscriber, self._metrics, self._stop = subscriber, metrics, stop
+        self._subscriber, self._metrics, self._stop, self._teacher = subscriber, metrics, stop, teacher
         lanes = config.actors.lanes
         self._env_spec = env_spec(config.env)
-        self._policy = QPolicy(config.network, self._env_spec, threads=config.actors.threads)
-        self._episodes = EpisodeTracker(lanes)
-        rating = View(
-            n_step=config.learner.n_step,
-            stack=self._env_spec.stack,
-            gamma=config.learner.gamma,
-            clip_rewards=config.env.clip_rewards,
-            stack_fill=config.env.stack_fill,
+        self._policy = QPolicy(
+            config.network, self._env_spec, threads=config.actors.threads, noisy=config.network.noisy
         )
-        self._writer = ChunkWriter(spec, lanes, rating=rating)
+        self._episodes = EpisodeTracker(lanes)
+        self._writer = ChunkWriter(spec, lanes, rating=self._rating())
         self._weights: PolicyWeights | None = None
         self._frames = self._frames_at_weights = self._reported_frames = 0
+        self._num_actions = self._num_guided = 0
         self._epsilon = config.actors.epsilon_start
         self._num_episodes = 0
         self._returns: deque[float] = deque(maxlen=_RECENT_EPISODES)
@@ -92,6 +93,7 @@ class Actor:
             return
         config, seed = self._config.actors, self._fresh_seed(self._weights)
         rng = np.random.default_rng(seed)
+        guide = Guide(self._config.guide, config.lanes, np.random.default_rng(seed_for(seed, "guide", self._index)))
         sender = ChunkSender(self._replay, table="online", capacity=config.lanes)
         try:
             with EnvPoolLanes(
@@ -103,7 +105,7 @@ class Actor:
                 training=True,
             ) as lanes:
                 while not self._stop.is_set():
-                    self._send(sender, self._step(lanes, rng))
+                    self._send(sender, self._step(lanes, guide, rng))
                     self._follow_weights()
                     self._housekeep()
             self._send(sender, self._writer.flush())
@@ -112,11 +114,15 @@ class Actor:
                 _log.warning("chunks_given_up", writer_id=sender.writer_id)
 
     def status(self) -> dict[str, Any]:
-        """What the driver shows and the heartbeat file keeps; `mean_return` is of exploring episodes, or None."""
+        """What the driver shows and the heartbeat file keeps.
+
+        `guided_share` is the teacher's part of all actions so far; `mean_return` is of exploring episodes, or None.
+        """
         return {
             "state": "waiting" if self._weights is None else "acting",
             "frames": self._frames,
             "epsilon": self._epsilon,
+            "guided_share": self._num_guided / max(self._num_actions, 1),
             "policy_version": -1 if self._weights is None else self._weights.version,
             "episodes": self._num_episodes,
             "mean_return": float(np.mean(self._returns)) if self._returns else None,
@@ -137,16 +143,31 @@ class Actor:
         seed = seed_for(self._config.seed, "actor", self._index)
         return seed_for(seed, f"from frame {weights.metadata.get('env_frames', 0)}", self._index)
 
-    def _step(self, lanes: EnvPoolLanes, rng: np.random.Generator) -> list[Chunk]:
+    def _rating(self) -> View | None:
+        """How new transitions are rated by their TD errors; None leaves them at the highest priority."""
+        if self._config.actors.initial_priorities == "max":
+            return None
+        return View(
+            n_step=self._config.learner.n_step,
+            stack=self._env_spec.stack,
+            gamma=self._config.learner.gamma,
+            clip_rewards=self._config.env.clip_rewards,
+            stack_fill=self._config.env.stack_fill,
+        )
+
+    def _step(self, lanes: EnvPoolLanes, guide: Guide, rng: np.random.Generator) -> list[Chunk]:
         """Serves one batch of lanes; returns the chunks that it completes."""
         assert self._weights is not None
         started = time.monotonic()
         rows = lanes.recv()
         q_values = self._policy.q_values(rows.observation)
-        self._epsilon = epsilon_for(
-            self._config.actors, self._weights.metadata, own_frames=self._frames - self._frames_at_weights
-        )
+        own_frames = self._frames - self._frames_at_weights
+        self._epsilon = epsilon_for(self._config.actors, self._weights.metadata, own_frames=own_frames)
         action = epsilon_greedy(q_values, self._epsilon, rng)
+        if self._teacher is not None:
+            frames = online_frames(self._weights.metadata, own_frames=own_frames * self._config.actors.num_actors)
+            guided = guide.choose(rows.lane, rows.first, phase_frames=frames)
+            self._let_act(self._teacher, rows, guided, action)
         lanes.send(action, rows.lane)  # the environments go on while the rows are being stored
         self._frames += int(np.count_nonzero(~rows.first)) * self._env_spec.frame_skip
         for episode in self._episodes.update(rows):
@@ -157,6 +178,16 @@ class Actor:
         chunks = self._writer.push(rows, action, q_values=q_values, policy_version=self._weights.version)
         self._metrics.observe("actor_step_seconds", time.monotonic() - started)
         return chunks
+
+    def _let_act(self, teacher: QFunction, rows: LaneRows, guided: Array, action: Array) -> None:
+        """Puts the teacher's greedy actions into the guided rows; the student's Q values stay beside them."""
+        if guided.any():
+            action[guided] = teacher(rows.observation[guided]).argmax(axis=1)
+        counts = ~rows.ended  # the action of a row that ends an episode is ignored
+        num_guided = int(np.count_nonzero(guided & counts))
+        self._num_actions += int(np.count_nonzero(counts))
+        self._num_guided += num_guided
+        self._metrics.increment("actor_guided_frames_total", num_guided * self._env_spec.frame_skip)
 
     def _send(self, sender: ChunkSender, chunks: Sequence[Chunk]) -> None:
         """Hands chunks to the sender; waits while replay holds inserts back, but not once stopped."""
@@ -207,5 +238,16 @@ def epsilon_for(config: ActorsConfig, metadata: Mapping[str, str], *, own_frames
     """
     if metadata.get("epsilon_done") == "1":
         return config.epsilon_end
-    frames = int(metadata.get("env_frames", "0")) + own_frames * config.num_actors
+    frames = int(metadata.get("env_frames", "0")) + own_frames * config.num_actors - config.epsilon_warmup_frames
     return linear(frames, start=config.epsilon_start, end=config.epsilon_end, duration=config.epsilon_decay_frames)
+
+
+def online_frames(metadata: Mapping[str, str], *, own_frames: int) -> int | None:
+    """Environment frames since the online phase began, as well as one actor can know it; None in another phase.
+
+    Args:
+      metadata: of the weights that act: `phase`, and `phase_env_frames` of all actors when they were published.
+      own_frames: what all actors are taken to have played since this one took them over.
+    Raises: KeyError if the weights do not say it.
+    """
+    return int(metadata["phase_env_frames"]) + own_frames if metadata["phase"] == "online" else None

@@ -19,14 +19,18 @@ class QPolicy:
       config: the network.
       spec: the environment it acts in.
       threads: torch's, for the whole process; None leaves them as they are.
+      noisy: let a network with `noisy` layers draw its noise afresh for every batch, to explore (Fortunato et al.
+        2018, section 3.1); else it acts by the means of its weights. Other networks are the same either way.
     """
 
-    def __init__(self, config: NetworkConfig, spec: EnvSpec, *, threads: int | None = None) -> None:
+    def __init__(
+        self, config: NetworkConfig, spec: EnvSpec, *, threads: int | None = None, noisy: bool = False
+    ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self._network = build_network(
             config, frame_shape=spec.frame_shape, stack=spec.stack, num_actions=spec.num_actions
-        ).eval()
+        ).train(noisy)
 
     def load(self, tensors: Mapping[str, Array]) -> None:
         """Takes over weights. Raises: CorruptDataError if they do not fit; the ones before stay then."""

@@ -77,6 +77,7 @@ def publish(
     name: str | None = None,
     policy_version: int | None = None,
     experience: bool = True,
+    training_state: bool = True,
     licence: str = "Apache-2.0",
     runs: Path = RUNS,
     json: bool = False,
@@ -88,6 +89,7 @@ def publish(
         name: what to call the teacher; by default as the run
         policy_version: one of the versions that the run keeps; by default the newest
         experience: share the run's experience log
+        training_state: take networks and optimizer of the newest checkpoint along, for fine-tuning
         licence: of the weights, an SPDX identifier
         runs: folder of the runs
         json: print one JSON value
@@ -100,6 +102,7 @@ def publish(
         name=name or run,
         policy_version=policy_version,
         with_experience=experience,
+        with_training_state=training_state,
         licence=licence,
         as_json=json,
     )

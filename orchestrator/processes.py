@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import structlog
 
@@ -20,13 +20,15 @@ from orchestrator.baselines import Baselines
 from orchestrator.context import Context, Role
 from orchestrator.shard_loop import ShardLoop
 from upcycle.chunks import ChunkSpec
-from upcycle.config import RunConfig
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal, configure_logging, keep_heap
 from upcycle.snapshots import SnapshotFolder
 from upcycle.tracker import Tracker
+
+if TYPE_CHECKING:  # torch and EnvPool are imported where a role needs them
+    from actors.rollout import QFunction
 
 _log = structlog.get_logger(__name__)
 
@@ -135,31 +137,9 @@ class Process:
 
 
 def _learner(context: Context) -> Loop:
-    from learner.learner import Learner
-    from teacher_store.store import TeacherStore
-    from teacher_store.teacher import load_teacher
+    from orchestrator.learner_process import build_learner
 
-    teacher, known = None, context.manifest["teacher"]
-    if known is not None:
-        store = TeacherStore(Path(known["store"]))
-        teacher = load_teacher(store.get(known["id"]), store, _device(context.config), env=context.config.env)
-    context.await_shards()  # not before the imports: they take as long as the shards do
-    return Learner(
-        context.config,
-        context.spec,
-        context.folder,
-        context.replay("learner"),
-        teacher,
-        context.metrics,
-        context.stop,
-        context.tracker,
-    )
-
-
-def _device(config: RunConfig) -> str:
-    from learner.train_state import choose_device
-
-    return str(choose_device(config.learner.device))
+    return build_learner(context)
 
 
 def _actor(context: Context) -> Loop:
@@ -182,7 +162,23 @@ def _actor(context: Context) -> Loop:
         subscriber,
         context.metrics,
         context.stop,
+        _guide(context),
     )
+
+
+def _guide(context: Context) -> "QFunction | None":
+    """Q values of the run's (best) teacher, if it is to act in the student's place now and then."""
+    if context.config.guide.kind == "nobody":
+        return None
+    import torch
+
+    from teacher_store.store import TeacherStore
+    from teacher_store.teacher import load_teacher
+
+    known = context.manifest["teacher"]
+    store = TeacherStore(Path(known["store"]))
+    teacher = load_teacher(store.get(known["id"]), store, env=context.config.env)
+    return lambda observation: teacher.q_values(torch.from_numpy(observation)).numpy()
 
 
 def _evaluator(context: Context) -> Loop:

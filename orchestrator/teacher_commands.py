@@ -89,6 +89,7 @@ def publish(
     name: str,
     policy_version: int | None = None,
     with_experience: bool = True,
+    with_training_state: bool = True,
     episodes: int | None = None,
     licence: str = "Apache-2.0",
     stop: Stop | None = None,
@@ -103,6 +104,7 @@ def publish(
             name=name,
             policy_version=policy_version,
             with_experience=with_experience,
+            with_training_state=with_training_state,
             episodes=episodes,
             licence=licence,
             stop=stop,
@@ -146,7 +148,7 @@ def _print_result(record: TeacherRecord, store: TeacherStore, *, as_json: bool) 
 
 
 def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | None = None) -> None:
-    made, score, experience = record.provenance, record.score, record.experience
+    made, score, experience, state = record.provenance, record.score, record.experience, record.training_state
     rows = {
         "task": f"{record.env.task} ({record.num_actions} actions{': ' if record.actions else ''}"
         f"{', '.join(record.actions)})",
@@ -170,6 +172,9 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         )
         or "unknown",
         "weights": f"{record.weights.bytes:,} bytes, SHA-256 {record.weights.sha256}",
+        "training state": "none"
+        if state is None
+        else f"networks and {state.optimizer} after {state.learner_steps:,} learner steps, {state.bytes:,} bytes",
         "licence": record.licence,
         "folder": str(store.folder(record)),
     }

@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -12,15 +13,19 @@ import torch
 from actors.envs import chunk_spec, env_spec
 from actors.policy import QPolicy
 from actors.rollout import EpisodeResults, QFunction, Stop, collect_chunks, play_episodes, random_score
+from learner.checkpoint import CheckpointFolder
+from learner.training_arrays import to_training_arrays
 from teacher_store.records import Provenance, Score, TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
+from teacher_store.training_state import write_training_state
 from upcycle.chunks import Array, ChunkSpec, encode_chunk
 from upcycle.config import EnvConfig
 from upcycle.config_io import dump_config
 from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogWriter
 from upcycle.log_folder import log_parts
+from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import seed_for
 from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
@@ -135,6 +140,7 @@ def publish_from_run(
     name: str,
     policy_version: int | None = None,
     with_experience: bool = True,
+    with_training_state: bool = True,
     episodes: int | None = None,
     licence: str = "Apache-2.0",
     stop: Stop | None = None,
@@ -142,7 +148,8 @@ def publish_from_run(
 ) -> TeacherRecord:
     """Makes a run's policy a teacher: its weights, its score, the experience that the run has logged, its descent.
 
-    The score is that of the run's final evaluation if that was of the same policy version; else the policy plays.
+    The score is that of the run's final evaluation if that was of the same policy version; else the policy plays. The
+    networks and the optimizer of the run's newest checkpoint, if it has one, go along for those that fine-tune.
 
     Args:
       run: the run folder; the run may still be going on.
@@ -151,11 +158,13 @@ def publish_from_run(
       policy_version: one of the versions that the run still keeps; by default the one that the evaluator scored
         best, or the newest if it has scored none.
       with_experience: share the run's log.
+      with_training_state: take the newest checkpoint along.
       episodes: whole games to play if there is no final evaluation; by default as many as the run's configuration says.
       licence: of the weights.
       stop: looked at while playing.
       on_progress: called with games ended and to be played.
-    Raises: UserError if the run has no such weights, or the store has this teacher already.
+    Raises: UserError if the run has no such weights, or the store has this teacher already; CorruptDataError if its
+      checkpoints are damaged.
     """
     folder = RunFolder.open(run)
     config, manifest = folder.config, folder.manifest
@@ -173,28 +182,50 @@ def publish_from_run(
         returns = results.returns
     random = manifest.get("random_score")
     parent = manifest.get("teacher")
-    return store.publish(
-        name=name,
-        env=config.env,
-        network=config.network,
-        frame_shape=spec.frame_shape,
-        frame_stack=spec.stack,
-        num_actions=spec.num_actions,
-        actions=_ACTIONS.get(config.env.task, ()),
-        weights=path,
-        score=_to_score(returns, config.evaluation.epsilon),
-        random_score=float(random) if random is not None else _random_score(config.env, config.seed),
-        log_directory=folder.experience if with_experience and _has_log(folder) else None,
-        licence=licence,
-        parents=(str(parent["id"]),) if parent else (),
-        provenance=Provenance(
-            run_id=str(manifest["run_id"]),
-            config=dump_config(config),
-            learner_steps=int(snapshot.metadata["learner_steps"]),
-            env_frames=int(snapshot.metadata["env_frames"]),
-            versions=manifest.get("versions", {}),
-        ),
+    with _training_state(folder if with_training_state else None, store) as training_state:
+        return store.publish(
+            name=name,
+            env=config.env,
+            network=config.network,
+            frame_shape=spec.frame_shape,
+            frame_stack=spec.stack,
+            num_actions=spec.num_actions,
+            actions=_ACTIONS.get(config.env.task, ()),
+            weights=path,
+            score=_to_score(returns, config.evaluation.epsilon),
+            random_score=float(random) if random is not None else _random_score(config.env, config.seed),
+            training_state=training_state,
+            log_directory=folder.experience if with_experience and _has_log(folder) else None,
+            licence=licence,
+            parents=(str(parent["id"]),) if parent else (),
+            provenance=Provenance(
+                run_id=str(manifest["run_id"]),
+                config=dump_config(config),
+                learner_steps=int(snapshot.metadata["learner_steps"]),
+                env_frames=int(snapshot.metadata["env_frames"]),
+                versions=manifest.get("versions", {}),
+            ),
+        )
+
+
+@contextmanager
+def _training_state(folder: RunFolder | None, store: TeacherStore) -> Generator[Path | None]:
+    """A file with the training state of the run's newest checkpoint, gone afterwards; None without a checkpoint."""
+    found = None if folder is None else CheckpointFolder(folder.checkpoints).load_newest()
+    if folder is None or found is None:
+        yield None
+        return
+    config, spec = folder.config, env_spec(folder.config.env)
+    network = build_network(
+        config.network, frame_shape=spec.frame_shape, stack=spec.stack, num_actions=spec.num_actions
     )
+    arrays = to_training_arrays(found[1]["train_state"], network, config.learner.optimizer)
+    store.root.mkdir(parents=True, exist_ok=True)
+    # Beside the store, so that it is linked and not copied.
+    with tempfile.TemporaryDirectory(prefix=".publishing-", dir=store.root) as temporary:
+        path = Path(temporary) / "state"
+        write_training_state(path, arrays)
+        yield path
 
 
 def _find_weights(folder: RunFolder, policy_version: int | None) -> tuple[Path, Snapshot]:

@@ -33,6 +33,25 @@ class Weights(_Part):
     """Its size."""
 
 
+OptimizerKind = Literal["adam", "rmsprop"]
+"""As in `learner.optimizer`."""
+
+
+class TrainingState(_Part):
+    """Networks and optimizer as they were when training stopped; see `teacher_store.training_state`."""
+
+    file: Name = "training_state.safetensors"
+    """File name in the teacher's folder."""
+    sha256: Sha256
+    """Of the file's bytes."""
+    bytes: Annotated[int, Field(gt=0)]
+    """Its size."""
+    optimizer: OptimizerKind
+    """Whose state it is."""
+    learner_steps: Annotated[int, Field(ge=0)]
+    """Gradient steps behind it."""
+
+
 class Score(_Part):
     """Raw returns of whole episodes."""
 
@@ -107,6 +126,8 @@ class TeacherRecord(_Part):
     """Mean return of the uniformly random policy under the same protocol."""
     experience: Experience | None = None
     """Its buffer, if it left one."""
+    training_state: TrainingState | None = None
+    """What its training had come to, if it was published with that."""
     licence: str = "Apache-2.0"
     """Licence of the weights (an SPDX identifier)."""
     parents: tuple[Name, ...] = ()
@@ -140,6 +161,38 @@ class TeacherRecord(_Part):
         if num_actions is not None and num_actions != self.num_actions:
             problem = f"teacher {self.id} has {self.num_actions} actions, the environment {num_actions}"
             raise UserError("teacher.id", self.id, problem, "choose a teacher of this environment")
+
+    def check_reload(self, network: NetworkConfig, optimizer: OptimizerKind | None) -> None:
+        """Raises UserError if a student of `network` cannot begin as this teacher.
+
+        Args:
+          network: the student's.
+          optimizer: of the student, where it is to go on with the teacher's optimizer state; None where it is not.
+        """
+        for name in _parameters_depend_on(self.network):
+            mine, theirs = getattr(self.network, name), getattr(network, name)
+            if mine != theirs:
+                problem = f"teacher.reload begins with the weights of {self.id}, whose network has {mine!r}"
+                raise UserError(f"network.{name}", theirs, problem, f"set network.{name}={mine}")
+        if optimizer is None:
+            return
+        known = None if self.training_state is None else self.training_state.optimizer
+        if known != optimizer:
+            problem = f"teacher {self.id} was published " + (
+                "without its optimizer" if known is None else f"with the state of {known}, the student has {optimizer}"
+            )
+            remedy = "set teacher.optimizer=fresh" + ("" if known is None else f" or learner.optimizer={known}")
+            raise UserError("teacher.optimizer", "restored", problem, remedy)
+
+
+def _parameters_depend_on(network: NetworkConfig) -> list[str]:
+    """The fields that decide which parameters a network has and what they mean."""
+    unused = {"noisy_sigma"}  # of the first draw alone
+    if network.head == "q":
+        unused |= {"atoms", "support_limit"}
+    if network.kind == "mlp":
+        unused |= {"width", "padding"}
+    return [name for name in NetworkConfig.model_fields if name not in unused]
 
 
 def teacher_id(name: str, weights_sha256: str) -> str:

@@ -1,6 +1,7 @@
 """The teacher store: a folder of teachers, each whole or absent.
 
-    <root>/<id>/teacher.json   weights.safetensors   experience-<digest>/   (an experience log, or one per shard)
+    <root>/<id>/teacher.json   weights.safetensors   training_state.safetensors (if it has one)
+                experience-<digest>/   (an experience log, or one per shard)
 
 Files first, the record last, under a temporary name until then; what has been published is never changed. Experience
 is shared with the run that left it (hard links), so publishing on one file system moves none of its bytes.
@@ -20,6 +21,7 @@ from typing import Final
 import platformdirs
 
 from teacher_store.records import Experience, Provenance, Score, TeacherRecord, Weights, digest_of_files, teacher_id
+from teacher_store.training_state import describe_training_state, read_training_state
 from upcycle.config import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience_log import ExperienceLogReader
@@ -105,6 +107,8 @@ class TeacherStore:
         """Reads every byte of a teacher. Raises CorruptDataError naming the file that is damaged."""
         weights = self.weights_path(record)
         _compare(weights.parent, {weights.name: sha256_of(weights)}, {weights.name: record.weights.sha256})
+        if record.training_state is not None:
+            read_training_state(record, self)
         if record.experience is not None:
             self.open_log(record).verify()
 
@@ -121,15 +125,16 @@ class TeacherStore:
         actions: tuple[str, ...] = (),
         score: Score | None = None,
         random_score: float | None = None,
+        training_state: Path | None = None,
         log_directory: Path | None = None,
         licence: str = "Apache-2.0",
         parents: tuple[str, ...] = (),
         provenance: Provenance | None = None,
     ) -> TeacherRecord:
-        """Adds a teacher: its weight file and, if given, its experience, shared where the file system can.
+        """Adds a teacher: its weight file and, if given, training state and experience, shared where they can be.
 
         Raises: UserError if it is there already, the name is unfit or the disk is full; CorruptDataError if the log
-          is damaged. Nothing is left behind then.
+          or the training state is damaged. Nothing is left behind then.
         """
         if not _NAME.fullmatch(name):
             raise UserError("--name", name, "is no name of a teacher", "use up to 48 letters, digits, dots, - and _")
@@ -146,13 +151,14 @@ class TeacherStore:
             weights=Weights(sha256=sha256, bytes=weights.stat().st_size),
             score=score,
             random_score=random_score,
+            training_state=None if training_state is None else describe_training_state(training_state),
             licence=licence,
             parents=parents,
             provenance=(provenance or Provenance()).model_copy(update={"created": time.time()}),
         )
         if record.id in self._folders():
             raise UserError("teacher", record.id, "is in the store already", "choose another --name")
-        return self._add(record, weights, log_directory)
+        return self._add(record, weights, training_state, log_directory)
 
     def add_experience(self, name: str, log_directory: Path) -> TeacherRecord:
         """Gives a teacher the buffer in `log_directory` in place of the one it has; returns the new record.
@@ -162,7 +168,7 @@ class TeacherStore:
         record = self.get(name)
         own = self.root / record.id
         if not own.exists():
-            return self._add(record, self.weights_path(record), log_directory)
+            return self._add(record, self.weights_path(record), self._training_state_path(record), log_directory)
         with _temporary_folder(self.root) as temporary:
             experience = _take_experience(log_directory, temporary)
             if not (own / experience.directory).exists():
@@ -178,13 +184,20 @@ class TeacherStore:
         if not own.exists():
             old = self.get(record.id)
             log = None if old.experience is None else self.log_directory(old)
-            return self._add(record, self.weights_path(old), log)
+            return self._add(record, self.weights_path(old), self._training_state_path(old), log)
         write_atomically(own / _RECORD, record.to_bytes())
         return record
 
-    def _add(self, record: TeacherRecord, weights: Path, log_directory: Path | None) -> TeacherRecord:
+    def _training_state_path(self, record: TeacherRecord) -> Path | None:
+        return None if record.training_state is None else self.folder(record) / record.training_state.file
+
+    def _add(
+        self, record: TeacherRecord, weights: Path, training_state: Path | None, log_directory: Path | None
+    ) -> TeacherRecord:
         with _temporary_folder(self.root) as temporary:
             share_file(weights, temporary / record.weights.file)
+            if training_state is not None and record.training_state is not None:
+                share_file(training_state, temporary / record.training_state.file)
             if log_directory is not None:
                 record = record.model_copy(update={"experience": _take_experience(log_directory, temporary)})
             write_atomically(temporary / _RECORD, record.to_bytes())

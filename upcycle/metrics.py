@@ -30,6 +30,7 @@ class Metric:
 
 METRICS: Final[Mapping[str, Metric]] = {
     "actor_frames_total": Metric("counter", "Environment frames played."),
+    "actor_guided_frames_total": Metric("counter", "Environment frames in which the guiding teacher acted."),
     "actor_episodes_total": Metric("counter", "Episodes ended."),
     "actor_episode_return": Metric("gauge", "Raw return of the newest exploring episode; no measure of the policy."),
     "actor_step_seconds": Metric("histogram", "One batch of lanes: receive, choose actions, send."),

@@ -1,7 +1,7 @@
 """A whole actor on its real edges: EnvPool, a replay shard over gRPC, weights from files."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from actors.actor import Actor, epsilon_for
+from actors.actor import Actor, epsilon_for, online_frames
 from actors.envs import chunk_spec
+from actors.rollout import QFunction
 from actors.weights import WeightSubscriber
 from replay_service.server import ReplayShard
 from replay_service.sharding import ShardedReplay
 from replay_service.types import TableConfig
-from upcycle.config import ActorsConfig, EnvConfig, LearnerConfig, NetworkConfig, RunConfig
+from upcycle.chunks import Array, Chunk, decode_chunk
+from upcycle.config import ActorsConfig, EnvConfig, GuideConfig, LearnerConfig, NetworkConfig, RunConfig
 from upcycle.metrics import Metrics
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
@@ -35,11 +37,34 @@ CONFIG = RunConfig(
 SPEC = chunk_spec(CONFIG.env, chunk_steps=8, n_step=2)
 
 
+class Recorder:
+    """Hands inserts on, and keeps their chunks."""
+
+    def __init__(self, replay: ShardedReplay) -> None:
+        self._replay = replay
+        self.chunks: list[Chunk] = []
+
+    def insert(
+        self, table: str, chunks: Sequence[bytes], /, *, writer_id: str, first_sequence: int, timeout_seconds: float
+    ) -> None:
+        self._replay.insert(
+            table, chunks, writer_id=writer_id, first_sequence=first_sequence, timeout_seconds=timeout_seconds
+        )
+        self.chunks += [decode_chunk(data, SPEC) for data in chunks]
+
+
 class Stage:
     """An actor in a thread, and everything around it."""
 
-    def __init__(self, path: Path, *, samples_per_insert: float | None = None) -> None:
-        self.folder, self.stop = RunFolder.create(path / "run", CONFIG), StopSignal()
+    def __init__(
+        self,
+        path: Path,
+        *,
+        samples_per_insert: float | None = None,
+        config: RunConfig = CONFIG,
+        teacher: QFunction | None = None,
+    ) -> None:
+        self.folder, self.stop = RunFolder.create(path / "run", config), StopSignal()
         self.metrics, self.snapshots = Metrics("actor", "test"), SnapshotFolder(self.folder.snapshots)
         self.network = build_network(CONFIG.network, frame_shape=(4,), stack=1, num_actions=2)
         table = TableConfig("online", 4000, samples_per_insert=samples_per_insert, error_buffer_steps=64)
@@ -47,7 +72,8 @@ class Stage:
         address = self.shard.start()
         self.replay = ShardedReplay(lambda: {0: address}, SPEC, rng=np.random.default_rng(0))
         subscriber = WeightSubscriber(self.snapshots, None, CONFIG.actors.weight_poll_seconds, self.metrics)
-        self.actor = Actor(CONFIG, SPEC, self.folder, 0, self.replay, subscriber, self.metrics, self.stop)
+        self.recorder = Recorder(self.replay)
+        self.actor = Actor(config, SPEC, self.folder, 0, self.recorder, subscriber, self.metrics, self.stop, teacher)
         self.errors: list[BaseException] = []
         self.thread = threading.Thread(target=self._run)
 
@@ -75,9 +101,15 @@ class Stage:
 
 
 @contextmanager
-def staged(path: Path, *, samples_per_insert: float | None = None) -> Generator[Stage]:
+def staged(
+    path: Path,
+    *,
+    samples_per_insert: float | None = None,
+    config: RunConfig = CONFIG,
+    teacher: QFunction | None = None,
+) -> Generator[Stage]:
     torch.manual_seed(0)
-    stage = Stage(path, samples_per_insert=samples_per_insert)
+    stage = Stage(path, samples_per_insert=samples_per_insert, config=config, teacher=teacher)
     stage.thread.start()
     try:
         yield stage
@@ -157,3 +189,76 @@ def test_epsilon_follows_the_frames_of_all_actors() -> None:
     assert epsilon_for(config, {"env_frames": "990"}, own_frames=100) == pytest.approx(0.1)
     assert epsilon_for(config, {"env_frames": "0", "epsilon_done": "1"}, own_frames=0) == 0.1
     assert epsilon_for(config, {"env_frames": "0", "epsilon_done": "0"}, own_frames=0) == 1.0
+
+
+def test_epsilon_waits_for_the_end_of_the_warm_up() -> None:
+    config = ActorsConfig(
+        num_actors=2, epsilon_start=1.0, epsilon_end=0.0, epsilon_decay_frames=100, epsilon_warmup_frames=400
+    )
+    assert epsilon_for(config, {"env_frames": "400"}, own_frames=0) == 1.0
+    assert epsilon_for(config, {"env_frames": "420"}, own_frames=15) == pytest.approx(0.5)
+    assert epsilon_for(config, {"env_frames": "500"}, own_frames=0) == 0.0
+    assert epsilon_for(config, {"env_frames": "0", "epsilon_done": "1"}, own_frames=0) == 0.0
+
+
+def test_the_online_phase_has_frames_of_its_own() -> None:
+    assert online_frames({"phase": "online", "env_frames": "900", "phase_env_frames": "300"}, own_frames=8) == 308
+    assert online_frames({"phase": "rl", "phase_env_frames": "300"}, own_frames=8) is None
+    with pytest.raises(KeyError, match="phase_env_frames"):
+        online_frames({"phase": "online"}, own_frames=8)
+
+
+def always_right(observation: Array) -> Array:
+    """A teacher of CartPole that pushes right whatever it sees."""
+    return np.tile(np.array([0.0, 1.0], np.float32), (len(observation), 1))
+
+
+def played(stage: Stage, column: str) -> Array:
+    """A column of all usable rows that the actor has sent."""
+    usable = [chunk.columns["priority"] > 0 for chunk in stage.recorder.chunks]
+    return np.concatenate(
+        [chunk.columns[column][rows] for chunk, rows in zip(stage.recorder.chunks, usable, strict=True)]
+    )
+
+
+def test_the_teacher_acts_in_the_online_phase_alone_and_the_student_rates(tmp_path: Path) -> None:
+    guide = GuideConfig(kind="opening", opening_steps=10_000)  # hardly ever shorter than an episode of ten steps
+    config = CONFIG.model_copy(update={"guide": guide})
+    with staged(tmp_path, config=config, teacher=always_right) as stage:
+        biases = [name for name, tensor in stage.network.named_parameters() if tensor.shape == (2,)]
+        with torch.no_grad():
+            for name, tensor in stage.network.named_parameters():
+                tensor.copy_(torch.tensor([1.0, -1.0]) if name == biases[-1] else torch.zeros(()))
+        stage.publish(1, phase="online", phase_env_frames="0", epsilon_done="1")
+        stage.wait_for("actor_guided_frames_total", 400)
+        assert 0.9 < stage.actor.status()["guided_share"] <= 1.0
+        stage.publish(2, phase="rl", phase_env_frames="0", epsilon_done="1")
+        stage.wait_for("actor_policy_version", 2)
+        guided = stage.metrics.value("actor_guided_frames_total")
+        stage.wait_for("actor_frames_total", stage.actor.status()["frames"] + 200)
+        assert stage.metrics.value("actor_guided_frames_total") == guided
+        stage.finish()
+        taught = played(stage, "policy_version") == 1
+        actions, priorities = played(stage, "action"), played(stage, "priority")
+        assert (actions[taught] == 1).mean() > 0.9
+        assert (actions[~taught] == 0).mean() > 0.9  # the student's own, with an epsilon of 0.01
+        # Rewards of 1 and values of 1 or less: to the student, which values left at 1 and right at -1, each of the
+        # teacher's actions is worth at least 2 more than it had thought.
+        assert priorities[taught & (actions == 1)].min() > 1.99
+
+
+def test_new_transitions_can_be_worth_the_most_so_far(tmp_path: Path) -> None:
+    actors = CONFIG.actors.model_copy(update={"initial_priorities": "max"})
+    with staged(tmp_path, config=CONFIG.model_copy(update={"actors": actors})) as stage:
+        stage.publish(1)
+        stage.wait_for("actor_frames_total", 200)
+        stage.finish()
+        assert np.isinf(played(stage, "priority")).all()
+
+
+def test_otherwise_they_are_worth_their_td_error(tmp_path: Path) -> None:
+    with staged(tmp_path) as stage:
+        stage.publish(1)
+        stage.wait_for("actor_frames_total", 200)
+        stage.finish()
+        assert np.isfinite(played(stage, "priority")).mean() > 0.5

@@ -46,3 +46,12 @@ def test_epsilon_is_the_share_of_uniform_actions() -> None:
     shares = np.bincount(actions[1::2], minlength=4) / (rows / 2)
     np.testing.assert_allclose(shares, [0.1, 0.7, 0.1, 0.1], atol=0.015)  # five standard errors of 0.003
     np.testing.assert_array_equal(epsilon_greedy(q_values, 0.0, rng), np.ones(rows))
+
+
+def test_noise_is_drawn_for_each_batch_where_it_explores_and_nowhere_else() -> None:
+    torch.manual_seed(0)
+    config = NetworkConfig(kind="mlp", hidden=16, noisy=True)
+    observation = np.ones((2, 1, 5), np.float32)
+    exploring, means = QPolicy(config, VECTORS, noisy=True), QPolicy(config, VECTORS)
+    assert not np.allclose(exploring.q_values(observation), exploring.q_values(observation))
+    np.testing.assert_array_equal(means.q_values(observation), means.q_values(observation))

@@ -76,7 +76,10 @@ def teacher(tmp_path: Path) -> Teacher:
 @contextmanager
 def replay(table: str, chunks: list[bytes]) -> Generator[ShardedReplay]:
     """Two shards whose `table` holds `chunks`."""
-    tables = [TableConfig("online", 4000, sampler="proportional"), TableConfig("teacher", 4000)]
+    tables = [
+        TableConfig("online", 4000, sampler="proportional", annotation_width=2),
+        TableConfig("teacher", 4000, annotation_width=2),
+    ]
     shards = [
         ReplayShard(index=k, spec=CHUNKS, tables=tables, log=None, metrics=Metrics("replay", "test", k))
         for k in range(2)
@@ -96,7 +99,8 @@ def learner(
     folder: RunFolder, client: ShardedReplay, teacher: Teacher | None, stop: StopSignal | None = None
 ) -> tuple[Learner, Metrics]:
     metrics = Metrics("learner", "test")
-    return Learner(folder.config, CHUNKS, folder, client, teacher, metrics, stop or StopSignal()), metrics
+    teachers = [] if teacher is None else [teacher]
+    return Learner(folder.config, CHUNKS, folder, client, teachers, metrics, stop or StopSignal()), metrics
 
 
 def run_folder(path: Path, **changes: object) -> RunFolder:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from learner.train_state import TrainState, choose_device, has_bfloat16
+from learner.train_state import TrainState
+from learner.tuning import choose_device, has_bfloat16
 from upcycle.config import LearnerConfig, NetworkConfig
 from upcycle.networks import build_network
 

@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from actors.envs import chunk_spec
+from learner.checkpoint import CheckpointFolder
+from learner.train_state import TrainState
+from learner.training_arrays import to_train_state
 from orchestrator import teacher_commands
 from orchestrator.teachers import collect_experience, publish_from_run, score_teacher
 from teacher_store.store import TeacherStore
+from teacher_store.training_state import read_training_state
 from upcycle.chunks import decode_chunk, encode_chunk
 from upcycle.config import EnvConfig, NetworkConfig, RunConfig
-from upcycle.errors import UserError
+from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience_log import ExperienceLogWriter
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
@@ -23,6 +27,7 @@ from upcycle.snapshots import SnapshotFolder
 from upcycle.torch_io import to_numpy
 
 ENV = EnvConfig(task="CartPole-v1", max_episode_steps=60)
+CPU = torch.device("cpu")
 NETWORK = NetworkConfig(kind="mlp", hidden=8)
 
 
@@ -79,6 +84,38 @@ def test_a_run_becomes_a_teacher_with_its_score_log_and_descent(run: RunFolder, 
     assert record.experience.transitions >= 200
     (segment,) = run.experience.rglob("*.log")
     assert segment.samefile(next(store.log_directory(record).rglob("*.log")))
+
+
+def leave_checkpoint(folder: RunFolder) -> TrainState:
+    """A checkpoint after one step."""
+    config = folder.config
+    state = TrainState(build_network(NETWORK, frame_shape=(4,), stack=1, num_actions=2), config.learner, CPU)
+    state.online_network(torch.ones(2, 1, 4)).sum().backward()
+    state.optimizer.step()
+    state.learner_steps = 1
+    CheckpointFolder(folder.checkpoints).save({"train_state": state.state_dict()}, learner_steps=1, counters={})
+    return state
+
+
+def test_the_newest_checkpoint_goes_along_for_those_that_fine_tune(run: RunFolder, store: TeacherStore) -> None:
+    state = leave_checkpoint(run)
+    record = publish_from_run(run.path, store, name="balancer")
+    assert record.training_state is not None
+    assert (record.training_state.optimizer, record.training_state.learner_steps) == ("adam", 1)
+    arrays = read_training_state(record, store)
+    network = build_network(NETWORK, frame_shape=(4,), stack=1, num_actions=2)
+    student = TrainState(network, run.config.learner, CPU)
+    student.load_state_dict(to_train_state(arrays, network, student.optimizer))
+    torch.testing.assert_close(student.state_dict(), state.state_dict(), rtol=0, atol=0)
+    assert [path.name for path in store.root.iterdir()] == [record.id]
+
+
+def test_damaged_checkpoints_can_be_left_out(run: RunFolder, store: TeacherStore) -> None:
+    leave_checkpoint(run)
+    next(run.checkpoints.glob("*.pt")).write_bytes(b"torn")
+    with pytest.raises(CorruptDataError, match="is damaged"):
+        publish_from_run(run.path, store, name="balancer")
+    assert publish_from_run(run.path, store, name="balancer", with_training_state=False).training_state is None
 
 
 def test_an_older_version_is_played_for_its_score(run: RunFolder, store: TeacherStore) -> None:
@@ -168,6 +205,7 @@ def test_the_commands_print_tables_for_people(
 ) -> None:
     monkeypatch.setenv("UPCYCLE_TEACHERS", str(tmp_path / "mine"))
     monkeypatch.setenv("COLUMNS", "160")
+    leave_checkpoint(run)
     teacher_commands.publish(run.path, name="balancer", as_json=False)
     assert "30.00 (95 % interval 20.00 to 40.00, 2 games" in capsys.readouterr().out
     teacher_commands.list_teachers(as_json=False)
@@ -175,6 +213,7 @@ def test_the_commands_print_tables_for_people(
     teacher_commands.show_teacher("balancer", as_json=False, verify=True)
     shown = capsys.readouterr().out
     assert "push left, push right" in shown
+    assert "networks and adam after 1 learner steps" in shown
     assert "every file verified" in shown
     with pytest.raises(UserError, match="did you mean balancer"):
         teacher_commands.show_teacher("ballancer", as_json=False)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from teacher_store.records import Provenance, Score, TeacherRecord
+from teacher_store.records import OptimizerKind, Provenance, Score, TeacherRecord
 from teacher_store.store import TeacherStore
+from teacher_store.training_state import TrainingArrays, read_training_state, write_training_state
 from upcycle.chunks import ChunkSpec
 from upcycle.config import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
@@ -38,11 +39,20 @@ def make_log(directory: Path, *, chunks: int = 6) -> Path:
     return directory
 
 
+def make_training_state(path: Path) -> TrainingArrays:
+    weights = {"torso.0.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "head": np.ones(2, np.float32)}
+    optimizer = {name: {"step": np.full((), 7, np.float32), "exp_avg": 2 * weights[name]} for name in weights}
+    arrays = TrainingArrays(weights, {name: -array for name, array in weights.items()}, optimizer, "adam", 7)
+    write_training_state(path, arrays)
+    return arrays
+
+
 def publish(
     store: TeacherStore,
     weights: Path,
     *,
     name: str = "pong-dqn",
+    training_state: Path | None = None,
     log: Path | None = None,
     parents: tuple[str, ...] = (),
     provenance: Provenance | None = None,
@@ -57,6 +67,7 @@ def publish(
         weights=weights,
         score=SCORE,
         random_score=-20.5,
+        training_state=training_state,
         log_directory=log,
         parents=parents,
         provenance=provenance,
@@ -242,3 +253,93 @@ def test_a_student_may_start_and_end_its_episodes_differently(store: TeacherStor
     record.check_agrees(ENV.model_copy(update={"noop_max": 1, "episodic_life": True}), num_actions=6)
     with pytest.raises(UserError, match="has 6 actions, the environment 18"):
         record.check_agrees(ENV, num_actions=18)
+
+
+def test_the_training_state_goes_along_and_is_verified(store: TeacherStore, tmp_path: Path) -> None:
+    arrays = make_training_state(tmp_path / "state")
+    record = publish(store, make_weights(tmp_path), training_state=tmp_path / "state")
+    assert record.training_state is not None
+    assert (record.training_state.optimizer, record.training_state.learner_steps) == ("adam", 7)
+    assert record.training_state.bytes == (tmp_path / "state").stat().st_size
+    store.verify(record)
+    read = read_training_state(store.get(record.id), store)
+    assert (read.kind, read.learner_steps) == ("adam", 7)
+    np.testing.assert_equal(
+        (read.online, read.target, read.optimizer), (arrays.online, arrays.target, arrays.optimizer)
+    )
+    path = store.folder(record) / record.training_state.file
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-1] + b"x")
+    with pytest.raises(CorruptDataError, match=r"training_state\.safetensors: SHA-256"):
+        read_training_state(record, store)
+    with pytest.raises(CorruptDataError, match=r"training_state\.safetensors: SHA-256"):
+        store.verify(record)
+
+
+def test_a_teacher_of_before_has_none_and_says_so(store: TeacherStore, tmp_path: Path) -> None:
+    record = publish(store, make_weights(tmp_path))
+    path = store.root / record.id / "teacher.json"
+    path.write_text(path.read_text().replace(' "training_state": null,\n', ""))
+    assert "training_state" not in path.read_text()
+    with pytest.raises(UserError, match=r"without its training state; set teacher\.optimizer=fresh"):
+        read_training_state(store.get(record.id), store)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({"w": np.zeros(2)}, {"optimizer": "adam", "learner_steps": "1"}, "'w' is of no part"),
+        ({"online/w": np.zeros(2)}, {"optimizer": "sgd", "learner_steps": "1"}, "names no optimizer"),
+        ({"online/w": np.zeros(2)}, {"optimizer": "adam"}, "no learner steps"),
+    ],
+)
+def test_a_file_that_is_no_training_state_is_not_published(
+    store: TeacherStore, tmp_path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str], message: str
+) -> None:
+    write_snapshot(tmp_path / "state", tensors, metadata)
+    with pytest.raises(CorruptDataError, match=message):
+        publish(store, make_weights(tmp_path), training_state=tmp_path / "state")
+    assert not store.root.exists()
+
+
+def test_a_bundled_teacher_keeps_its_training_state_in_the_users_store(tmp_path: Path) -> None:
+    bundle = TeacherStore(tmp_path / "bundle", bundled=None)
+    make_training_state(tmp_path / "state")
+    record = publish(bundle, make_weights(tmp_path), training_state=tmp_path / "state")
+    for name, change in (("scored", True), ("played", False)):
+        store = TeacherStore(tmp_path / name, bundled=bundle.root)
+        if change:
+            store.replace(record.model_copy(update={"random_score": -21.0}))
+        else:
+            store.add_experience(record.id, make_log(tmp_path / "log"))
+        own = TeacherStore(tmp_path / name, bundled=None)
+        assert read_training_state(own.get(record.id), own).learner_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "optimizer", "message"),
+    [
+        ({"hidden": 256}, None, r"network\.hidden = 256: .* has 512; set network\.hidden=512"),
+        ({"head": "c51"}, None, r"network\.head = 'c51'"),
+        ({}, "rmsprop", r"teacher\.optimizer = 'restored': .* the state of adam, the student has rmsprop; .*=adam"),
+    ],
+)
+def test_a_student_that_cannot_begin_as_its_teacher_is_refused(
+    store: TeacherStore, tmp_path: Path, change: dict[str, object], optimizer: OptimizerKind | None, message: str
+) -> None:
+    make_training_state(tmp_path / "state")
+    record = publish(store, make_weights(tmp_path), training_state=tmp_path / "state")
+    with pytest.raises(UserError, match=message):
+        record.check_reload(NetworkConfig().model_copy(update=change), optimizer)
+
+
+def test_a_student_that_can_begin_as_its_teacher_may(store: TeacherStore, tmp_path: Path) -> None:
+    make_training_state(tmp_path / "state")
+    record = publish(store, make_weights(tmp_path), training_state=tmp_path / "state")
+    record.check_reload(NetworkConfig(atoms=5), "adam")  # a q head has no atoms
+    record.check_reload(NetworkConfig(), None)
+    without = publish(store, make_weights(tmp_path), name="without")
+    without.check_reload(NetworkConfig(), None)
+    with pytest.raises(UserError, match=r"without its optimizer; set teacher\.optimizer=fresh"):
+        without.check_reload(NetworkConfig(), "adam")

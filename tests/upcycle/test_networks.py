@@ -1,12 +1,13 @@
 """Networks: parameter counts of the published architectures, shapes, scaling, and strict loading of weights."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from upcycle.config import NetworkConfig
 from upcycle.errors import CorruptDataError
-from upcycle.network_parts import same_padding
 from upcycle.networks import QNetwork, build_network
 from upcycle.torch_io import load_into, to_numpy
 
@@ -21,34 +22,50 @@ def network(
     return build_network(config, frame_shape=shape, stack=1 if kind == "mlp" else 4, num_actions=actions)
 
 
+NATURE_SAME: dict[str, Any] = {"kind": "nature", "padding": "same"}
+NATURE_VALID: dict[str, Any] = {"kind": "nature", "padding": "valid"}
+IMPALA: dict[str, Any] = {"kind": "impala", "padding": "same"}
+C51: dict[str, Any] = {"head": "c51"}
+
+
 @pytest.mark.parametrize(
-    ("kind", "hidden", "actions", "expected"),
+    ("config", "expected"),
     [
-        ("nature", 512, 4, 1_686_180),
-        ("nature", 512, 6, 1_687_206),
-        ("nature", 512, 18, 1_693_362),
-        ("impala", 512, 6, 2_083_798),
-        ("impala", 256, 4, 1_090_260),
-        ("impala", 256, 18, 1_093_858),
+        (NATURE_SAME, (4_045_476, 4_046_502, 4_048_041, 4_052_658)),
+        (NATURE_VALID, (1_686_180, 1_687_206, 1_688_745, 1_693_362)),
+        (NATURE_SAME | C51, (4_148_076, 4_200_402, 4_278_891, 4_514_358)),
+        (IMPALA, (2_082_772, 2_083_798, 2_085_337, 2_089_954)),
+        (IMPALA | C51, (2_185_372, 2_237_698, 2_316_187, 2_551_654)),
+        (IMPALA | {"padding": "symmetric", "hidden": 256}, (1_090_260, 1_090_774, 1_091_545, 1_093_858)),
     ],
+    ids=["nature-same", "nature-valid", "nature-c51", "impala", "impala-c51", "impala-256"],
 )
-def test_parameter_counts_are_the_published_ones(kind: str, hidden: int, actions: int, expected: int) -> None:
-    module = network(kind, hidden=hidden, actions=actions)
-    assert sum(parameter.numel() for parameter in module.parameters()) == expected
+def test_parameter_counts_are_the_published_ones(config: dict[str, Any], expected: tuple[int, ...]) -> None:
+    counts: list[int] = []
+    for actions in (4, 6, 9, 18):
+        with torch.device("meta"):
+            module = build_network(
+                NetworkConfig.model_validate(config), frame_shape=(84, 84), stack=4, num_actions=actions
+            )
+        counts.append(sum(parameter.numel() for parameter in module.parameters()))
+    assert tuple(counts) == expected
 
 
-@pytest.mark.parametrize(("actions", "expected"), [(4, 4_045_476), (6, 4_046_502), (18, 4_052_658)])
-def test_same_padding_gives_dopamines_network(actions: int, expected: int) -> None:
-    module = network("nature", actions=actions, padding="same")
-    assert sum(parameter.numel() for parameter in module.parameters()) == expected
+def test_impala_has_97_744_parameters_in_15_convolutions() -> None:
+    module = network("impala")
+    assert sum(isinstance(each, torch.nn.Conv2d) for each in module.modules()) == 15
+    assert sum(parameter.numel() for parameter in module.torso.parameters()) == 97_744
 
 
-@pytest.mark.parametrize(
-    ("length", "kernel", "stride", "expected"),
-    [(84, 8, 4, (2, 2)), (21, 4, 2, (1, 2)), (11, 3, 1, (1, 1)), (42, 8, 4, (3, 3)), (8, 2, 4, (0, 0))],
-)
-def test_same_padding_is_that_of_tensorflow(length: int, kernel: int, stride: int, expected: tuple[int, int]) -> None:
-    assert same_padding(length, kernel, stride) == expected
+def test_dueling_and_noise_add_their_parameters_to_the_dense_layers_alone() -> None:
+    def count(**config: Any) -> int:
+        settings = NetworkConfig.model_validate(IMPALA | config)
+        module = build_network(settings, frame_shape=(42, 42), stack=4, num_actions=6)
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    assert count(dueling=True) - count() == 512 + 1
+    assert count(dueling=True, **C51) - count(**C51) == (512 + 1) * 51
+    assert count(noisy=True) - count() == count() - 97_744
 
 
 @pytest.mark.parametrize(("kind", "size"), [("nature", 84), ("nature", 42), ("impala", 84), ("impala", 42)])
@@ -60,38 +77,10 @@ def test_one_value_per_action_from_uint8_frames(kind: str, size: int) -> None:
     torch.testing.assert_close(q_values, module(frames.float() / 255))
 
 
-def test_impala_has_15_convolutions() -> None:
-    assert sum(isinstance(module, torch.nn.Conv2d) for module in network("impala").modules()) == 15
-
-
 def test_mlp_takes_vectors_and_images_are_refused() -> None:
     assert network("mlp", size=5)(torch.zeros(2, 1, 5)).shape == (2, 6)
     with pytest.raises(ValueError, match="does not see"):
         build_network(NetworkConfig(kind="mlp"), frame_shape=(84, 84), stack=4, num_actions=6)
-
-
-def test_nature_forward_equals_a_numpy_oracle() -> None:
-    """An independent convolution by explicit patches, at a size where it is quick."""
-    module = network("nature", size=42, width=0.25, hidden=16).double()
-    frames = np.random.default_rng(0).random((2, 4, 42, 42))
-
-    def convolve(inputs: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int) -> np.ndarray:
-        size = weight.shape[2]
-        out = (inputs.shape[2] - size) // stride + 1
-        result = np.empty((inputs.shape[0], weight.shape[0], out, out))
-        for y in range(out):
-            for x in range(out):
-                patch = inputs[:, :, y * stride : y * stride + size, x * stride : x * stride + size]
-                result[:, :, y, x] = np.einsum("bchw,ochw->bo", patch, weight) + bias
-        return np.maximum(result, 0)
-
-    weights = to_numpy(module.state_dict())
-    hidden = frames
-    for layer, stride in ((0, 4), (2, 2), (4, 1)):
-        hidden = convolve(hidden, weights[f"torso.{layer}.weight"], weights[f"torso.{layer}.bias"], stride)
-    hidden = np.maximum(hidden.reshape(2, -1) @ weights["hidden.weight"].T + weights["hidden.bias"], 0)
-    expected = hidden @ weights["head.weight"].T + weights["head.bias"]
-    np.testing.assert_allclose(module(torch.from_numpy(frames)).detach().numpy(), expected, rtol=1e-9)
 
 
 def test_a_bfloat16_torso_changes_values_little_and_keeps_them_float32() -> None:

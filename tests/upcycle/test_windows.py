@@ -1,5 +1,6 @@
 """Trajectories in, exactly the right transitions out."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,15 @@ def test_truncation_bootstraps_and_termination_does_not() -> None:
         windows = gather_windows(SPEC, frame, columns, np.array([0]), np.array([0]), view)
         assert windows.discount[0] == discount
         assert windows.n_step_return[0] == lane[0].rewards[0] + 0.5 * lane[0].rewards[1]
+
+
+def test_the_golden_three_step_return() -> None:
+    """Rewards 1, 0, 1 at gamma 0.99."""
+    lane = [replace(make_lane(SPEC, [5], ["terminated"], seed=0)[0], rewards=np.array([1, 0, 1, 0, 1], np.float32))]
+    frame, columns, _ = pad(SPEC, cut_chunks(SPEC, lane)[0])
+    windows = gather_windows(SPEC, frame, columns, np.zeros(2, int), np.array([0, 2]), View(n_step=3, stack=2))
+    assert windows.n_step_return.tolist() == pytest.approx([1.9801, 1.9801])
+    assert windows.discount.tolist() == pytest.approx([0.970299, 0.0])
 
 
 def test_vector_observations_are_windows_too() -> None:

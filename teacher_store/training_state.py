@@ -1,0 +1,89 @@
+"""What a teacher's training had come to: networks and optimizer, in one safetensors file beside its weights.
+
+    online/<name>   target/<name>   optimizer/<parameter>/<state>      metadata: optimizer, learner_steps
+
+Its students play and learn from the weights; this file is for those that go on as the teacher (fine-tuning with a
+restored optimizer). It is of the run's newest checkpoint, while the weights are of the version that scored best.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, get_args
+
+from teacher_store.records import OptimizerKind, TeacherRecord, TrainingState
+from upcycle.chunks import Array
+from upcycle.errors import CorruptDataError, UserError
+from upcycle.files import sha256_of
+from upcycle.snapshots import Snapshot, Tensors, read_snapshot, write_snapshot
+
+if TYPE_CHECKING:  # the store describes such files when it publishes them
+    from teacher_store.store import TeacherStore
+
+_PARTS: Final = ("online", "target", "optimizer")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingArrays:
+    """Everything a gradient step changes, as arrays.
+
+    Attributes:
+      online, target: weights by parameter name.
+      optimizer: by parameter name, the arrays that the optimizer keeps of it by their names; scalars have no axis.
+      kind: which optimizer.
+      learner_steps: gradient steps behind it.
+    """
+
+    online: Tensors
+    target: Tensors
+    optimizer: dict[str, Tensors]
+    kind: OptimizerKind
+    learner_steps: int
+
+
+def write_training_state(path: Path, arrays: TrainingArrays) -> TrainingState:
+    """Writes the file, atomically, and returns its description. Raises: UserError if the disk is full."""
+    flat = {f"online/{name}": array for name, array in arrays.online.items()}
+    flat |= {f"target/{name}": array for name, array in arrays.target.items()}
+    for parameter, states in arrays.optimizer.items():
+        flat |= {f"optimizer/{parameter}/{name}": array for name, array in states.items()}
+    write_snapshot(path, flat, {"optimizer": arrays.kind, "learner_steps": str(arrays.learner_steps)})
+    return describe_training_state(path)
+
+
+def describe_training_state(path: Path) -> TrainingState:
+    """The entry of a teacher's record about the file. Raises: CorruptDataError if it is none of these files."""
+    sha256 = sha256_of(path)
+    arrays = _unpack(path, read_snapshot(path, sha256=sha256))
+    return TrainingState(
+        sha256=sha256, bytes=path.stat().st_size, optimizer=arrays.kind, learner_steps=arrays.learner_steps
+    )
+
+
+def read_training_state(record: TeacherRecord, store: "TeacherStore") -> TrainingArrays:
+    """Reads and verifies a teacher's training state.
+
+    Raises: UserError if it was published without one; CorruptDataError naming the file if it is damaged.
+    """
+    state = record.training_state
+    if state is None:
+        raise UserError("teacher", record.id, "was published without its training state", "set teacher.optimizer=fresh")
+    path = store.folder(record) / state.file
+    return _unpack(path, read_snapshot(path, sha256=state.sha256))
+
+
+def _unpack(path: Path, snapshot: Snapshot) -> TrainingArrays:
+    parts: dict[str, dict[str, Array]] = {name: {} for name in _PARTS}
+    for name, array in snapshot.tensors.items():
+        part, _, rest = name.partition("/")
+        if part not in parts or not rest:
+            raise CorruptDataError(f"{path}: {name!r} is of no part of a training state")
+        parts[part][rest] = array
+    optimizer: dict[str, Tensors] = {}
+    for name, array in parts["optimizer"].items():
+        parameter, _, state = name.rpartition("/")
+        optimizer.setdefault(parameter, {})[state] = array
+    kind = next((kind for kind in get_args(OptimizerKind) if kind == snapshot.metadata.get("optimizer")), None)
+    steps = snapshot.metadata.get("learner_steps", "")
+    if kind is None or not steps.isdecimal():
+        raise CorruptDataError(f"{path}: its header names no optimizer or no learner steps")
+    return TrainingArrays(parts["online"], parts["target"], optimizer, kind, int(steps))
