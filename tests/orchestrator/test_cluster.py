@@ -14,13 +14,15 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.error import HTTPError
 
 import pytest
 
-from orchestrator.cluster import share_of_core
+from orchestrator.cluster import gpus_of_rank, share_of_core
 from tests.orchestrator.runs import CATCH, ROOT, wait_until
+from upcycle.config import LearnerConfig
+from upcycle.errors import UserError
 from upcycle.run_folder import RunFolder
 
 SMALL = ("rl.env_frames=2000", "evaluation.episodes=5", "evaluation.final_episodes=10", "evaluation.period_seconds=5")
@@ -194,6 +196,22 @@ def progress(folder: RunFolder) -> int:
 @pytest.mark.parametrize(("cores", "share"), [(3.7, 3.0), (1.0, 1.0), (0.999, 0.99), (0.3, 0.3), (0.001, 0.01)])
 def test_a_process_asks_for_whole_cores_or_a_part_of_one(cores: float, share: float):
     assert share_of_core(cores) == share
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "gpus", "each"),
+    [("auto", 1, 0, 0), ("auto", 2, 0, 0), ("auto", 2, 2, 1), ("cuda", 2, 3, 1), ("cpu", 2, 1, 0)],
+)
+def test_each_rank_has_a_gpu_of_its_own_or_none_has(
+    device: Literal["auto", "cpu", "cuda"], ranks: int, gpus: int, each: int
+):
+    assert gpus_of_rank(LearnerConfig(device=device, ranks=ranks), gpus) == each
+
+
+@pytest.mark.parametrize(("device", "gpus", "field"), [("auto", 1, "learner.ranks"), ("cuda", 0, "learner.device")])
+def test_too_few_gpus_are_refused(device: Literal["auto", "cuda"], gpus: int, field: str):
+    with pytest.raises(UserError, match=field):
+        gpus_of_rank(LearnerConfig(device=device, ranks=2), gpus)
 
 
 def test_a_killed_driver_leaves_a_run_that_says_so(tmp_path: Path):
