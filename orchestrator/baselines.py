@@ -13,15 +13,15 @@ class Baselines:
 
     Attributes:
       random: of the uniformly random policy.
-      teacher: of the teacher; None in a run from scratch.
+      teacher: of the teacher, the best of several; None in a run from scratch.
     """
 
     random: float
     teacher: float | None
 
     def normalise(self, mean_return: float) -> float | None:
-        """(G - G_random) / (G_teacher - G_random), or None without a teacher."""
-        if self.teacher is None:
+        """(G - G_random) / (G_teacher - G_random), or None without a teacher, or with one that plays as random."""
+        if self.teacher is None or self.teacher == self.random:
             return None
         return round((mean_return - self.random) / (self.teacher - self.random), _DIGITS)
 
@@ -30,3 +30,9 @@ class Baselines:
         """As `orchestrator.plan` has written them down for the run."""
         teacher = manifest["teacher"]
         return cls(float(manifest["random_score"]), None if teacher is None else float(teacher["score"]))
+
+
+def teachers_of(manifest: Record) -> list[Record]:
+    """The manifest's teachers, in the order of the configuration; runs of old name one at the most."""
+    only = manifest.get("teacher")
+    return list(manifest.get("teachers", [] if only is None else [only]))

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from orchestrator.baselines import teachers_of
 from orchestrator.shard_set import ShardSet
 from replay_service.sharding import ShardedReplay
 from upcycle.chunks import ChunkSpec
@@ -55,6 +56,11 @@ class Context:
         )
         self.resources.callback(replay.close)
         return replay
+
+    @property
+    def teachers(self) -> list[Record]:
+        """What the manifest says of the run's teachers: id, name, score, store and log; none from scratch."""
+        return teachers_of(self.manifest)
 
     def shards(self) -> ShardSet:
         """The replay shards that the run has now."""

@@ -97,7 +97,8 @@ def resume(path: Path, overrides: Sequence[str], *, view: View) -> Summary | Non
         with ExitStack() as resources:
             cluster = resources.enter_context(_connect(config, view))
             folder.replace_config(config)
-            folder.update_manifest(teacher=plan.to_manifest()["teacher"])
+            known = plan.to_manifest()
+            folder.update_manifest(teacher=known["teacher"], teachers=known["teachers"])
             folder.forget_processes()
             with _logging(folder):
                 tracker = _start_tracker(folder, resources)

@@ -1,8 +1,9 @@
 """Everything about a run that can be refused is refused here, before anything of it exists.
 
-configuration + teacher store --> teacher that fits, has a buffer and is worth it; baselines; chunk specification
+configuration + teacher store --> teachers that fit, have a buffer and are worth it; baselines; chunk specification
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +21,23 @@ from upcycle.config import RunConfig
 from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.runtime import StopSignal, seed_for
+from upcycle.teacher_use import has_teacher, wants_teacher_log
 
 _RANDOM_EPISODES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTeacher:
+    """A teacher that fits the run.
+
+    Attributes:
+      score: its mean raw return.
+      log: its experience log; None where the run wants none.
+    """
+
+    record: TeacherRecord
+    score: float
+    log: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,65 +45,143 @@ class Plan:
     """A run that can be started.
 
     Attributes:
-      spec: chunks of the whole run; those of the teacher's log where there is an offline phase.
-      teacher: None in a run from scratch.
-      log: the teacher's experience log; None without an offline phase.
-      store: root of the store that the teacher lies in.
+      spec: chunks of the whole run; those of the teachers' logs where there are any.
+      teachers: in the order of the configuration; none in a run from scratch.
+      store: root of the store that the teachers lie in.
     """
 
     config: RunConfig
     spec: ChunkSpec
     baselines: Baselines
-    teacher: TeacherRecord | None
-    log: Path | None
+    teachers: tuple[PlannedTeacher, ...]
     store: Path
+
+    @property
+    def best(self) -> PlannedTeacher | None:
+        """The teacher with the highest score, which is the one to reach; the first of several."""
+        return max(self.teachers, key=lambda teacher: teacher.score, default=None)
 
     def to_manifest(self) -> dict[str, Any]:
         """The keys that the run's processes read."""
-        teacher = None
-        if self.teacher is not None:
-            teacher = {
-                "id": self.teacher.id,
-                "name": self.teacher.name,
-                "score": self.baselines.teacher,
-                "store": str(self.store.resolve()),
-                "log": None if self.log is None else str(self.log.resolve()),
-            }
-        return {"chunk_spec": self.spec.to_json(), "teacher": teacher, "random_score": self.baselines.random}
+        return {
+            "chunk_spec": self.spec.to_json(),
+            "teacher": None if self.best is None else self._describe(self.best),
+            "teachers": [self._describe(teacher) for teacher in self.teachers],
+            "random_score": self.baselines.random,
+        }
+
+    def _describe(self, teacher: PlannedTeacher) -> dict[str, Any]:
+        return {
+            "id": teacher.record.id,
+            "name": teacher.record.name,
+            "score": teacher.score,
+            "store": str(self.store.resolve()),
+            "log": None if teacher.log is None else str(teacher.log.resolve()),
+        }
 
 
 def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view: View) -> Plan:
-    """Checks everything, and lets the teacher play where it has left no buffer.
+    """Checks everything, and lets teachers play that have left no buffer where the run wants one.
 
     Raises: UserError for an unknown environment or teacher, a teacher that does not fit the environment, is not above
-      the random policy or has no experience; CorruptDataError for damaged weights or logs.
+      the random policy, has no experience or not the network that the run is to begin as; CorruptDataError for damaged
+      weights or logs.
     """
     spec = chunk_spec(config.env, config.replay.chunk_steps, config.replay.max_n_step)
-    if not set(config.phases) & {"offline", "online"}:
-        return Plan(config, spec, Baselines(_random_score(config, view), None), None, None, store.root)
+    if not has_teacher(config):
+        return Plan(config, spec, Baselines(_random_score(config, view), None), (), store.root)
+    records = [_scored(config, record, store, stop=stop, view=view) for record in _find_teachers(config, store)]
+    baselines = _baselines(config, records, view)
+    logs: list[Path | None] = [None] * len(records)
+    if wants_teacher_log(config):
+        records, spec = _with_experience(config, records, store, spec, stop=stop, view=view)
+        logs = [store.log_directory(record) for record in records]
+    teachers = [PlannedTeacher(record, _score(record), log) for record, log in zip(records, logs, strict=True)]
+    return Plan(config, spec, baselines, tuple(teachers), store.root)
+
+
+def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord]:
+    """The run's teachers, each of which fits its environment, and its network if the run is to begin as it."""
     assert config.teacher is not None  # RunConfig demands it
-    record = store.get(config.teacher.id)
-    record.check_agrees(config.env, num_actions=env_spec(config.env).num_actions)
-    if record.score is None:
-        view.say(f"scoring teacher {record.id}, once")
-        record = score_teacher(record, store, episodes=config.evaluation.final_episodes, seed=config.seed, stop=stop)
+    num_actions, records = env_spec(config.env).num_actions, list[TeacherRecord]()
+    for name in (config.teacher.id, *config.teacher.also):
+        record = store.get(name)
+        record.check_agrees(config.env, num_actions=num_actions)
+        if record.id in [known.id for known in records]:
+            raise UserError("teacher.also", name, f"is {record.id}, which is named twice", "name each teacher once")
+        records.append(record)
+    if config.teacher.reload != "nothing":
+        _check_reload(config, records[0])
+    return records
+
+
+def _check_reload(config: RunConfig, record: TeacherRecord) -> None:
+    """Raises UserError unless the run can begin as this teacher."""
+    for name, mine in config.network:
+        theirs = getattr(record.network, name)
+        if mine != theirs:
+            raise UserError(
+                f"network.{name}",
+                mine,
+                f"a run that begins with the weights of teacher {record.id} has its network, which has {theirs}",
+                f"set network.{name}={theirs}, or teacher.reload=nothing",
+            )
+
+
+def _scored(
+    config: RunConfig, record: TeacherRecord, store: TeacherStore, *, stop: StopSignal, view: View
+) -> TeacherRecord:
+    if record.score is not None:
+        return record
+    view.say(f"scoring teacher {record.id}, once")
+    return score_teacher(record, store, episodes=config.evaluation.final_episodes, seed=config.seed, stop=stop)
+
+
+def _score(record: TeacherRecord) -> float:
     assert record.score is not None
-    random = record.random_score if record.random_score is not None else _random_score(config, view)
-    baselines = Baselines(random, record.score.mean_return)
-    check_teacher(teacher_score=record.score.mean_return, random_score=random, tolerance=config.teacher.tolerance)
-    if "offline" not in config.phases:
-        return Plan(config, spec, baselines, record, None, store.root)
-    if record.experience is None:
-        record = _collect(config, record, store, spec, stop=stop, view=view)
-    log = store.open_log(record)
-    return Plan(
-        config,
-        _adopt(spec, log, n_step=config.learner.n_step),
-        baselines,
-        record,
-        store.log_directory(record),
-        store.root,
-    )
+    return record.score.mean_return
+
+
+def _baselines(config: RunConfig, records: Sequence[TeacherRecord], view: View) -> Baselines:
+    """Random play and the best teacher. Raises: UserError if one is not above random, unless any are taken."""
+    assert config.teacher is not None
+    known = [record.random_score for record in records if record.random_score is not None]
+    random = known[0] if known else _random_score(config, view)
+    if not config.teacher.accept_any:
+        for record in records:
+            check_teacher(
+                teacher_score=_score(record),
+                random_score=random if record.random_score is None else record.random_score,
+                tolerance=config.teacher.tolerance,
+            )
+    return Baselines(random, max(map(_score, records)))
+
+
+def _with_experience(
+    config: RunConfig,
+    records: Sequence[TeacherRecord],
+    store: TeacherStore,
+    spec: ChunkSpec,
+    *,
+    stop: StopSignal,
+    view: View,
+) -> tuple[list[TeacherRecord], ChunkSpec]:
+    """The teachers, all with experience, and the one form of its chunks; who has none plays now, in that form."""
+    complete, adopted = list(records), None
+    for number in sorted(range(len(records)), key=lambda number: records[number].experience is None):
+        record = records[number]
+        if record.experience is None:
+            record = complete[number] = _collect(config, record, store, adopted or spec, stop=stop, view=view)
+        theirs = _adopt(spec, store.open_log(record), n_step=config.learner.n_step)
+        if adopted not in (None, theirs):
+            raise UserError(
+                "teacher.also",
+                record.id,
+                "its buffer has chunks of another form than that of the other teacher",
+                "collect both anew with `upcycle teacher collect`, or leave it out",
+            )
+        adopted = theirs
+    return complete, adopted or spec
 
 
 def _collect(

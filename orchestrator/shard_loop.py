@@ -1,17 +1,17 @@
 """A replay shard as one process of a run."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from orchestrator.context import Context
-from orchestrator.shard_set import ShardSet
+from orchestrator.tables import annotation_width, online_table, share_capacity, teacher_table
 from replay_service.server import ReplayShard
-from replay_service.types import TableConfig
-from upcycle.config import RunConfig
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.teacher_use import begins_with_teacher_replay, wants_teacher_table
 
 _log = structlog.get_logger(__name__)
 
@@ -22,35 +22,54 @@ _POLL_SECONDS: Final = 0.5
 class ShardLoop:
     """A replay shard: seeded first, announced when it can serve.
 
-    What it had accepted before it died, or before the run was stopped, comes back from its own experience log; the
-    table `teacher`, its share of the teacher's log, is there where the run has an offline phase; that of a shard which
-    is none of those that the run began with is empty. It drains as long as the run's folder says so.
+    What it had accepted before it died, or before the run was stopped, comes back from its own experience log. Where
+    the run wants them, the newest part of the teachers' logs is the table `teacher`, or what the table `online` begins
+    with: each shard has its share of each log, and the same one in the same order after every start. A shard which is
+    none of those that the run began with has no share. It drains as long as the run's folder says so.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        replay, spec = context.config.replay, context.spec
-        directory = context.folder.experience / f"shard-{context.index}"
-        own = ExperienceLogReader.open(directory) if (directory / "log.json").exists() else None
-        teacher = _teacher_log(context)
-        has_teacher = teacher is not None and context.index < replay.num_shards
-        tables = [_online_table(context.config, context.shards(), context.index)]
-        if teacher is not None:
-            chunks = -(-teacher.num_chunks // replay.num_shards) if has_teacher else 0  # its share, rounded up
-            tables.append(_teacher_table(context.config, chunks * spec.steps))
-        if replay.cold_on_disk:
+        config, spec = context.config, context.spec
+        logs, own = _teacher_logs(context), _own_log(context)
+        self._has_share = context.index < config.replay.num_shards
+        width = annotation_width(config, num_actions=spec.num_actions, num_teachers=len(context.teachers))
+        tables = [online_table(config, context.shards(), context.index, width=width)]
+        newest = share_capacity([log.num_transitions for log in logs], config.replay.teacher_capacity_steps)
+        if wants_teacher_table(config):
+            num_chunks = sum(map(self._count_share, logs, newest)) if self._has_share else 0
+            tables.append(teacher_table(config, num_chunks * spec.steps, width=width))
+        if config.replay.cold_on_disk:
             folder = context.folder.experience / f"cold-{context.index}"
             tables = [dataclasses.replace(table, cold_folder=str(folder)) for table in tables]
         log = None
-        if replay.log_experience:
-            log = context.resources.enter_context(ExperienceLogWriter.open(directory, spec, context.config.env))
+        if config.replay.log_experience:
+            writer = ExperienceLogWriter.open(_log_directory(context), spec, config.env)
+            log = context.resources.enter_context(writer)
         self._shard = ReplayShard(
             index=context.index, spec=spec, tables=tables, log=log, metrics=context.metrics, host=context.host
         )
+        self._seed_online(logs, own, tables[0].capacity_steps)
+        if wants_teacher_table(config):
+            for teacher, transitions in zip(logs, newest, strict=True):
+                self._seed_share("teacher", teacher, transitions)
+
+    def _count_share(self, log: ExperienceLogReader, newest_transitions: int) -> int:
+        """Chunks in this shard's share of the newest transitions of a log, at the most."""
+        return -(-log.count_newest(newest_transitions) // self._context.config.replay.num_shards)
+
+    def _seed_online(self, logs: Sequence[ExperienceLogReader], own: ExperienceLogReader | None, capacity: int) -> None:
+        """Stores what the run begins with, as much as its own experience leaves room for, and then that."""
+        if begins_with_teacher_replay(self._context.config):
+            room = max(capacity - (0 if own is None else own.num_transitions), 0)
+            self._seed_share("online", logs[0], room * self._context.config.replay.num_shards)
         if own is not None:
-            self._shard.seed("online", own, 0, 1, newest_transitions=tables[0].capacity_steps)
-        if teacher is not None and has_teacher:
-            self._shard.seed("teacher", teacher, context.index, replay.num_shards)
+            self._shard.seed("online", own, 0, 1, newest_transitions=capacity)
+
+    def _seed_share(self, table: str, log: ExperienceLogReader, newest_transitions: int) -> None:
+        if self._has_share:
+            num_shards = self._context.config.replay.num_shards
+            self._shard.seed(table, log, self._context.index, num_shards, newest_transitions)
 
     def run(self) -> None:
         """Serves until the stop signal is set."""
@@ -82,40 +101,16 @@ class ShardLoop:
             _log.warning("shards_unreadable", error=str(error))
 
 
-def _online_table(config: RunConfig, shards: ShardSet, index: int) -> TableConfig:
-    replay = config.replay
-    capacity_steps = -(-replay.capacity_steps // replay.num_shards)
-    first = -(-replay.min_size_to_sample // shards.num_first)
-    return TableConfig(
-        name="online",
-        capacity_steps=capacity_steps,
-        sampler=replay.sampler,
-        priority_exponent=replay.priority_exponent,
-        stratified=replay.stratified,
-        samples_per_insert=replay.samples_per_insert,
-        error_buffer_steps=max(1, replay.error_buffer_steps // replay.num_shards),
-        min_size_to_sample=0 if shards.has_joined(index) else min(first, capacity_steps),  # see `rate_limiter`
-        tier=replay.tier,
-        cold_cache_bytes=replay.cold_cache_bytes,
-    )
+def _own_log(context: Context) -> ExperienceLogReader | None:
+    """What this shard had accepted before it died, or before the run was stopped."""
+    directory = _log_directory(context)
+    return ExperienceLogReader.open(directory) if (directory / "log.json").exists() else None
 
 
-def _teacher_table(config: RunConfig, capacity_steps: int) -> TableConfig:
-    return TableConfig(
-        name="teacher",
-        capacity_steps=max(capacity_steps, 1),
-        sampler="uniform",
-        priority_exponent=0.0,
-        samples_per_insert=None,
-        error_buffer_steps=1,
-        min_size_to_sample=1,
-        tier=config.replay.teacher_tier,
-        cold_cache_bytes=config.replay.cold_cache_bytes,
-    )
+def _log_directory(context: Context) -> Path:
+    return context.folder.experience / f"shard-{context.index}"
 
 
-def _teacher_log(context: Context) -> ExperienceLogReader | None:
-    teacher = context.manifest["teacher"]
-    if teacher is None or teacher["log"] is None:
-        return None
-    return ExperienceLogReader.open(Path(teacher["log"]))
+def _teacher_logs(context: Context) -> list[ExperienceLogReader]:
+    """The teachers' logs, in the order of the manifest; none where this run wants none."""
+    return [ExperienceLogReader.open(Path(known["log"])) for known in context.teachers if known["log"] is not None]

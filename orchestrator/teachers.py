@@ -15,6 +15,7 @@ from actors.policy import QPolicy
 from actors.rollout import EpisodeResults, QFunction, Stop, collect_chunks, play_episodes, random_score
 from learner.checkpoint import CheckpointFolder
 from learner.training_arrays import to_training_arrays
+from orchestrator.baselines import teachers_of
 from teacher_store.records import Provenance, Score, TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
@@ -181,7 +182,6 @@ def publish_from_run(
         results = _play(folder, policy, wanted, stop=stop, on_progress=on_progress)
         returns = results.returns
     random = manifest.get("random_score")
-    parent = manifest.get("teacher")
     with _training_state(folder if with_training_state else None, store) as training_state:
         return store.publish(
             name=name,
@@ -197,7 +197,7 @@ def publish_from_run(
             training_state=training_state,
             log_directory=folder.experience if with_experience and _has_log(folder) else None,
             licence=licence,
-            parents=(str(parent["id"]),) if parent else (),
+            parents=tuple(str(known["id"]) for known in teachers_of(manifest)),
             provenance=Provenance(
                 run_id=str(manifest["run_id"]),
                 config=dump_config(config),

@@ -236,6 +236,11 @@ class ExperienceLogReader:
         """Transitions in the log."""
         return int(self._transitions.sum())
 
+    def count_newest(self, num_transitions: int) -> int:
+        """Chunks that it takes to hold the newest so many transitions, or as many as there are."""
+        needed = int(np.searchsorted(np.cumsum(self._transitions[::-1]), num_transitions)) + 1
+        return min(needed, self.num_chunks) if num_transitions > 0 else 0
+
     @property
     def torn_bytes(self) -> int:
         """Bytes at the end that are no whole record: an append cut short, or one going on right now."""
@@ -265,12 +270,8 @@ class ExperienceLogReader:
           num_shards: how many disjoint selections there are; together they are the log.
           newest_transitions: leave out the oldest chunks that are not needed to hold so many, over all selections.
         """
-        start = 0
-        if newest_transitions is not None:
-            held = np.cumsum(self._transitions[::-1])
-            needed = int(np.searchsorted(held, newest_transitions)) + 1 if newest_transitions > 0 else 0
-            start = max(self.num_chunks - needed, 0)
-        for index in range(start, self.num_chunks):
+        newest = self.num_chunks if newest_transitions is None else self.count_newest(newest_transitions)
+        for index in range(self.num_chunks - newest, self.num_chunks):
             if index % num_shards == shard_index:
                 yield self.read(index)
 

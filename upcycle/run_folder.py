@@ -37,8 +37,9 @@ class RunFolder:
     """Paths and small files of one run. Opening is cheap, nothing is cached: other processes write here as well.
 
     Manifest keys: `format`, `run_id` (unique for ever), `name`, `created` (Unix seconds), `preset`, `versions`,
-    `state` ("created", "running", "finished", "stopped" or "failed"), `driver` ({pid, host}), `teacher` ({id, name,
-    score} or null), `random_score`, `chunk_spec` (`ChunkSpec.to_json`), `wall_seconds` (of all stretches so far).
+    `state` ("created", "running", "finished", "stopped" or "failed"), `driver` ({pid, host}), `teachers` (of each: id,
+    name, score, store, log), `teacher` (the best of them, or null), `random_score`, `chunk_spec` (`ChunkSpec.to_json`),
+    `wall_seconds` (of all stretches so far).
     """
 
     def __init__(self, path: Path) -> None:

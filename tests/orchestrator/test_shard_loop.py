@@ -1,0 +1,136 @@
+"""Shards of a run as its processes start them: what they are seeded with, and that it lets everybody go on."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.processes import Process
+from replay_service.sharding import SampledBatch, ShardedReplay
+from teacher_store.store import TeacherStore
+from tests.orchestrator.runs import catch, new_run, plan_for, wait_until
+from tests.orchestrator.test_plan import OFFLINE, publish
+from upcycle.chunks import ChunkSpec, decode_chunk, encode_chunk
+from upcycle.experience_log import ExperienceLogReader
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import close_logging
+from upcycle.windows import View
+
+COLLECT = "teacher.collect_frames=400"
+TWO = (*OFFLINE, "teacher.also=other", COLLECT, "replay.min_size_to_sample=64")
+RELOAD = (
+    "phases=rl",
+    "teacher.id=catcher",
+    "teacher.reload=weights_and_replay",
+    COLLECT,
+    "replay.min_size_to_sample=300",
+    "replay.capacity_steps=512",
+)
+VIEW, SHORT = View(n_step=3, stack=1), View(n_step=1, stack=1)
+OWN = 77
+"""The policy version of the student's own experience."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TeacherStore:
+    store = TeacherStore(tmp_path / "teachers", bundled=None)
+    publish(store, tmp_path)
+    publish(store, tmp_path, name="other")
+    return store
+
+
+@contextmanager
+def shards_of(folder: RunFolder) -> Generator[ShardedReplay]:
+    """All shards of a run as they start, or start again; and a new client of them."""
+    folder.forget_processes()
+    count = folder.config.replay.num_shards
+    processes = [Process("replay", index, folder.path, "127.0.0.1") for index in range(count)]
+    spec = ChunkSpec.from_json(folder.manifest["chunk_spec"])
+    replay = None
+    try:
+        for process in processes:
+            process.start()
+        wait_until(lambda: len(folder.endpoints("replay")) == count or any(p.status()["error"] for p in processes))
+        assert [process.status()["error"] for process in processes] == [None] * count
+        replay = ShardedReplay(lambda: folder.endpoints("replay"), spec, rng=np.random.default_rng())
+        yield replay
+    finally:
+        if replay is not None:
+            replay.close()
+        for process in processes:
+            assert process.stop(20.0), process.status()
+        close_logging()
+
+
+def draw(replay: ShardedReplay, table: str, draw_seed: int, size: int = 40) -> SampledBatch:
+    (batch,) = replay.sample_batches(
+        table,
+        size,
+        1,
+        view=VIEW,
+        importance_sampling_exponent=0.5,
+        timeout_seconds=20,
+        draw_seed=draw_seed,
+    )
+    return batch
+
+
+def test_the_table_teacher_is_of_all_teachers_and_the_same_after_a_restart(store: TeacherStore, tmp_path: Path):
+    folder = new_run(tmp_path / "run", catch(*TWO))
+    logs = [ExperienceLogReader.open(Path(known["log"])) for known in folder.manifest["teachers"]]
+    total = sum(log.num_transitions for log in logs)
+    with shards_of(folder) as replay:
+        stats = replay.stats("teacher")
+        assert (stats.num_transitions, stats.num_inserted) == (total, 0)
+        assert stats.annotation_width == replay.stats("online").annotation_width == 2 * 3
+        assert all(shard.num_transitions > 0.4 * total for shard in stats.shards.values())
+        first = [draw(replay, "teacher", draw_seed) for draw_seed in range(10)]
+    with shards_of(folder) as replay:
+        for draw_seed in (7, 3):
+            again = draw(replay, "teacher", draw_seed)
+            np.testing.assert_array_equal(again.windows.frames, first[draw_seed].windows.frames)
+            np.testing.assert_array_equal(again.windows.action, first[draw_seed].windows.action)
+            for name in ("shard", "slot", "offset"):
+                np.testing.assert_array_equal(getattr(again.keys, name), getattr(first[draw_seed].keys, name))
+
+
+def test_the_newest_transitions_of_both_share_the_capacity(store: TeacherStore, tmp_path: Path):
+    folder = new_run(tmp_path / "run", catch(*TWO, "replay.teacher_capacity_steps=256"))
+    with shards_of(folder) as replay:
+        stats = replay.stats("teacher")
+        assert 256 <= stats.num_transitions <= 256 + 2 * 16  # a chunk of each more, at the most
+        assert stats.capacity_steps <= (stats.num_chunks + 4) * 16  # room for what is there
+
+
+def test_a_run_that_takes_over_a_buffer_learns_at_once_and_its_own_experience_comes_after(
+    store: TeacherStore, tmp_path: Path
+):
+    folder = new_run(tmp_path / "run", catch(*RELOAD))
+    log = ExperienceLogReader.open(Path(folder.manifest["teacher"]["log"]))
+    assert 400 <= log.num_transitions <= 512
+    with shards_of(folder) as replay:
+        stats = replay.stats("online")
+        assert (stats.num_transitions, stats.num_inserted) == (log.num_transitions, 0)
+        assert stats.annotation_width == 0
+        draw(replay, "online", 0)  # nobody has acted yet
+        chunk = decode_chunk(log.read(0), log.spec)
+        versions = np.full_like(chunk.columns["policy_version"], OWN)
+        chunk = replace(chunk, columns={**chunk.columns, "policy_version": versions})
+        own = [encode_chunk(chunk, log.spec)] * 24
+        for number in range(0, 24, 2):  # in step, as the limiter wants it: neither waits for ever
+            replay.insert(
+                "online", own[number : number + 2], writer_id="actor", first_sequence=number, timeout_seconds=20
+            )
+            draw(replay, "online", number, 256)
+        inserted = replay.stats("online").num_inserted
+        assert inserted == 24 * chunk.num_transitions(log.spec)
+    with shards_of(folder) as replay:
+        stats = replay.stats("online")
+        assert (stats.num_inserted, stats.num_chunks) == (0, 512 // 16)
+        versions = np.concatenate([batch.policy_version for batch in replay.scan("online", 64, view=SHORT)])
+        assert 0 < np.count_nonzero(versions != OWN) < log.num_transitions  # what room is left is the teacher's
+        assert np.count_nonzero(versions == OWN) >= inserted - 24  # the last step of a chunk may have no successor
+        assert plan_for(folder.config, store.root).to_manifest()["teachers"] == folder.manifest["teachers"]
