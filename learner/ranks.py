@@ -40,6 +40,7 @@ from upcycle.runtime import StopSignal
 _PATIENCE_SECONDS: Final = 3600.0  # how much later than the first the last rank may be done with its share of a job
 _POLL_SECONDS: Final = 0.1
 _NOISE: Final = re.compile(r"^\[\S+\] |\. This is typically.*")  # gloo's line of source before, its advice after
+_CONNECTION: Final = re.compile("gloo|NCCL")  # a backward pass raises a RuntimeError for whatever goes wrong in it
 
 
 class RankLost(UpcycleError):
@@ -136,6 +137,16 @@ class Ranks:
             # Buffers are constants here. Newer releases want another name for this, which older ones do not know.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    @contextmanager
+    def averaging(self) -> Generator[None]:
+        """Around the backward pass of what `wrap` gave: raises RankLost where another rank is gone meanwhile."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _CONNECTION.search(str(error)):
+                raise
+            raise _lost(self.rank, self.size, error) from error
 
     def agree(self, order: Order, largest_weight: float | None) -> Agreement:
         """What all ranks do now; every rank calls it once before each step.
@@ -243,8 +254,12 @@ def together(rank: int, size: int) -> Generator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = _NOISE.sub("", str(error).strip().splitlines()[0])
-        raise RankLost(f"rank {rank} of {size} has lost another rank ({reason})") from error
+        raise _lost(rank, size, error) from error
+
+
+def _lost(rank: int, size: int, error: RuntimeError) -> RankLost:
+    reason = _NOISE.sub("", str(error).strip().splitlines()[0])
+    return RankLost(f"rank {rank} of {size} has lost another rank ({reason})")
 
 
 def _agreement(order: Order, *, step: bool, largest_weight: float) -> Agreement:

@@ -22,7 +22,7 @@ from learner.rendezvous import meet
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from replay_service.sharding import SampledBatch, TransitionKeys
-from upcycle.config import LearnerConfig, NetworkConfig, RunConfig, TeacherConfig
+from upcycle.config import DistillationConfig, LearnerConfig, MarginConfig, NetworkConfig, TeacherConfig
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
@@ -31,6 +31,7 @@ from upcycle.windows import View, Windows
 VIEW = View(n_step=3, stack=2)
 BATCH_SIZE, STEPS, NUM_ACTIONS = 16, 5, 4
 LEARNER = LearnerConfig(batch_size=BATCH_SIZE, double_q=True, learning_rate=1e-3, target_update_period=2)
+OBJECTIVE = Objective(LEARNER, DistillationConfig(), MarginConfig(), None, TeacherConfig(), torch.ones(1))
 MULTIPLIERS = (1.0, 0.7, 0.4, 0.1, 0.0)
 ANSWER_SECONDS = 30.0
 
@@ -51,8 +52,6 @@ def train(ranks: Ranks) -> TrainState:
     if ranks.rank:
         network.load_state_dict({name: tensor + 1 for name, tensor in network.state_dict().items()})
     state = TrainState(network, LEARNER, torch.device("cpu"), wrap=ranks.wrap)
-    run = RunConfig(learner=LEARNER, teacher=TeacherConfig())
-    objective = Objective.of_phase(run, "offline", torch.ones(1))
     rng = np.random.default_rng(1)
     for step in range(STEPS):
         sampled, raw = draw(rng)
@@ -65,9 +64,13 @@ def train(ranks: Ranks) -> TrainState:
         assert agreement.step
         state.set_learning_rate(agreement.learning_rate)
         batch = FrameBuffers(state.device).to_batch(rows(sampled, raw, mine), VIEW)
-        batch = replace(batch, importance_weights=batch.importance_weights * (largest / agreement.largest_weight))
-        taught = teacher(batch.observation)[:, None]
-        train_step(state, batch, objective, multiplier=agreement.multiplier, teacher_q_values=taught)
+        train_step(
+            state,
+            replace(batch, importance_weights=batch.importance_weights * (largest / agreement.largest_weight)),
+            OBJECTIVE,
+            multiplier=agreement.multiplier,
+            teacher_q_values=teacher(batch.observation).unsqueeze(1),
+        )
     return state
 
 

@@ -86,6 +86,22 @@ def test_a_single_rank_agrees_with_itself(order: Order, weight: float | None, st
     assert agreement.largest_weight == (weight or 1.0)
 
 
+@pytest.mark.parametrize(
+    ("size", "text", "kind"),
+    [
+        (2, "[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1", RankLost),
+        (2, "NCCL communicator was aborted on rank 1", RankLost),
+        (2, "mat1 and mat2 shapes cannot be multiplied", RuntimeError),
+        (1, "NCCL is not compiled in", RuntimeError),
+    ],
+)
+def test_a_backward_pass_without_the_others_says_so_and_hides_no_other_error(
+    size: int, text: str, kind: type[Exception]
+):
+    with pytest.raises(kind), Ranks(0, size).averaging():
+        raise RuntimeError(text)
+
+
 def test_rows_that_cannot_be_shared_equally_are_refused():
     with pytest.raises(ValueError, match="3 ranks cannot share 32 rows equally"):
         Ranks(1, 3).share(32)
