@@ -1,0 +1,77 @@
+"""Every method that ships as a preset, made small: a whole run of Catch that ends well above random play."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from orchestrator.teachers import publish_from_run
+from teacher_store.store import TeacherStore
+from tests.orchestrator.in_process import run_in_process
+from upcycle.config import RunConfig
+from upcycle.config_io import load_config
+
+PRESETS = Path(__file__).resolve().parents[2] / "deploy" / "presets"
+
+RANDOM_RETURN = -0.64
+"""Of 200 games; a game returns 1 if the ball was caught and -1 if not, so this is 18 % caught."""
+
+SMALL = (
+    "env.task=Catch-v0", "network.kind=mlp", "network.hidden=64",
+    "replay.num_shards=1", "replay.capacity_steps=20_000", "replay.chunk_steps=16", "replay.min_size_to_sample=400",
+    "replay.error_buffer_steps=600", "replay.samples_per_insert=16.0",
+    "actors.num_actors=1", "actors.lanes=8", "actors.epsilon_decay_frames=1_500", "actors.weight_poll_seconds=0.1",
+    "learner.batch_size=64", "learner.learning_rate=1e-3", "learner.target_update_period=100",
+    "learner.publish_period=50", "learner.checkpoint_seconds=600", "learner.memory_format=contiguous",
+    "offline.learner_steps=300", "online.env_frames=1_500", "rl.env_frames=1_000",
+    "evaluation.episodes=20", "evaluation.final_episodes=50", "evaluation.period_seconds=1",
+    "evaluation.period_frames=0",
+)  # fmt: skip
+FROM_SCRATCH = ("rl.env_frames=3_000", "actors.epsilon_warmup_frames=400")
+TAUGHT = ("teacher.id=catcher",)
+FADING = (*TAUGHT, "learner.final_learning_rate=3e-4")
+C51 = ("network.atoms=21", "network.support_limit=1.5")
+"""The returns of Catch lie in [-1, 1]."""
+
+METHODS: dict[str, Sequence[str]] = {
+    "nature_dqn": FROM_SCRATCH,
+    "dqn_adam": FROM_SCRATCH,
+    "rainbow": (*FROM_SCRATCH, *C51),
+    "impala_rainbow_scratch": (*FROM_SCRATCH, *C51, "network.dueling=true", "network.noisy=true"),
+    "finetune_adam": (*TAUGHT, "learner.learning_rate=1e-4"),
+    "qdagger_dqn": FADING,
+    "impala_rainbow": (*FADING, *C51),
+    "dagger": (*TAUGHT, *C51),
+    "kickstarting": FADING,
+    "rehearsal": (*TAUGHT, "online.env_frames=3_000"),
+    "pretraining": (*FADING, "rl.env_frames=2_000"),
+    "dqfd": TAUGHT,
+    "jsrl": (*TAUGHT, "online.env_frames=3_000", "guide.opening_steps=9", "guide.iteration_frames=300"),
+}
+
+
+def small(preset: str, *overrides: str) -> RunConfig:
+    return load_config(PRESETS / f"{preset}.toml", [*SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TeacherStore:
+    """With a teacher of Catch that has learnt for seconds, and left the log of all that it has played."""
+    root = tmp_path_factory.mktemp("catcher")
+    store = TeacherStore(root / "teachers", bundled=None)
+    run = run_in_process(small("dqn_adam", *FROM_SCRATCH), root / "run", store)
+    record = publish_from_run(run.folder.path, store, name="catcher")
+    assert record.score is not None
+    assert record.score.mean_return > RANDOM_RETURN + 0.6
+    assert record.training_state is not None
+    return store
+
+
+@pytest.mark.parametrize("preset", METHODS)
+def test_a_method_ends_well_above_random_play(preset: str, store: TeacherStore, tmp_path: Path) -> None:
+    config = small(preset, *METHODS[preset])
+    run = run_in_process(config, tmp_path / "run", store)
+    assert tuple(phase["phase"] for phase in run.folder.phases()) == config.phases
+    assert run.mean_return > RANDOM_RETURN + 0.6
+    guided = run.metrics["actor-0"].value("actor_guided_frames_total")
+    assert (guided > 0) == (preset == "jsrl")
