@@ -19,8 +19,9 @@ With one rank nothing here costs anything: no process group, no copy, no collect
 
 import math
 import re
+import time
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -29,12 +30,17 @@ from typing import Final, Self, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 from zlib_ng import zlib_ng
 
 from upcycle.errors import UpcycleError
+from upcycle.runtime import StopSignal
 
+_PATIENCE_SECONDS: Final = 3600.0  # how much later than the first the last rank may be done with its share of a job
+_POLL_SECONDS: Final = 0.1
 _NOISE: Final = re.compile(r"^\[\S+\] |\. This is typically.*")  # gloo's line of source before, its advice after
+_CONNECTION: Final = re.compile("gloo|NCCL")  # a backward pass raises a RuntimeError for whatever goes wrong in it
 
 
 class RankLost(UpcycleError):
@@ -90,8 +96,9 @@ class Ranks:
       size: how many there are.
     """
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, store: TCPStore | None = None, stop: StopSignal | None = None) -> None:
         self.rank, self.size = rank, size
+        self._store, self._stop, self._waits = store, stop or StopSignal(), 0
 
     @classmethod
     def single(cls) -> Self:
@@ -131,6 +138,16 @@ class Ranks:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
+    @contextmanager
+    def averaging(self) -> Generator[None]:
+        """Around the backward pass of what `wrap` gave: raises RankLost where another rank is gone meanwhile."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _CONNECTION.search(str(error)):
+                raise
+            raise _lost(self.rank, self.size, error) from error
+
     def agree(self, order: Order, largest_weight: float | None) -> Agreement:
         """What all ranks do now; every rank calls it once before each step.
 
@@ -157,14 +174,32 @@ class Ranks:
         order = Order(Verdict(int(verdict)), multiplier, rate, checkpoint > 0)
         return _agreement(order, step=not missing, largest_weight=largest if not missing else 1.0)
 
+    def await_all(self) -> None:
+        """Returns when all ranks have come here, or the run is stopped: for work that takes some longer than others.
+
+        A rank that dies meanwhile is not noticed here; the driver then starts all ranks again.
+        Raises: RankLost after an hour.
+        """
+        if self.size > 1:
+            store, key = self._next_key()
+            store.add(key, 1)
+            self._poll(lambda: store.add(key, 0) == self.size)
+
     def from_first(self, number: int) -> int:
-        """Rank 0's number, which all ranks get: which checkpoint to go on from, for example. Raises: RankLost."""
+        """Rank 0's number, which all ranks get, as patiently as `await_all`: the checkpoint to go on from, for example.
+
+        Raises: RankLost, also if the run is stopped before rank 0 has said it.
+        """
         if self.size == 1:
             return number
-        tensor = torch.tensor([number], dtype=torch.int64)
-        with together(self.rank, self.size):
-            dist.broadcast(tensor, src=0)
-        return int(tensor.item())
+        store, key = self._next_key()
+        if self.is_first:
+            store.set(key, str(number))
+            return number
+        self._poll(lambda: store.check([key]))
+        if self._stop.is_set():
+            raise RankLost(f"rank {self.rank} of {self.size} was stopped before it knew what to do")
+        return int(store.get(key))
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Every rank's tensor, by rank: states of random generators, for a checkpoint. Raises: RankLost.
@@ -194,6 +229,18 @@ class Ranks:
         if greatest != -least:
             raise RanksDiffer(f"rank {self.rank} of {self.size}: parameters differ between the ranks")
 
+    def _next_key(self) -> tuple[TCPStore, str]:
+        assert self._store is not None, "several ranks without a store"
+        self._waits += 1
+        return self._store, f"wait-{self._waits}"
+
+    def _poll(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        with together(self.rank, self.size):
+            while not condition() and not self._stop.wait(_POLL_SECONDS):
+                if time.monotonic() > deadline:
+                    raise RankLost(f"rank {self.rank} of {self.size} has waited for another too long")
+
     def _greatest(self, values: list[float], dtype: torch.dtype) -> list[float]:
         tensor = torch.tensor(values, dtype=dtype)
         with together(self.rank, self.size):
@@ -207,8 +254,12 @@ def together(rank: int, size: int) -> Generator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = _NOISE.sub("", str(error).strip().splitlines()[0])
-        raise RankLost(f"rank {rank} of {size} has lost another rank ({reason})") from error
+        raise _lost(rank, size, error) from error
+
+
+def _lost(rank: int, size: int, error: RuntimeError) -> RankLost:
+    reason = _NOISE.sub("", str(error).strip().splitlines()[0])
+    return RankLost(f"rank {rank} of {size} has lost another rank ({reason})")
 
 
 def _agreement(order: Order, *, step: bool, largest_weight: float) -> Agreement:

@@ -64,7 +64,7 @@ def meet(
             world_size=size,
             timeout=timedelta(seconds=answer_seconds),
         )
-    return Ranks(rank, size)
+    return Ranks(rank, size, store, stop)
 
 
 def _serve(folder: RunFolder, host: str) -> TCPStore:

@@ -57,13 +57,13 @@ class TrainState:
         if tuning.channels_last:
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.online_network = network.to(device)
-        self.online = wrap(_Forward(self.online_network))  # before the copies: it may bring other weights
+        self.online = wrap(_Forward(self.online_network))  # of several ranks all have the first one's weights now
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
+        self.target = _Forward(self.target_network)
         self._average_decay = config.weight_average_decay
         self.policy_network = self.online_network
         if self._average_decay > 0:
             self.policy_network = copy.deepcopy(self.online_network).requires_grad_(False)
-        self.target = _Forward(self.target_network)
         if tuning.compiled:
             self.online.compile()
             self.target.compile()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from upcycle.run_folder import Record
+from upcycle.statistics import normalised_score
 
 _DIGITS = 6
 
@@ -23,7 +24,7 @@ class Baselines:
         """(G - G_random) / (G_teacher - G_random), or None without a teacher, or with one that plays as random."""
         if self.teacher is None or self.teacher == self.random:
             return None
-        return round((mean_return - self.random) / (self.teacher - self.random), _DIGITS)
+        return round(normalised_score(mean_return, random=self.random, reference=self.teacher), _DIGITS)
 
     @classmethod
     def from_manifest(cls, manifest: Record) -> "Baselines":

@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from orchestrator.context import Role
 from orchestrator.local_ray import address_to_join
 from orchestrator.processes import Process
-from upcycle.config import ClusterConfig, RunConfig
+from upcycle.config import ClusterConfig, LearnerConfig, RunConfig
 from upcycle.errors import UserError
 
 _CONNECT_SECONDS: Final = 3.0
@@ -128,7 +128,7 @@ class Cluster:
             # Beside a neighbour on a small machine a process asks for a part of a core, so that all of them fit.
             # A shard that joins later asks for none: they have all been given out.
             num_cpus=share_of_core(cores * self._fraction) if not self._joins(role, index) else 0,
-            num_gpus=self._num_gpus(role),
+            num_gpus=gpus_of_rank(self._config.learner, self.gpus) if role == "learner" else 0,
             max_concurrency=4,
             max_restarts=0,
             max_task_retries=0,
@@ -200,19 +200,6 @@ class Cluster:
     def _joins(self, role: Role, index: int) -> bool:
         return role == "replay" and index >= self._config.replay.num_shards
 
-    def _num_gpus(self, role: Role) -> float:
-        wanted, ranks = self._config.learner.device, self._config.learner.ranks
-        if role != "learner" or wanted == "cpu":
-            return 0
-        if self.gpus >= ranks:
-            return 1
-        if self.gpus >= 1:  # two ranks on one GPU is what NCCL refuses, some on processors would hold up the others
-            problem, remedy = f"this cluster has {self.gpus:g} GPUs", "set as many ranks, or learner.device=cpu"
-            raise UserError("learner.ranks", ranks, problem, remedy)
-        if wanted == "cuda":
-            raise UserError("learner.device", "cuda", "this cluster has no GPU", "set learner.device=auto")
-        return 0
-
 
 def _node_address() -> str:
     """Address of this machine within the cluster."""
@@ -273,6 +260,23 @@ def _demand(config: RunConfig) -> int:
 def share_of_core(cores: float) -> float:
     """Ray takes parts of a core, or whole ones."""
     return float(int(cores)) if cores >= 1 else max(int(cores * 100) / 100, 0.01)
+
+
+def gpus_of_rank(learner: LearnerConfig, gpus: float) -> int:
+    """GPUs for each rank of a learner in a cluster that has so many.
+
+    Raises: UserError if some ranks would have one and some not, or none that has been asked for.
+    """
+    if learner.device == "cpu":
+        return 0
+    if gpus >= learner.ranks:
+        return 1
+    if gpus >= 1:  # NCCL refuses two ranks on one GPU; a rank without one would hold up the others
+        remedy = f"set learner.ranks={gpus:g} or fewer, or learner.device=cpu"
+        raise UserError("learner.ranks", learner.ranks, f"this cluster has only {gpus:g} GPUs", remedy)
+    if learner.device == "cuda":
+        raise UserError("learner.device", "cuda", "this cluster has no GPU", "set learner.device=auto")
+    return 0
 
 
 def _first_line(error: BaseException) -> str:

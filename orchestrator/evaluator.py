@@ -19,7 +19,7 @@ from upcycle.errors import CorruptDataError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import Record, RunFolder
 from upcycle.runtime import StopSignal, seed_for
-from upcycle.snapshots import Snapshot, SnapshotFolder
+from upcycle.snapshots import Snapshot, SnapshotFolder, SnapshotRef
 from upcycle.tracker import Tracker, TrackerUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -80,6 +80,8 @@ def evaluate_snapshot(
 class Evaluator:
     """Scores the newest policy version, at most one every `evaluation.period_seconds`, until `stop` is set.
 
+    After the offline phase, in which no frames are played, versions must also be `evaluation.period_frames` apart.
+
     The best ones so far are kept beside the run's newest versions: a run that ends badly still has a teacher to give.
 
     A version that cannot be read (pruned meanwhile, torn) is logged and passed over; the next one comes.
@@ -99,6 +101,7 @@ class Evaluator:
         self._snapshots = SnapshotFolder(folder.snapshots)
         scores = [record for record in folder.scores() if record["kind"] == "evaluation"]
         self._newest = max((int(record["policy_version"]) for record in scores), default=-1)
+        self._frames = max((int(record["env_frames"]) for record in scores), default=None)
         self._returns = {int(record["policy_version"]): float(record["mean_return"]) for record in scores}
         self._score: Record | None = None
         self._episode = 0
@@ -119,15 +122,26 @@ class Evaluator:
         return {"score": self._score, "episode": self._episode, "policy_version": self._newest}
 
     def _next_snapshot(self) -> Snapshot | None:
-        """The newest version, if it is newer than the one evaluated last."""
+        """The newest version, if it is newer than the one evaluated last, and by enough frames."""
         try:
             ref = self._snapshots.latest()
-            if ref is None or ref.version <= self._newest:
+            if ref is None or ref.version <= self._newest or self._comes_too_soon(ref):
                 return None
             return self._snapshots.load(ref)
         except CorruptDataError as error:
             _log.warning("snapshot_unreadable", error=str(error))
             return None
+
+    def _comes_too_soon(self, ref: SnapshotRef) -> bool:
+        """Whether a version is less than `evaluation.period_frames` after the one evaluated last.
+
+        Raises: CorruptDataError if it cannot be read.
+        """
+        if self._frames is None or self._config.evaluation.period_frames == 0:
+            return False
+        metadata = self._snapshots.metadata(ref)
+        played = int(metadata["env_frames"]) - self._frames
+        return metadata["phase"] != "offline" and played < self._config.evaluation.period_frames
 
     def _evaluate(self, snapshot: Snapshot) -> None:
         record = evaluate_snapshot(
@@ -143,6 +157,7 @@ class Evaluator:
         if record is None:
             return
         self._newest, self._score = int(record["policy_version"]), {**record, "returns": []}
+        self._frames = int(record["env_frames"])
         self._folder.append_score(record)
         self._rank(snapshot, float(record["mean_return"]))
         self._metrics.set("evaluator_mean_return", record["mean_return"])

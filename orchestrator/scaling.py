@@ -64,12 +64,13 @@ def scale(path: Path, *, num_shards: int, drain_seconds: float, timeout_seconds:
         raise UserError("run", path.name, f"is not running ({record['state']})", f"first: upcycle resume {path.name}")
     before = ShardSet.read(folder, config)
     phase = config.phases[0] if record["phase"] in (None, "starting") else record["phase"]
-    if num_shards < len(before.taking) and phase == "offline":
+    draws_from_teacher = phase == "offline" or (phase == "online" and config.online.teacher_fraction > 0)
+    if num_shards < len(before.taking) and draws_from_teacher:
         raise UserError(
             "--shards",
             num_shards,
-            f"is below {len(before.taking)}, each of which holds a part of the teacher's log for the offline phase",
-            "scale down once the phase online has begun",
+            f"is below {len(before.taking)}, each of which holds a part of the teacher's log for the phase {phase}",
+            "scale down once that phase is over",
         )
     folder.request_scale(num_shards, drain_seconds)
     deadline = time.monotonic() + timeout_seconds

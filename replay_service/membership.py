@@ -14,6 +14,7 @@ from upcycle.errors import UpcycleError, UserError
 
 _LOOK_SECONDS: Final = 0.5
 _PROBE_SECONDS: Final = 1.0
+_RETURN_SECONDS: Final = 3.0  # a shard that was only slow to answer a probe has answered the next one or two by then
 _RETIRED_SECONDS: Final = 10.0  # calls to a shard that has left may still be under way for so long
 CALL_SECONDS: Final = 5.0
 """Deadline of a call that a healthy shard answers in milliseconds."""
@@ -25,6 +26,7 @@ class Member:
 
     client: ShardClient
     live: bool = True
+    lost_at: float = 0.0
     tables: dict[str, TableStats] = field(default_factory=dict[str, TableStats])
 
 
@@ -149,9 +151,23 @@ class Membership:
         with self._changed:
             member = self._members.get(index)
             if member is not None and member.client is client:
-                member.live = False
+                if member.live:
+                    member.live, member.lost_at = False, time.monotonic()
                 member.tables.clear()
         self._wake.set()
+
+    def await_return(self) -> None:
+        """Waits for announced shards that were lost a moment ago, so that a moment's silence changes no draw.
+
+        Three seconds after its loss a shard is waited for no more.
+        """
+        with self._changed:
+            while not self._stop.is_set():
+                lost = [member.lost_at for member in self._members.values() if not member.live]
+                seconds = seconds_left(max(lost, default=-_RETURN_SECONDS) + _RETURN_SECONDS)
+                if seconds == 0:
+                    return
+                self._changed.wait(min(seconds, _LOOK_SECONDS))
 
     def wait(self, timeout_seconds: float) -> None:
         """Waits until a shard has come (back), for a time at the most."""

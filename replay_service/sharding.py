@@ -130,8 +130,8 @@ class ShardedReplay:
           allocate: gives the memory for the frames of each batch.
           draw_seed: in [0, 2^63). All randomness of the call comes from it, and no other draw is moved: of a table
             that stays as it is, two calls alike give the same batches, whatever tier, transport or client, also after
-            shards have been killed and seeded again from the same logs. A shard that is away, or is lost during the
-            call, is left out all the same; batches drawn meanwhile are others.
+            shards have been killed and seeded again from the same logs. A shard that was lost a moment ago is waited
+            for; one that stays away, or is lost during the call, is left out, and the batches are others then.
         Raises:
           ReplayTimeout: the limiter holds sampling back, too little is stored, or no shard answers; call again.
           ValueError: chunks of this run cannot be seen that way.
@@ -151,6 +151,8 @@ class ShardedReplay:
                 rng=None if draw_seed is None else seeded_generator(draw_seed, 0),
             )
 
+        if draw_seed is not None:
+            self._members.await_return()
         return self._admission.draw_when_admitted(
             {table: batch_size * num_batches}, draw, n_step=view.n_step, timeout_seconds=timeout_seconds
         )
@@ -180,6 +182,8 @@ class ShardedReplay:
           draw_seed: as in `sample_batches`; rows of a table that stays as it is are the same, whatever the others do.
         Raises: as `sample_batches`; UserError if shares do not sum to 1 or the tables' annotations differ in width.
         """
+        if draw_seed is not None:
+            self._members.await_return()
         return self._mixture.sample(
             shares,
             batch_size,

@@ -133,6 +133,21 @@ class SnapshotFolder:
         """Reads one version, verified. Raises CorruptDataError, also when it has been pruned meanwhile."""
         return read_snapshot(self.path / ref.path, sha256=ref.sha256)
 
+    def metadata(self, ref: SnapshotRef) -> dict[str, str]:
+        """What is known about one version, from the head of its file: its bytes are not verified.
+
+        Raises: CorruptDataError, also when it has been pruned meanwhile.
+        """
+        path = self.path / ref.path
+        try:
+            with path.open("rb") as file:
+                size = file.read(8)
+                return _metadata(size + file.read(min(int.from_bytes(size, "little"), path.stat().st_size)))
+        except FileNotFoundError as error:
+            raise CorruptDataError(f"{path}: there is no such weight file") from error
+        except (ValueError, AttributeError) as error:
+            raise CorruptDataError(f"{path}: not a safetensors file ({error})") from error
+
     def keep_best(self, snapshot: Snapshot) -> None:
         """Keeps a copy that no pruning removes, in place of the one before; the evaluator calls it."""
         write_snapshot(self.path / _BEST, snapshot.tensors, snapshot.metadata)

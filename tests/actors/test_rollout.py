@@ -101,6 +101,18 @@ def test_evaluation_plays_whole_games_whatever_training_does() -> None:
     assert whole.lengths.tolist() == [40, 40]
 
 
+def test_returns_are_raw_though_learning_clips_rewards() -> None:
+    env = EnvConfig(task="MsPacman-v5", frame_size=24, noop_max=1, max_episode_steps=150)
+    assert env.clip_rewards
+
+    def no_preference(observation: Array) -> Array:
+        return np.zeros((len(observation), 9), np.float32)
+
+    returns = play_episodes(env, no_preference, episodes=2, epsilon=1.0, lanes=2, seed=0).returns
+    assert (returns >= 50).all()  # clipped, a pill of ten points would count 1
+    assert (returns % 10 == 0).all()
+
+
 def test_collected_chunks_hold_the_frames_asked_for() -> None:
     env = EnvConfig(task="Pong-v5", frame_size=24, frame_skip=8, noop_max=1, max_episode_steps=50)
     spec = chunk_spec(env, chunk_steps=16, n_step=3)

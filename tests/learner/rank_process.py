@@ -30,7 +30,7 @@ from upcycle.windows import View, Windows
 
 VIEW = View(n_step=3, stack=2)
 BATCH_SIZE, STEPS, NUM_ACTIONS = 16, 5, 4
-LEARNER = LearnerConfig(batch_size=BATCH_SIZE, double_q=True, learning_rate=1e-3)
+LEARNER = LearnerConfig(batch_size=BATCH_SIZE, double_q=True, learning_rate=1e-3, target_update_period=2)
 OBJECTIVE = Objective(LEARNER, DistillationConfig(), MarginConfig(), None, TeacherConfig(), torch.ones(1))
 MULTIPLIERS = (1.0, 0.7, 0.4, 0.1, 0.0)
 ANSWER_SECONDS = 30.0
@@ -116,8 +116,13 @@ def main(rank: int, path: Path) -> None:
     ) as ranks:
         state = train(ranks)
         results["parameters"] = [parameter.detach().clone() for parameter in state.online_network.parameters()]
-        ranks.check_equal(state.online_network.parameters())
+        ranks.check_equal([*state.online_network.parameters(), *state.target_network.parameters()])
         results["agreements"] = [plain(agreement) for agreement in disagreeing(ranks)]
+        if rank == 0:
+            time.sleep(0.3)
+            (path / "late").touch()
+        ranks.await_all()
+        results["waited"] = (path / "late").exists()
         results["from_first"] = ranks.from_first(40 + rank)
         results["gathered"] = [int(tensor) for tensor in ranks.gather(torch.tensor(7 + rank))]
         with torch.no_grad():

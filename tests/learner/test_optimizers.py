@@ -86,10 +86,10 @@ def test_epsilon_inside_the_root_makes_a_steady_gradients_step_316_times_smaller
 
 
 def test_large_steady_gradients_keep_every_weight_finite() -> None:
-    """In float32 v - m^2 of equal gradients may come out below minus epsilon."""
+    """In float32 v - m^2 of equal gradients comes out below minus epsilon now and then."""
     weights = nn.Parameter(torch.zeros(1000))
     optimizer = CentredRMSProp([weights], learning_rate=1e-3, decay=0.95, epsilon=1e-5)
-    for _ in range(200):
+    for _ in range(600):
         weights.grad = torch.linspace(100, 5000, 1000)
         optimizer.step()
     assert torch.isfinite(weights).all()

@@ -51,6 +51,7 @@ def test_all_ranks_agree_on_what_they_do_not_see_alike(results: list[dict[str, A
 
 
 def test_what_rank_0_keeps_reaches_all_and_what_all_keep_reaches_it(results: list[dict[str, Any]]):
+    assert [result["waited"] for result in results] == [True, True]
     assert [result["from_first"] for result in results] == [40, 40]
     assert [result["gathered"] for result in results] == [[7, 8], [7, 8]]
 
@@ -76,12 +77,29 @@ def test_a_rank_that_dies_does_not_leave_the_other_waiting(results: list[dict[st
 )
 def test_a_single_rank_agrees_with_itself(order: Order, weight: float | None, step: bool):
     with Ranks.single() as ranks:
+        ranks.await_all()
         agreement = ranks.agree(order, weight)
         module = torch.nn.Linear(2, 2)
         assert ranks.wrap(module) is module
         assert (ranks.is_first, ranks.from_first(5), ranks.share(32)) == (True, 5, 32)
     assert (agreement.verdict, agreement.step, agreement.checkpoint) == (order.verdict, step, order.checkpoint)
     assert agreement.largest_weight == (weight or 1.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "text", "kind"),
+    [
+        (2, "[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1", RankLost),
+        (2, "NCCL communicator was aborted on rank 1", RankLost),
+        (2, "mat1 and mat2 shapes cannot be multiplied", RuntimeError),
+        (1, "NCCL is not compiled in", RuntimeError),
+    ],
+)
+def test_a_backward_pass_without_the_others_says_so_and_hides_no_other_error(
+    size: int, text: str, kind: type[Exception]
+):
+    with pytest.raises(kind), Ranks(0, size).averaging():
+        raise RuntimeError(text)
 
 
 def test_rows_that_cannot_be_shared_equally_are_refused():

@@ -201,7 +201,7 @@ def test_a_cuda_device_takes_the_same_steps(head: str) -> None:
         for _ in range(steps - 1):
             train_step(state, batch, terms, multiplier=1.0, teacher_q_values=labels(batch))
         result = train_step(state, batch, terms, multiplier=1.0, teacher_q_values=labels(batch))
-        return result.terms.tolist()
+        return [float(term) for term in result.terms]
 
     cuda = torch.device("cuda")
     np.testing.assert_allclose(terms_after(cuda, 1), terms_after(CPU, 1), rtol=1e-3, atol=1e-6)

@@ -14,13 +14,15 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.error import HTTPError
 
 import pytest
 
-from orchestrator.cluster import share_of_core
+from orchestrator.cluster import gpus_of_rank, share_of_core
 from tests.orchestrator.runs import CATCH, ROOT, wait_until
+from upcycle.config import LearnerConfig
+from upcycle.errors import UserError
 from upcycle.run_folder import RunFolder
 
 SMALL = ("rl.env_frames=2000", "evaluation.episodes=5", "evaluation.final_episodes=10", "evaluation.period_seconds=5")
@@ -141,7 +143,8 @@ def test_a_preset_runs_as_a_ray_job_and_its_processes_have_names(head: Head, tmp
 def test_a_run_survives_kills_stops_cleanly_and_is_resumed(head: Head, tmp_path: Path):
     runs = tmp_path / "runs"
     folder = RunFolder(runs / "catch")
-    begin = command("run", CATCH, "--runs", runs, sets=(*SMALL, "rl.env_frames=1000000", "replay.num_shards=1"))
+    endless = (*SMALL, "rl.env_frames=1000000", "replay.num_shards=1", "learner.ranks=2")
+    begin = command("run", CATCH, "--runs", runs, sets=endless)
     with (tmp_path / "output").open("wb") as output:
         driver = subprocess.Popen(begin, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
     try:
@@ -153,9 +156,10 @@ def test_a_run_survives_kills_stops_cleanly_and_is_resumed(head: Head, tmp_path:
                 assert b"upcycle_process_up" in reply.read()
 
         processes = status(runs)["processes"]
-        killed = {name: int(processes[name]["pid"]) for name in ("actor-0", "replay-0", "learner-0")}
+        killed = {name: int(processes[name]["pid"]) for name in ("actor-0", "replay-0", "learner-1")}
         for pid in killed.values():
             os.kill(pid, signal.SIGKILL)
+        killed["learner-0"] = int(processes["learner-0"]["pid"])  # the ranks of a learner are started again together
         wait_until(lambda: status(runs)["restarts"] >= 3, seconds=60)
         reached = progress(folder)
         wait_until(lambda: progress(folder) > reached + 300, seconds=120)
@@ -194,6 +198,22 @@ def progress(folder: RunFolder) -> int:
 @pytest.mark.parametrize(("cores", "share"), [(3.7, 3.0), (1.0, 1.0), (0.999, 0.99), (0.3, 0.3), (0.001, 0.01)])
 def test_a_process_asks_for_whole_cores_or_a_part_of_one(cores: float, share: float):
     assert share_of_core(cores) == share
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "gpus", "each"),
+    [("auto", 1, 0, 0), ("auto", 2, 0, 0), ("auto", 2, 2, 1), ("cuda", 2, 3, 1), ("cpu", 2, 1, 0)],
+)
+def test_each_rank_has_a_gpu_of_its_own_or_none_has(
+    device: Literal["auto", "cpu", "cuda"], ranks: int, gpus: int, each: int
+):
+    assert gpus_of_rank(LearnerConfig(device=device, ranks=ranks), gpus) == each
+
+
+@pytest.mark.parametrize(("device", "gpus", "field"), [("auto", 1, "learner.ranks"), ("cuda", 0, "learner.device")])
+def test_too_few_gpus_are_refused(device: Literal["auto", "cuda"], gpus: int, field: str):
+    with pytest.raises(UserError, match=field):
+        gpus_of_rank(LearnerConfig(device=device, ranks=2), gpus)
 
 
 def test_a_killed_driver_leaves_a_run_that_says_so(tmp_path: Path):

@@ -39,11 +39,15 @@ class ScriptedCluster:
         self.round = 0
         self.started: list[str] = []
         self.stopped: list[str] = []
+        self.killed: list[str] = []
 
     def start(self, role: Role, index: int, run: Path) -> ScriptedHandle:
         assert run == self._folder.path
         if role == "replay":
             self._folder.announce_endpoint("replay", index, "127.0.0.1:1")
+        elif (role, index) == ("learner", 0):
+            assert not self._folder.endpoints("learner"), "other ranks would look for it where it was before"
+            self._folder.announce_endpoint("learner", 0, "127.0.0.1:1")
         self.started.append(f"{role}-{index}")
         return ScriptedHandle(role, index)
 
@@ -65,7 +69,7 @@ class ScriptedCluster:
         return []
 
     def kill(self, handle: ScriptedHandle) -> None:
-        pass
+        self.killed.append(handle.name)
 
 
 class Screen:
@@ -93,6 +97,10 @@ def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
+    return new_folder(tmp_path)
+
+
+def new_folder(tmp_path: Path, **changes: Any) -> RunFolder:
     config = parse_config(
         {
             "name": "run",
@@ -102,6 +110,7 @@ def folder(tmp_path: Path) -> RunFolder:
             "replay": {"num_shards": 2},
             "actors": {"num_actors": 2},
             "cluster": {"max_restarts": 2},
+            **changes,
         }
     )
     teacher = {"id": "t-1", "name": "t", "score": 10.0, "store": "/nowhere", "log": None}
@@ -258,3 +267,53 @@ def test_a_run_that_was_scaled_goes_on_with_its_shards(folder: RunFolder, tracke
     stretch = ShardSet.read(folder, folder.config)
     assert not any(map(stretch.has_joined, stretch.taking))
     assert stretch.scaled_to(4, leave_by=0.0).taking == (0, 1, 2, 4)  # 3 has a log, though it has left
+
+
+def test_the_ranks_of_a_learner_are_started_again_together_and_counted_once(tmp_path: Path, tracker: Tracker):
+    folder = new_folder(tmp_path, learner={"ranks": 2})
+
+    def answer(name: str, round_: int) -> Any:
+        if name == "learner-1" and cluster.started.count(name) == 1 and round_ > 2:
+            return RuntimeError("killed")
+        if name == "learner-0" and cluster.started.count(name) == 1 and round_ > 2:
+            return {"state": "failed", "error": "RankLost: rank 0 of 2 has lost another rank"}
+        if name == "learner-1" and cluster.started.count(name) == 2:
+            second.append(round_)
+            return {"state": "finished", "detail": {"learner_steps": 7}}  # rank 0 has yet to write its last checkpoint
+        finished = name == "learner-0" and len(second) > 3
+        return learner("online", 5, 5, "finished" if finished else "running") if name == "learner-0" else {}
+
+    second = list[int]()
+    cluster, screen, metrics, driver = drive(folder, tracker, answer)
+    outcome = driver.run()
+    assert outcome.finished
+    assert len(second) > 3, "the last rank ended the run"
+    assert outcome.learner_steps == 5
+    ranks = [name for name in cluster.started if name.startswith("learner")]
+    assert ranks == ["learner-0", "learner-1"] * 2
+    assert cluster.killed == ["learner-0", "learner-1"]
+    assert [name for name in cluster.stopped if name.startswith("learner")] == ["learner-0", "learner-1"]
+    assert metrics.value("supervisor_restarts_total", target="learner") == 1
+    assert screen.said == [
+        "learner (2 ranks) died (learner-0: RankLost: rank 0 of 2 has lost another rank; learner-1: killed); "
+        "starting it again"
+    ]
+    targets = json.loads((folder.path / "metrics_targets.json").read_text())
+    assert {target["labels"]["index"] for target in targets if target["labels"]["role"] == "learner"} == {"0", "1"}
+    assert {"learner-0", "learner-1"} <= set(folder.statuses())
+
+
+def test_ranks_that_keep_dying_end_the_run_and_name_all_their_logs(
+    tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("orchestrator.supervisor._FIRST_BACK_OFF_SECONDS", 0.01)
+    folder = new_folder(tmp_path, learner={"ranks": 2})
+
+    def answer(name: str, round_: int) -> Any:
+        dying = f"learner-{cluster.started.count('learner-1') % 2}"  # by turns: each alone would be below the limit
+        return RuntimeError("killed") if name == dying else {}
+
+    cluster, _, _, driver = drive(folder, tracker, answer)
+    with pytest.raises(RunFailed, match=r"learner \(2 ranks\) died 3 times: .*learner-0\.jsonl, .*learner-1\.jsonl"):
+        driver.run()
+    assert cluster.started.count("learner-1") == 3

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from actors.envs import env_spec
+from actors.rollout import EpisodeResults, play_episodes
 from orchestrator.baselines import Baselines
 from orchestrator.evaluator import Evaluator, evaluate_snapshot
 from orchestrator.finish import final_evaluation
 from orchestrator.progress import SilentView
 from tests.orchestrator.runs import catch
+from upcycle.config import EnvConfig
 from upcycle.errors import CorruptDataError
 from upcycle.metrics import Metrics
 from upcycle.networks import build_network
@@ -31,8 +33,9 @@ def weights(seed: int = 0) -> dict[str, Any]:
     return to_numpy(network.state_dict())
 
 
-def metadata(version: int) -> dict[str, str]:
-    return {"policy_version": str(version), "phase": "online", "env_frames": "1000", "learner_steps": "50"}
+def metadata(version: int, *, phase: str = "online", env_frames: int = 1000) -> dict[str, str]:
+    counts = {"env_frames": str(env_frames), "learner_steps": "50"}
+    return {"policy_version": str(version), "phase": phase, **counts}
 
 
 @pytest.fixture
@@ -60,10 +63,26 @@ def test_a_score_is_tied_to_its_policy_version_and_can_be_played_again():
     assert again["returns"] == record["returns"]
 
 
+def test_the_protocol_is_ales_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch):
+    asked = dict[str, Any]()
+
+    def spy(env: EnvConfig, q_function: Any, **arguments: Any) -> EpisodeResults:
+        asked.update(arguments, env=env)
+        return play_episodes(env, q_function, **arguments)
+
+    monkeypatch.setattr("orchestrator.evaluator.play_episodes", spy)
+    record = evaluate(3)
+    assert record is not None
+    assert asked["epsilon"] == 0.001
+    assert asked["env"].max_episode_steps == 27_000
+    assert asked["episodes"] == record["episodes"] == 6
+
+
 def test_without_a_teacher_nothing_is_normalised():
     assert Baselines(random=0.0, teacher=None).normalise(5.0) is None
     assert Baselines.from_manifest({"random_score": 1, "teacher": None}) == Baselines(1.0, None)
     assert Baselines.from_manifest({"random_score": 1, "teacher": {"score": 3}}).normalise(2.0) == 0.5
+    assert Baselines.from_manifest({"random_score": 1, "teacher": {"score": 1}}).normalise(2.0) is None
 
 
 def test_an_interrupted_evaluation_is_no_score():
@@ -108,6 +127,28 @@ def test_each_version_is_scored_once_and_damaged_ones_are_passed_over(folder: Ru
     assert run() == [1, 3]
     assert metrics.value("evaluator_policy_version") == 3
     assert metrics.value("evaluator_episodes_total") == 10
+
+
+def test_versions_after_the_offline_phase_are_some_frames_apart(folder: RunFolder):
+    config = catch("evaluation.period_seconds=0.1", "evaluation.period_frames=1000")
+    snapshots = SnapshotFolder(folder.snapshots)
+    published = [
+        ("offline", 0, True),  # the first of all
+        ("offline", 0, True),  # no frames are played here: time alone decides
+        ("online", 0, False),
+        ("online", 996, False),
+        ("online", 1_000, True),
+        ("online", 1_996, False),
+        ("rl", 2_400, True),
+        ("rl", 3_399, False),  # counted from the version that was evaluated, not from multiples of the period
+        ("rl", 3_400, True),
+    ]
+    expected: list[int] = []
+    for version, (phase, env_frames, due) in enumerate(published):
+        snapshots.publish(version, weights(), metadata(version, phase=phase, env_frames=env_frames))
+        Evaluator(config, folder, BASELINES, Metrics("evaluator", "run"), OneGame()).run()  # as after a restart, too
+        expected += [version] * due
+        assert [record["policy_version"] for record in folder.scores()] == expected
 
 
 def test_the_best_versions_play_off_and_the_winner_is_given_back(tmp_path: Path):

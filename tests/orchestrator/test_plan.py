@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from actors.envs import chunk_spec, env_spec
-from orchestrator.baselines import Baselines
+from orchestrator.baselines import Baselines, teachers_of
 from orchestrator.plan import make_plan
 from orchestrator.progress import SilentView
 from teacher_store.records import Score, TeacherRecord
@@ -157,6 +157,13 @@ def test_who_has_no_buffer_plays_in_chunks_of_the_form_that_the_others_have(stor
     plan_for(catch(*OFFLINE, "teacher.id=third", "teacher.collect_frames=300", "replay.chunk_steps=32"), store.root)
     with pytest.raises(UserError, match=r"teacher\.also = 'third-.*another form"):
         plan_for(catch(*OFFLINE, "teacher.also=third"), store.root)
+
+
+def test_a_manifest_of_old_names_its_only_teacher():
+    known = {"id": "a-1", "score": 1.0}
+    assert teachers_of({"teacher": None}) == teachers_of({}) == []
+    assert teachers_of({"teacher": known}) == [known]
+    assert teachers_of({"teacher": known, "teachers": [{"id": "b-2"}, known]}) == [{"id": "b-2"}, known]
 
 
 def test_any_teacher_is_taken_if_that_is_wanted(store: TeacherStore, tmp_path: Path):

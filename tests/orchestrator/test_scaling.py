@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from orchestrator.cli import main
 from orchestrator.shard_set import ShardSet
 from replay_service.sharding import ShardedReplay
-from tests.orchestrator.runs import CATCH, ROOT, catch, new_run, plan_for, wait_until
+from tests.orchestrator.runs import CATCH, ROOT, catch, plan_for, wait_until
 from tests.orchestrator.test_cluster import SMALL, command, progress, status
 from tests.orchestrator.test_processes import Stage
 from tests.replay_service.chunk_factory import make_chunk
@@ -94,6 +94,10 @@ def test_what_cannot_be_done_is_said_in_one_line(folder: RunFolder, capsys: pyte
     assert "--shards = 0: is not above 0" in refused(folder, capsys, "--shards", "0")
     assert "--drain-seconds = -1.0" in refused(folder, capsys, "--shards", "1", "--drain-seconds", "-1")
     assert "teacher's log" in refused(folder, capsys, "--shards", "1")
+    rehearsal = ("phases=online,rl", "teacher.id=any", "online.teacher_fraction=0.25")
+    folder.write_status("driver", 0, {"phase": "online"})
+    folder.replace_config(catch(*rehearsal))
+    assert "for the phase online; scale down once" in refused(folder, capsys, "--shards", "1")
     folder.write_status("driver", 0, {"phase": "rl"})
     assert "has not come to 1 shards within 0.1 s" in refused(folder, capsys, "--shards", "1", "--timeout", "0.1")
     assert folder.scale_request() == {"num_shards": 1, "drain_seconds": 600.0}
@@ -126,7 +130,8 @@ def test_a_shard_does_what_the_folder_says_also_after_its_restart(tmp_path: Path
         for number in range(5):
             log.append(encode_chunk(make_chunk(number, spec=spec), spec), spec.steps)
     teacher = {"id": "t", "name": "t", "score": 1.0, "store": "/nowhere", "log": str(tmp_path / "log")}
-    folder = new_run(tmp_path / "run", config, teacher=teacher)
+    taught = catch("replay.num_shards=2", "phases=offline,rl", "teacher.id=t")
+    folder = RunFolder.create(tmp_path / "run", taught, chunk_spec=spec.to_json(), teacher=teacher)
     shards = ShardSet.first(2).scaled_to(3, leave_by=0.0)
     folder.write_shards(replace(shards, taking=(0, 2), draining={1: 2e9}).to_json())
     stage = Stage(folder)

@@ -4,13 +4,16 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from orchestrator.processes import Process
 from replay_service.sharding import SampledBatch, ShardedReplay
+from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
+from teacher_store.teacher import Teacher, load_teacher
 from tests.orchestrator.runs import catch, new_run, plan_for, wait_until
 from tests.orchestrator.test_plan import OFFLINE, publish
 from upcycle.chunks import ChunkSpec, decode_chunk, encode_chunk
@@ -95,6 +98,24 @@ def test_the_table_teacher_is_of_all_teachers_and_the_same_after_a_restart(store
             np.testing.assert_array_equal(again.windows.action, first[draw_seed].windows.action)
             for name in ("shard", "slot", "offset"):
                 np.testing.assert_array_equal(getattr(again.keys, name), getattr(first[draw_seed].keys, name))
+
+
+def test_a_learner_loads_all_its_teachers(store: TeacherStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    loaded = list[str]()
+
+    def load(record: TeacherRecord, *arguments: Any, **options: Any) -> Teacher:
+        loaded.append(record.name)
+        return load_teacher(record, *arguments, **options)
+
+    monkeypatch.setattr("teacher_store.teacher.load_teacher", load)
+    folder = new_run(tmp_path / "run", catch(*TWO, "phases=offline", "offline.learner_steps=30"))
+    with shards_of(folder):
+        learner = Process("learner", 0, folder.path, "127.0.0.1")
+        learner.start()
+        wait_until(lambda: learner.status()["state"] in ("finished", "failed"))
+        assert learner.stop(20.0)
+        assert learner.status()["error"] is None
+    assert loaded == ["catcher", "other"]
 
 
 def test_the_newest_transitions_of_both_share_the_capacity(store: TeacherStore, tmp_path: Path):

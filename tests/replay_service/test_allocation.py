@@ -48,4 +48,4 @@ def test_exponent_0_weighs_all_alike_and_exponent_1_undoes_the_probabilities() -
 def test_golden_importance_weights() -> None:
     """Priorities 4, 1 and 0.25 at beta 0.5."""
     probabilities = np.array([4.0, 1.0, 0.25]) / 5.25
-    assert importance_weights(probabilities, 3, 0.5).tolist() == pytest.approx([0.25, 0.5, 1.0])
+    assert importance_weights(probabilities, 3, 0.5)[0].tolist() == pytest.approx([0.25, 0.5, 1.0])

@@ -1,5 +1,7 @@
 """Draws with a seed: a function of it and of what is stored, whoever asks, however, and after whatever restarts."""
 
+import signal
+import threading
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.replay_service.chunk_factory import (
     running_shards,
     table_config,
 )
+from tests.replay_service.shard_process import ShardProcess
 from upcycle.chunks import Array, encode_chunk
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.windows import View
@@ -178,16 +181,51 @@ def test_rows_of_a_mixture_are_the_same_while_another_table_fills(log: Path) -> 
     assert max(int(batch.policy_version.max()) for batch in later) >= 50
 
 
-def test_the_batch_comes_without_a_shard_that_is_lost(log: Path) -> None:
+def test_the_batch_comes_without_a_shard_that_is_lost(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replay_service.membership._RETURN_SECONDS", 0.5)
     with running_shards([TEACHER], count=3) as (shards, addresses), connected(addresses) as replay:
         for index, shard in enumerate(shards):
             shard.seed("teacher", ExperienceLogReader.open(log), index, 3)
         expected = draw(replay, range(4))
         shards[1].stop(grace_seconds=0.1)
-        (batch, _) = draw(replay, [4])
-        assert set(batch.keys.shard.tolist()) == {0, 2}
+        for batch in draw(replay, range(4, 8)):
+            assert set(batch.keys.shard.tolist()) == {0, 2}
     with seeded(log, [TEACHER]) as addresses, connected(addresses) as replay:
         assert_equal(draw(replay, range(4)), expected)  # once it is back, batches are what they were
+
+
+def test_a_shard_killed_with_signal_9_gives_the_same_draws_from_its_log(tmp_path: Path) -> None:
+    config = table_config("online", capacity_steps=400)
+    with running_shards([config]) as (_, addresses), connected(addresses) as replay:
+        killed = ShardProcess(tmp_path, 1, config)
+        addresses[1] = killed.address
+        try:
+            wait_for_both(replay)
+            for number in range(7):
+                replay.insert("online", [make_data(number)], writer_id="w", first_sequence=number, timeout_seconds=10)
+            expected = draw(replay, range(10), table="online")
+            assert {1, 0} == set(np.concatenate([batch.keys.shard for batch in expected]).tolist())
+            killed.end(signal.SIGKILL)
+            killed = ShardProcess(tmp_path, 1, config)
+            addresses[1] = killed.address
+            wait_for_both(replay)
+            assert_equal(draw(replay, range(10), table="online"), expected)
+        finally:
+            killed.end(signal.SIGKILL)
+
+
+def wait_for_both(replay: ShardedReplay) -> None:
+    while len(replay.stats("online").shards) < 2:
+        threading.Event().wait(0.02)  # the test's own time limit ends this if it never comes
+
+
+def test_a_moments_silence_changes_no_draw(log: Path) -> None:
+    with seeded(log, [TEACHER]) as addresses, connected(addresses) as replay:
+        expected = draw(replay, range(4))
+        members = replay._members  # pyright: ignore[reportPrivateUsage]
+        for draw_seed in range(4):
+            members.lost(1, members.live()[1])  # as a probe does that took too long to be answered
+            assert_equal(draw(replay, [draw_seed]), expected[2 * draw_seed : 2 * draw_seed + 2])
 
 
 @pytest.mark.parametrize("stratified", [True, False])

@@ -124,3 +124,11 @@ def test_bfloat16_convolutions_of_both_formats_stay_close_and_end_in_float32(kin
         assert logits is not None
         assert q_values.dtype == logits.dtype == torch.float32
         assert 0 < (q_values - exact).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["nature", "impala"])
+def test_a_network_is_one_graph_to_the_compiler(kind: str) -> None:
+    module = network(kind=kind, head="c51", dueling=True).float()
+    frames = torch.randint(0, 256, (2, STACK, 42, 42), dtype=torch.uint8)
+    compiled = torch.compile(module.outputs, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(frames).q_values, module(frames))

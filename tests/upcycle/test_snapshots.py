@@ -51,6 +51,19 @@ def test_other_files_are_refused_without_a_checksum_too(tmp_path: Path, content:
         read_snapshot(tmp_path / "w")
 
 
+def test_metadata_are_read_without_the_weights(tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path)
+    ref = folder.publish(1, TENSORS, {"policy_version": "1", "phase": "online"})
+    assert folder.metadata(ref) == {"policy_version": "1", "phase": "online"} == folder.load(ref).metadata
+    for content in (b"", b"not safetensors at all", b"\xff" * 64, b"\x02" + bytes(7) + b"[]"):
+        (tmp_path / ref.path).write_bytes(content)
+        with pytest.raises(CorruptDataError, match="not a safetensors file"):
+            folder.metadata(ref)
+    (tmp_path / ref.path).unlink()
+    with pytest.raises(CorruptDataError, match="no such weight file"):
+        folder.metadata(ref)
+
+
 def test_the_latest_version_is_announced_after_its_file(tmp_path: Path) -> None:
     folder = SnapshotFolder(tmp_path / "snapshots")
     assert folder.latest() is None
