@@ -111,8 +111,8 @@ def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord
             raise UserError("teacher.also", name, f"is {record.id}, which is named twice", "name each teacher once")
         records.append(record)
     if config.teacher.reload != "nothing":
-        restores = config.teacher.optimizer == "restored"
-        records[0].check_reload(config.network, config.learner.optimizer if restores else None)
+        restored = config.teacher.optimizer == "restored"
+        records[0].check_reload(config.network, config.learner.optimizer if restored else None)
     return records
 
 
