@@ -43,15 +43,15 @@ def read_run(folder: RunFolder) -> WorkflowRun:
     config, manifest, scores = folder.config, folder.manifest, folder.scores()
     evaluations = sorted((r for r in scores if r["kind"] == "evaluation"), key=lambda record: int(record["env_frames"]))
     if not evaluations:
-        raise UserError("run", config.name, "has no evaluation yet", "wait for the first one, or leave it out")
+        raise UserError("run", folder.path.name, "has no evaluation yet", "wait for the first one, or leave it out")
     if manifest.get("random_score") is None:
-        raise UserError("run", config.name, "does not know the score of random play", "leave it out")
+        raise UserError("run", folder.path.name, "does not know the score of random play", "leave it out")
     finals = [record for record in scores if record["kind"] == "final"]
     ended = {phase["phase"]: int(phase["learner_steps"]) for phase in folder.phases()}
     offline = [int(record["learner_steps"]) for record in evaluations if record["phase"] == "offline"]
     teacher = manifest.get("teacher")
     return WorkflowRun(
-        name=config.name,
+        name=folder.path.name,
         config=config,
         random_score=float(manifest["random_score"]),
         teacher_score=None if teacher is None else float(teacher["score"]),
