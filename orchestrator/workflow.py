@@ -86,8 +86,8 @@ def gather(runs: Sequence[WorkflowRun], references: Mapping[str, float] | None =
     game make two curves.
 
     Args:
-      references: mean raw return of the reference by game; by default the from-scratch runs of the first panel, or
-        else the runs' teachers.
+      references: mean raw return of the reference by game; by default the final one of the runs from scratch that
+        others were taught by, or else of the first design in that panel, or else the runs' teachers' scores.
       source: whose `references` are, in words.
     Raises: UserError if the runs do not fit together.
     """
@@ -95,8 +95,10 @@ def gather(runs: Sequence[WorkflowRun], references: Mapping[str, float] | None =
     designs = designs_of(runs)
     students = {agent_of(group[0].config) for group in designs if panel_of(group[0].config) == "reincarnation"}
     scratch = [group for group in designs if panel_of(group[0].config) == "scratch"]
-    controls = [group for group in scratch if agent_of(group[0].config) in students]
-    roots = next((group for group in scratch if group not in controls), ())
+    parents = {run.parent for run in runs}
+    teachers = [group for group in scratch if any(run.run_id in parents for run in group)]
+    controls = [group for group in scratch if group not in teachers and agent_of(group[0].config) in students]
+    roots = next((group for group in (*teachers, *scratch) if group not in controls), ())
     games = sorted({run.game for run in runs})
     scales = {game: _scale(game, runs, roots, references, source) for game in games}
     order = {"scratch": 0, "fine_tuning": 1, "reincarnation": 2}

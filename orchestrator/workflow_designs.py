@@ -32,6 +32,8 @@ class WorkflowRun:
     """What the workflow needs to know of a run.
 
     Attributes:
+      run_id: its identity, which its teacher's record names as the maker.
+      parent: `run_id` of the run that made its teacher; None from scratch, or if that is not known here.
       random_score: mean raw return of random play on its game.
       teacher_score: mean raw return of its teacher; None from scratch.
       frames: environment frames of each evaluation, ascending, at least one; 0 in the offline phase.
@@ -41,6 +43,8 @@ class WorkflowRun:
     """
 
     name: str
+    run_id: str
+    parent: str | None
     config: RunConfig
     random_score: float
     teacher_score: float | None

@@ -12,6 +12,7 @@ from orchestrator.report import html_page, table
 from orchestrator.workflow import Curve, Workflow, gather
 from orchestrator.workflow_designs import WorkflowRun
 from orchestrator.workflow_figure import workflow_figure
+from teacher_store.store import TeacherStore
 from upcycle.errors import UserError
 from upcycle.files import write_atomically
 from upcycle.run_folder import RunFolder
@@ -52,6 +53,8 @@ def read_run(folder: RunFolder) -> WorkflowRun:
     teacher = manifest.get("teacher")
     return WorkflowRun(
         name=folder.path.name,
+        run_id=str(manifest["run_id"]),
+        parent=_parent(teacher),
         config=config,
         random_score=float(manifest["random_score"]),
         teacher_score=None if teacher is None else float(teacher["score"]),
@@ -60,6 +63,16 @@ def read_run(folder: RunFolder) -> WorkflowRun:
         final_return=float((finals or evaluations)[-1]["mean_return"]),
         offline_steps=ended.get("offline", max(offline, default=0)),
     )
+
+
+def _parent(teacher: Mapping[str, Any] | None) -> str | None:
+    """The run that made a manifest's teacher, or None if its store does not hold its record (any more)."""
+    if teacher is None or "store" not in teacher:
+        return None
+    try:
+        return TeacherStore(Path(teacher["store"])).get(str(teacher["id"])).provenance.run_id
+    except UserError:
+        return None
 
 
 def _references(runs: Path, references: Sequence[str], read: Sequence[WorkflowRun]) -> dict[str, float] | None:

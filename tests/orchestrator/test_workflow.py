@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,31 @@ def test_without_a_root_the_teachers_are_the_reference(runs: Path) -> None:
         ("reincarnation", True),
     ]
     assert workflow.curves[0].iqm[-1] == pytest.approx(1.0)
+
+
+def test_a_run_from_scratch_that_made_the_teacher_is_no_control_though_the_agent_is_the_same(runs: Path) -> None:
+    add_run(runs, "first", SCRATCH, LINE, learner={"learning_rate": 1e-3}, network={"width": 2.0})
+    teacher = read_run(add_run(runs, "teacher", SCRATCH, [(0, 0.0), (9_000, 0.9)], rl={"env_frames": 9_000}))
+    add_run(runs, "control", SCRATCH, LINE)
+    student = read_run(add_run(runs, "student", REINCARNATED | {"network": {}, "learner": {}}, LINE, teacher=0.8))
+    first, control = (read_run(RunFolder.open(runs / name)) for name in ("first", "control"))
+    workflow = gather([first, teacher, control, replace(student, parent=teacher.run_id)])
+    assert [(curve.panel, curve.is_control, curve.runs[0].name) for curve in workflow.curves] == [
+        ("scratch", False, "first"),
+        ("scratch", False, "teacher"),
+        ("reincarnation", False, "student"),
+        ("reincarnation", True, "control"),
+    ]
+    assert workflow.scales["Pong-v5"].source == "teacher"
+    assert [pair.control for pair in workflow.improvements] == ["from scratch"]
+
+
+def test_lineage_is_read_from_the_teachers_record(runs: Path, tmp_path: Path) -> None:
+    folder = add_run(runs, "student", REINCARNATED, LINE, teacher=0.8)
+    assert read_run(folder).parent is None  # its manifest names no store
+    for teacher, parent in (("pong-dqn-42", "pong-dqn-559efdbf"), ("gone-01234567", None)):
+        folder.update_manifest(teacher={"id": teacher, "score": 8.6, "store": str(tmp_path / "store")})
+        assert read_run(folder).parent == parent
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
