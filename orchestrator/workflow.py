@@ -61,13 +61,17 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Improvement:
-    """How likely a reincarnated run scores above one of its control, after the last frames that both have."""
+    """How likely a reincarnated run scores above one of its control, after the last frames that both have.
+
+    Attributes:
+      interval: of the probability; None where no game has several runs, since one run says nothing of their spread.
+    """
 
     student: str
     control: str
     frames: int
     probability: float
-    interval: Interval
+    interval: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +211,6 @@ def _labelled(curves: Sequence[Curve]) -> list[Curve]:
 def _improvement(student: Curve, control: Curve, scales: Mapping[str, Scale]) -> Improvement:
     frames = evaluated_anew((*student.runs, *control.runs))[-1]
     x, y = scores_at(student.runs, frames, scales), scores_at(control.runs, frames, scales)
-    return Improvement(
-        student.label,
-        control.label,
-        frames,
-        probability_of_improvement(x, y),
-        probability_of_improvement_interval(x, y, num_resamples=_NUM_RESAMPLES),
-    )
+    alone = all(len(game) == 1 for game in (*x, *y))
+    interval = None if alone else probability_of_improvement_interval(x, y, num_resamples=_NUM_RESAMPLES)
+    return Improvement(student.label, control.label, frames, probability_of_improvement(x, y), interval)

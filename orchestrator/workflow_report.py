@@ -114,8 +114,8 @@ def to_json(workflow: Workflow) -> dict[str, Any]:
             for curve in workflow.curves
         ],
         "improvements": [
-            asdict(improvement) | {"interval": [improvement.interval.low, improvement.interval.high]}
-            for improvement in workflow.improvements
+            asdict(pair) | {"interval": [pair.interval.low, pair.interval.high] if pair.interval else None}
+            for pair in workflow.improvements
         ],
     }
 
@@ -141,7 +141,8 @@ def _words(workflow: Workflow) -> list[str]:
     """A sentence for each pair of a reincarnated design and its control."""
     return [
         f"After {pair.frames:,} environment frames a {pair.student} run scores above the same agent "
-        f"{pair.control} with probability {pair.probability:.2f} (95 % interval {_interval(pair.interval)})."
+        f"{pair.control} with probability {pair.probability:.2f} "
+        + (f"(95 % interval {_interval(pair.interval)})." if pair.interval else "(one run each: no interval).")
         for pair in workflow.improvements
     ]
 
