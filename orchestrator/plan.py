@@ -138,6 +138,7 @@ def _baselines(config: RunConfig, records: Sequence[TeacherRecord], view: View) 
     if not config.teacher.accept_any:
         for record in records:
             check_teacher(
+                record.id,
                 teacher_score=_score(record),
                 random_score=random if record.random_score is None else record.random_score,
                 tolerance=config.teacher.tolerance,
