@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_a_stopped_run_does_not_label_on(teachers: list[Teacher], experience: li
 
 
 def next_batch(replay: ShardedReplay) -> Batch:
-    options = {"importance_sampling_exponent": 0.5, "prefetch_batches": 1, "batches_per_request": 1}
+    options: dict[str, Any] = {"importance_sampling_exponent": 0.5, "prefetch_batches": 1, "batches_per_request": 1}
     with BatchSource(replay, "teacher", batch_size=32, view=VIEW, device=CPU, seed=3, **options) as source:
         batch = source.next(20)
     assert batch is not None

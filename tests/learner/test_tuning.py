@@ -65,8 +65,9 @@ def test_a_choice_is_kept_for_the_run_and_measured_anew_when_the_configuration_c
     folder, asked = RunFolder.create(tmp_path / "run", open_config), list[list[Tuning]]()
 
     def measured(
-        _config: RunConfig, _spec: ChunkSpec, _device: torch.device, ways: list[Tuning]
+        _config: RunConfig, _spec: ChunkSpec, _device: torch.device, ways: list[Tuning], *, batch_size: int
     ) -> dict[Tuning, float]:
+        assert batch_size == 4
         asked.append(ways)
         return {way: 1.0 - 0.5 * way.channels_last for way in ways}
 
