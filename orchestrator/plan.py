@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from actors.envs import chunk_spec, env_spec
 from actors.rollout import random_score
 from learner.distillation import check_teacher
@@ -20,6 +22,7 @@ from upcycle.chunks import ChunkSpec
 from upcycle.config import RunConfig
 from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader
+from upcycle.networks import build_network
 from upcycle.runtime import StopSignal, seed_for
 from upcycle.teacher_use import has_teacher, wants_teacher_log
 
@@ -83,11 +86,12 @@ class Plan:
 def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view: View) -> Plan:
     """Checks everything, and lets teachers play that have left no buffer where the run wants one.
 
-    Raises: UserError for an unknown environment or teacher, a teacher that does not fit the environment, is not above
-      the random policy, has no experience or not the network that the run is to begin as; CorruptDataError for damaged
-      weights or logs.
+    Raises: UserError for an unknown environment or teacher, a network that cannot see it, a teacher that does not fit
+      the environment, is not above the random policy, has no experience or not the network that the run is to begin
+      as; CorruptDataError for damaged weights or logs.
     """
     spec = chunk_spec(config.env, config.replay.chunk_steps, config.replay.max_n_step)
+    _check_network(config, spec)
     if not has_teacher(config):
         return Plan(config, spec, Baselines(_random_score(config, view), None), (), store.root)
     records = [_scored(config, record, store, stop=stop, view=view) for record in _find_teachers(config, store)]
@@ -114,6 +118,17 @@ def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord
         restored = config.teacher.optimizer == "restored"
         records[0].check_reload(config.network, config.learner.optimizer if restored else None)
     return records
+
+
+def _check_network(config: RunConfig, spec: ChunkSpec) -> None:
+    """Raises UserError if the student's network cannot see the environment's frames."""
+    stack = config.env.frame_stack if len(spec.frame_shape) > 1 else 1
+    try:
+        with torch.device("meta"):  # shapes alone, no weights
+            build_network(config.network, frame_shape=spec.frame_shape, stack=stack, num_actions=spec.num_actions)
+    except ValueError as error:
+        remedy = "set network.kind=mlp for vectors, nature or impala for images, and network.padding=same"
+        raise UserError("network.kind", config.network.kind, str(error), remedy) from error
 
 
 def _scored(

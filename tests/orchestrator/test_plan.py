@@ -90,6 +90,7 @@ def test_a_teacher_that_was_never_scored_is_scored_once(store: TeacherStore, tmp
         (("env.task=CartPole-v1",), "env.task"),
         (("env.task=Pendulum-v1",), "discrete"),
         (("teacher.tolerance=5",), "not above the random policy"),
+        (("network.kind=impala",), "does not see vectors"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(
