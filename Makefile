@@ -2,7 +2,7 @@
 # make test    all tests
 # make check   formatting, lint, types, import layers, generated code, then all tests
 # The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
-# bench-pauses, bench-peers. Everything sets itself up when it has to, and only then.
+# bench-pauses, bench-peers, check-statistics. Everything sets itself up when it has to, and only then.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -17,7 +17,7 @@ PROTOC = $(UV) run -q --isolated --no-project --with grpcio-tools==1.80.0 python
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench bench-replay bench-scaling bench-crowd \
-  bench-pauses bench-peers soak
+  bench-pauses bench-peers check-statistics soak
 
 help:
 	@sed -n 's/^# //p' Makefile | head -5
@@ -100,3 +100,8 @@ soak: $(READY)
 
 bench-peers: $(READY) .venv-peers/.ready
 	$(BIN)/python -m benchmarks.peers --workload .workload
+
+# rliable breaks with arch 8, and arch 7 with pandas 3.
+check-statistics: | $(UV)
+	$(UV) run -q --isolated --no-project --python 3.11 --with rliable==1.2.0 --with arch==7.2.0 --with pandas==2.3.3 \
+	  --with seaborn==0.13.2 python -m benchmarks.peers.check_statistics

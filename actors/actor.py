@@ -77,7 +77,9 @@ class Actor:
             config.network, self._env_spec, threads=config.actors.threads, noisy=config.network.noisy
         )
         self._episodes = EpisodeTracker(lanes)
-        self._writer = ChunkWriter(spec, lanes, rating=self._rating())
+        # New transitions are rated by their TD errors, or else left at the highest priority.
+        rating = View.of_run(config, spec) if config.actors.initial_priorities == "td_error" else None
+        self._writer = ChunkWriter(spec, lanes, rating=rating)
         self._weights: PolicyWeights | None = None
         self._frames = self._frames_at_weights = self._reported_frames = 0
         self._num_actions = self._num_guided = 0
@@ -142,18 +144,6 @@ class Actor:
         """Another one after a restart: the same games over again would teach nothing new."""
         seed = seed_for(self._config.seed, "actor", self._index)
         return seed_for(seed, f"from frame {weights.metadata.get('env_frames', 0)}", self._index)
-
-    def _rating(self) -> View | None:
-        """How new transitions are rated by their TD errors; None leaves them at the highest priority."""
-        if self._config.actors.initial_priorities == "max":
-            return None
-        return View(
-            n_step=self._config.learner.n_step,
-            stack=self._env_spec.stack,
-            gamma=self._config.learner.gamma,
-            clip_rewards=self._config.env.clip_rewards,
-            stack_fill=self._config.env.stack_fill,
-        )
 
     def _step(self, lanes: EnvPoolLanes, guide: Guide, rng: np.random.Generator) -> list[Chunk]:
         """Serves one batch of lanes; returns the chunks that it completes."""

@@ -114,7 +114,11 @@ def prepared(config: RunConfig, scratch: Path) -> Generator[Subject]:
     spec = play.spec()
     teacher = _teacher(config, spec, scratch, device)
     ways = candidates(config.learner, device, cores=os.cpu_count() or 1)
-    seconds = measure(config, spec, device, ways) if len(ways) > 1 else dict.fromkeys(ways, 0.0)
+    seconds = (
+        measure(config, spec, device, ways, batch_size=config.learner.batch_size)
+        if len(ways) > 1
+        else dict.fromkeys(ways, 0.0)
+    )
     tuning = min(ways, key=lambda way: seconds[way])
     table = TableConfig("teacher", _STORED, annotation_width=spec.num_actions)
     with Cluster(spec, capacity=_STORED, shards=_SHARDS, others=[table]) as cluster:

@@ -14,14 +14,14 @@ def normalised_score(mean_return: float, *, teacher_score: float, random_score: 
     return (mean_return - random_score) / (teacher_score - random_score)
 
 
-def check_teacher(*, teacher_score: float, random_score: float, tolerance: float) -> None:
-    """Raises UserError unless the teacher is above the random policy by more than `tolerance`."""
+def check_teacher(name: str, *, teacher_score: float, random_score: float, tolerance: float) -> None:
+    """Raises UserError unless the teacher of that name is above the random policy by more than `tolerance`."""
     if not teacher_score > random_score + tolerance:
         raise UserError(
             "teacher.id",
-            teacher_score,
-            f"the teacher's score is not above the random policy's ({random_score:g}, tolerance {tolerance:g})",
-            "choose a better teacher, or train from scratch with --set phases=rl",
+            name,
+            f"its score {teacher_score:g} is not above the random policy's ({random_score:g}, tolerance {tolerance:g})",
+            "choose a better teacher, train from scratch with --set phases=rl, or set teacher.accept_any=true",
         )
 
 

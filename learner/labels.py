@@ -5,7 +5,6 @@ online:  for the states of a batch that nobody has labelled yet
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -98,7 +97,7 @@ class TeacherLabels:
             return batch.annotation.view(rows, num_teachers, -1)
         index = torch.from_numpy(missing).to(self._device, non_blocking=True)
         labels = self._compute(batch.observation[index])
-        keys = _select(batch.keys, missing)
+        keys = batch.keys.choose(missing)
         self._readback.push(labels, lambda values: source.annotate(keys, values))
         return batch.annotation.index_copy(0, index, labels).view(rows, num_teachers, -1)
 
@@ -108,9 +107,3 @@ class TeacherLabels:
         self.num_states += num_states
         self._metrics.increment("learner_teacher_states_total", num_states)
         return torch.cat([teacher.q_values(observation) for teacher in self._teachers], dim=1)
-
-
-def _select(keys: TransitionKeys, rows: Array) -> TransitionKeys:
-    """Some of them, each with its table."""
-    table = None if keys.table is None else keys.table[rows]
-    return replace(keys.take(rows), table=table, tables=keys.tables)

@@ -160,6 +160,7 @@ class Learner:
             self._labels.annotate_table(
                 self._replay, "teacher", self._view, self._stop, rank=ranks.rank, ranks=ranks.size
             )
+            ranks.await_all()
         return objective
 
     def _batches(self, phase: PhaseName) -> BatchSource:
@@ -203,7 +204,8 @@ class Learner:
         labels = self._labels.of(batch, source) if agreement.multiplier > 0 and objective.imitates else None
         if batch.largest_weight != agreement.largest_weight:
             batch.importance_weights.mul_(batch.largest_weight / agreement.largest_weight)
-        result = train_step(self._state, batch, objective, multiplier=agreement.multiplier, teacher_q_values=labels)
+        with self._ranks.averaging():
+            result = train_step(self._state, batch, objective, multiplier=agreement.multiplier, teacher_q_values=labels)
         if phase != "offline" and self._config.replay.sampler == "proportional":
             keys = batch.keys
             self._readback.push(result.priorities, lambda values: source.write_back(keys, values.astype("float64")))
@@ -221,7 +223,7 @@ class Learner:
             self._state.learner_steps,
             seconds=round(seconds, 3),
             wait_seconds=round(self._phase_wait_seconds, 3),
-            teacher_states=self._labels.num_states - before,
+            teacher_states=self._count_labelled() - before,
         )
         self._state.sync_target()
         if self._standing.phase == "rl" and self._config.rl.fresh_optimizer:
@@ -230,6 +232,10 @@ class Learner:
             self._folder.write_phases(self._standing.records)
         self._publish()
         self._save()
+
+    def _count_labelled(self) -> int:
+        """States that all ranks have given to the teachers in this run."""
+        return sum(int(count) for count in self._ranks.gather(torch.tensor(self._labels.num_states)))
 
     def _housekeep(self) -> None:
         now = time.monotonic()
@@ -243,13 +249,15 @@ class Learner:
 
     def _save(self) -> None:
         self._readback.flush()
-        self._ranks.check_equal(self._state.online_network.parameters())
+        networks = (self._state.online_network, self._state.target_network)
+        self._ranks.check_equal(parameter for network in networks for parameter in network.parameters())
         generators = self._ranks.gather(generator_states(self._state.device))
+        teacher_states = self._count_labelled()
         if self._ranks.is_first:
             state = {
                 "train_state": self._state.state_dict(),
                 "standing": self._standing.state_dict(),
-                "teacher_states": self._labels.num_states,
+                "teacher_states": teacher_states,
                 "generators": generators,
             }
             self._saving.save(state, self._standing.counters(self._state.learner_steps))
@@ -263,7 +271,7 @@ class Learner:
         ref, state = found or self._saving.load(step)
         self._state.load_state_dict(state["train_state"])
         self._standing.load_state_dict(state["standing"])
-        self._labels.num_states = state["teacher_states"]
+        self._labels.num_states = state["teacher_states"] if self._ranks.is_first else 0
         restore_generators(state["generators"][self._ranks.rank], self._state.device)
         _log.info("resumed", checkpoint=ref.path.name, **ref.counters)
 

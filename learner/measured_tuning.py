@@ -41,7 +41,7 @@ def tune(
     if ranks.is_first and len(ways) > 1:
         kept = folder.tuning()
         if kept is None or Tuning(**kept["chosen"]) not in ways:
-            kept = _measured(measure(config, spec, device, ways))
+            kept = _measured(measure(config, spec, device, ways, batch_size=ranks.share(config.learner.batch_size)))
             folder.write_tuning(kept)
             _log.info("tuned", **kept)
         choice = ways.index(Tuning(**kept["chosen"]))
@@ -49,11 +49,11 @@ def tune(
 
 
 def measure(
-    config: RunConfig, spec: ChunkSpec, device: torch.device, ways: list[Tuning], *, batch_size: int | None = None
+    config: RunConfig, spec: ChunkSpec, device: torch.device, ways: list[Tuning], *, batch_size: int
 ) -> dict[Tuning, float]:
     """Seconds of a learner step of the run's network, the median of three rounds, for each way."""
     view = View.of_run(config, spec)
-    batch = random_batch(spec, view, batch_size or config.learner.batch_size, device)
+    batch = random_batch(spec, view, batch_size, device)
     objective = Objective.of_phase(config, config.phases[0], None)
     before = torch.get_num_threads()
     seconds = dict[Tuning, float]()

@@ -22,7 +22,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self, cast
@@ -39,6 +39,7 @@ from upcycle.runtime import StopSignal
 
 _PATIENCE_SECONDS: Final = 3600.0  # how much later than the first the last rank may be done with its share of a job
 _POLL_SECONDS: Final = 0.1
+_LEAVE_SECONDS: Final = 5.0
 _NOISE: Final = re.compile(r"^\[\S+\] |\. This is typically.*")  # gloo's line of source before, its advice after
 _CONNECTION: Final = re.compile("gloo|NCCL")  # a backward pass raises a RuntimeError for whatever goes wrong in it
 
@@ -108,9 +109,12 @@ class Ranks:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.size > 1:
-            dist.destroy_process_group()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.size == 1:
+            return
+        if kind is None:
+            self._leave_together()
+        dist.destroy_process_group()
 
     @property
     def is_first(self) -> bool:
@@ -240,6 +244,21 @@ class Ranks:
             while not condition() and not self._stop.wait(_POLL_SECONDS):
                 if time.monotonic() > deadline:
                     raise RankLost(f"rank {self.rank} of {self.size} has waited for another too long")
+
+    def _leave_together(self) -> None:
+        """Waits a moment until all have done their last collective: who left before would break it for the others.
+
+        Rank 0 keeps the store, so it leaves last.
+        """
+        store, key = self._next_key()
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        with suppress(RuntimeError):  # somebody has died at the very end, which the driver sees
+            store.add(key, 1)
+            while store.add(key, 0) < self.size and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+            store.add(f"{key}-left", 1)
+            while self.is_first and store.add(f"{key}-left", 0) < self.size and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
 
     def _greatest(self, values: list[float], dtype: torch.dtype) -> list[float]:
         tensor = torch.tensor(values, dtype=dtype)

@@ -15,7 +15,15 @@ from typing import Final
 from tyro.conf import FlagCreatePairsOff, Positional
 from tyro.extras import SubcommandApp
 
-from orchestrator.cli_options import RUNS, Overrides, check_positive, find_preset, open_run
+from orchestrator.cli_options import (
+    RUNS,
+    Overrides,
+    References,
+    check_positive,
+    check_report,
+    find_preset,
+    open_run,
+)
 from orchestrator.cli_replay import replay_app
 from orchestrator.cli_teacher import teacher_app
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
@@ -128,19 +136,33 @@ def evaluate(
 
 
 @app.command
-def report(run: Positional[str], *, control: Path | None = None, runs: Path = RUNS, json: bool = False) -> int:
-    """Write the report of a run again, or of one that has not finished yet.
+def report(
+    run: Positional[tuple[str, ...]],
+    *,
+    control: Path | None = None,
+    reference: References = (),
+    runs: Path = RUNS,
+    json: bool = False,
+) -> int:
+    """Write the report of a run again, or of one that has not finished yet; of several runs, that of their workflow.
 
     Args:
-        run: name of the run
-        control: folder or summary of a run from scratch, to be drawn beside it
+        run: name of the run; with several, curves over all their seeds and games go to workflow.html beside the runs
+        control: with one run: folder or summary of a run from scratch, to be drawn beside it
+        reference: with several runs: whose final score counts 1, a run for each game or a mean raw return; by default
+            the runs from scratch
         runs: folder of the runs
         json: print one JSON value
     """
-    folder = open_run(runs, run)
+    check_report(run, control=control, references=reference)
+    folders = [open_run(runs, name) for name in run]
+    if len(run) > 1:
+        from orchestrator import workflow_report
+
+        return workflow_report.show_workflow(runs, run, reference, as_json=json)
     from orchestrator import results
 
-    return results.rewrite_report(folder, control=control, as_json=json)
+    return results.rewrite_report(folders[0], control=control, as_json=json)
 
 
 @app.command

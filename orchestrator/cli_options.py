@@ -1,6 +1,7 @@
 """Options that several verbs share, and what is checked about them before anything heavy is imported."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,6 +14,9 @@ RUNS: Final = Path(os.environ.get("UPCYCLE_RUNS", "runs"))
 
 Overrides = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="FIELD=VALUE")]
 """`--set section.field=value`, any number of times."""
+
+References = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="RUN|RETURN")]
+"""`--reference NAME` or `--reference 8.6`, any number of times."""
 
 
 def find_preset(preset: str) -> Path:
@@ -32,3 +36,13 @@ def check_positive(option: str, value: int) -> None:
     """Raises UserError unless `value` is above 0."""
     if value <= 0:
         raise UserError(option, value, "is not above 0", "give a positive number")
+
+
+def check_report(run: Sequence[str], *, control: Path | None, references: Sequence[str]) -> None:
+    """Raises UserError for options of `upcycle report` that say nothing about so many runs."""
+    if not run:
+        raise UserError("run", "", "none is named", "name one run, or several for the report of a workflow")
+    if len(run) == 1 and references:
+        raise UserError("--reference", references[0], "is for several runs", "name more runs, or use --control")
+    if len(run) > 1 and control is not None:
+        raise UserError("--control", str(control), "is for one run", "name the control among the runs")

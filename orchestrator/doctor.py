@@ -143,7 +143,7 @@ def _tuning() -> Finding:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec = chunk_spec(config.env, config.replay.chunk_steps, config.replay.max_n_step)
     ways = candidates(config.learner, device, cores=os.cpu_count() or 1)
-    seconds = measure(config, spec, device, ways)
+    seconds = measure(config, spec, device, ways, batch_size=config.learner.batch_size)
     best, *others = sorted(ways, key=lambda way: seconds[way])
     rest = "; ".join(f"{way.describe()} {1000 * seconds[way]:.0f} ms" for way in others)
     found = f"nature, 84x84, batch 32: {best.describe()} is fastest, {1000 * seconds[best]:.0f} ms a step ({rest})"

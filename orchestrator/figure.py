@@ -1,4 +1,7 @@
-"""The learning curve as a picture. Only this module and `orchestrator.contact_sheet` import matplotlib."""
+"""The learning curve as a picture, and the style of all of them.
+
+Only this module, `orchestrator.workflow_figure` and `orchestrator.contact_sheet` import matplotlib.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -14,7 +17,7 @@ from matplotlib.typing import RcKeyType
 
 STUDENT, TEACHER, CONTROL, RANDOM = "#1d4ed8", "#b45309", "#64748b", "#94a3b8"
 _INK: Final = "#1f2937"
-_STYLE: Final[dict[RcKeyType, Any]] = {
+STYLE: Final[dict[RcKeyType, Any]] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.edgecolor": "#cbd5e1",
@@ -27,7 +30,7 @@ _STYLE: Final[dict[RcKeyType, Any]] = {
 }
 
 Score = Mapping[str, Any]
-_Label = tuple[float, str, str]  # height in data units, text, colour
+Label = tuple[float, str, str]  # height in data units, text, colour
 
 
 def learning_curve(summary: Mapping[str, Any], control: Mapping[str, Any] | None = None) -> Figure:
@@ -41,23 +44,23 @@ def learning_curve(summary: Mapping[str, Any], control: Mapping[str, Any] | None
     scores: list[Score] = list(summary["scores"])
     offline = [score for score in scores if score["phase"] == "offline"]
     online = [score for score in scores if score["phase"] != "offline"]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 4.6), layout="constrained")
         if offline:
             strip, main = figure.subplots(1, 2, sharey=True, width_ratios=(1, 2.6))
             last = max(int(score["learner_steps"]) for score in offline)
-            _frame_axes(strip, "learner steps", "learner_steps", right=max(last, 1))
+            frame_axes(strip, "learner steps", "learner_steps", right=max(last, 1))
             strip.set_ylabel("mean return of whole games")
             main.tick_params(axis="y", length=0)
             _curve(strip, offline, "learner_steps", STUDENT, "-o")
-            _name_on_top(strip, "offline phase", (0.5, "axes fraction"))
+            name_on_top(strip, "offline phase", (0.5, "axes fraction"))
         else:
             main = figure.subplots()
             main.set_ylabel("mean return of whole games")
         played = sum(int(phase["env_frames"]) for phase in summary.get("phases", []))
         limit = max(int(summary["env_frames"]), played, *(int(score["env_frames"]) for score in online), 1)
-        _frame_axes(main, "environment frames", "env_frames", right=limit)
-        labels: list[_Label] = []
+        frame_axes(main, "environment frames", "env_frames", right=limit)
+        labels: list[Label] = []
         if control is not None:
             same_frames = [score for score in control["scores"] if score["env_frames"] <= limit]
             _curve(main, same_frames, "env_frames", CONTROL, "--s")
@@ -75,14 +78,14 @@ def learning_curve(summary: Mapping[str, Any], control: Mapping[str, Any] | None
                     axes.axhline(value, color=color, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
                 labels.append((float(value), f"{text} {value:.1f}", color))
         main.margins(y=0.08)
-        _label_levels(main, labels)
+        label_levels(main, labels)
     return figure
 
 
 def to_svg(figure: Figure) -> str:
     """The figure as an SVG element, the same bytes for the same figure; letters are drawn as shapes."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
@@ -91,13 +94,14 @@ def to_svg(figure: Figure) -> str:
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG file of about 1,500 pixels width."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.set_dpi(160)
         FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
 
-def _frame_axes(axes: Axes, label: str, key: str, *, right: int) -> None:
+def frame_axes(axes: Axes, label: str, key: str, *, right: int) -> None:
+    """Axes from 0 to `right` on x, over learner steps or environment frames (`key`)."""
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
@@ -127,14 +131,14 @@ def _curve(axes: Axes, scores: Sequence[Score], key: str, color: str, style: str
     axes.plot(x, mean, style, color=color, linewidth=1.8, markersize=3.8, markeredgecolor="white", markeredgewidth=0.5)
 
 
-def _final(axes: Axes, final: Mapping[str, Any], x: int) -> _Label:
+def _final(axes: Axes, final: Mapping[str, Any], x: int) -> Label:
     mean, (low, high) = float(final["mean_return"]), final["interval"]
     spread = [[mean - low], [high - mean]]
     axes.errorbar([x], [mean], spread, color=STUDENT, marker="D", markersize=7, capsize=4, elinewidth=1.6)
     return mean, f"student {mean:.1f}", STUDENT
 
 
-def _label_levels(axes: Axes, labels: Sequence[_Label]) -> None:
+def label_levels(axes: Axes, labels: Sequence[Label]) -> None:
     """Writes each label right of the axes at its height; labels too close to one another move apart upwards."""
     low, high = axes.get_ylim()
     gap, free = 0.055 * (high - low), float("-inf")
@@ -162,11 +166,12 @@ def _phase_names(axes: Axes, phases: Sequence[Mapping[str, Any]]) -> None:
         end = start + int(phase["env_frames"])
         if start:
             axes.axvline(start, color="#cbd5e1", linewidth=1)
-        _name_on_top(axes, "plain RL" if phase["phase"] == "rl" else "online phase", ((start + end) / 2, "data"))
+        name_on_top(axes, "plain RL" if phase["phase"] == "rl" else "online phase", ((start + end) / 2, "data"))
         start = end
 
 
-def _name_on_top(axes: Axes, text: str, place: tuple[float, str]) -> None:
+def name_on_top(axes: Axes, text: str, place: tuple[float, str]) -> None:
+    """Writes above the axes, at x in the coordinates named."""
     axes.annotate(
         text,
         (place[0], 1.0),

@@ -234,6 +234,8 @@ def _check_changes(folder: RunFolder, old: RunConfig, new: RunConfig) -> None:
         changed.append("name")
     if new.replay.num_shards != old.replay.num_shards:
         changed.append("replay.num_shards")
+    if new.learner.ranks != old.learner.ranks:
+        changed.append("learner.ranks")
     if changed:
         remedy = "start a new run"
         if changed[0] == "replay.num_shards":

@@ -111,21 +111,9 @@ def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord
             raise UserError("teacher.also", name, f"is {record.id}, which is named twice", "name each teacher once")
         records.append(record)
     if config.teacher.reload != "nothing":
-        _check_reload(config, records[0])
+        restored = config.teacher.optimizer == "restored"
+        records[0].check_reload(config.network, config.learner.optimizer if restored else None)
     return records
-
-
-def _check_reload(config: RunConfig, record: TeacherRecord) -> None:
-    """Raises UserError unless the run can begin as this teacher."""
-    for name, mine in config.network:
-        theirs = getattr(record.network, name)
-        if mine != theirs:
-            raise UserError(
-                f"network.{name}",
-                mine,
-                f"a run that begins with the weights of teacher {record.id} has its network, which has {theirs}",
-                f"set network.{name}={theirs}, or teacher.reload=nothing",
-            )
 
 
 def _scored(
@@ -150,6 +138,7 @@ def _baselines(config: RunConfig, records: Sequence[TeacherRecord], view: View) 
     if not config.teacher.accept_any:
         for record in records:
             check_teacher(
+                record.id,
                 teacher_score=_score(record),
                 random_score=random if record.random_score is None else record.random_score,
                 tolerance=config.teacher.tolerance,

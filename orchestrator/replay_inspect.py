@@ -62,13 +62,7 @@ def _ask(folder: RunFolder, table: str | None, num_windows: int) -> dict[str, An
     if state not in ("running", "created") or not folder.endpoints("replay"):
         raise not_running
     spec = ChunkSpec.from_json(folder.manifest["chunk_spec"])
-    view = View(
-        n_step=config.learner.n_step,
-        stack=config.env.frame_stack if len(spec.frame_shape) > 1 else 1,  # as the learner sees them
-        gamma=config.learner.gamma,
-        clip_rewards=config.env.clip_rewards,
-        stack_fill=config.env.stack_fill,
-    )
+    view = View.of_run(config, spec)
     with closing(ShardedReplay(lambda: folder.endpoints("replay"), spec, rng=np.random.default_rng())) as replay:
         first = table or _FIRST_TABLE
         answers: dict[str, Answers] = {first: replay.inspect(first, num_windows, view=view)}

@@ -45,7 +45,6 @@ def write_report(folder: RunFolder, *, control: Path | None = None, store: Teach
 def render(summary: Summary, *, control: Summary | None, teacher: TeacherRecord | None, config: str, name: str) -> str:
     """The page, as HTML without any reference to another file or host."""
     words = plain_words(summary) + ([_control_words(summary, control)] if control is not None else [])
-    style = files("orchestrator").joinpath("report.css").read_text(encoding="utf-8")
     sections = [
         _tiles(summary),
         f"<figure>{to_svg(learning_curve(summary, control))}<figcaption>{_caption(summary)}</figcaption></figure>",
@@ -53,16 +52,25 @@ def render(summary: Summary, *, control: Summary | None, teacher: TeacherRecord 
         _section("Teacher", _teacher_table(summary, teacher)) if summary.get("teacher") else "",
         _folded("Evaluations", _scores_table(summary["scores"])),
         _folded("Configuration", f"<pre>{html.escape(config)}</pre>"),
-        _folded("Versions", _table(("package", "version"), sorted(summary.get("versions", {}).items()))),
+        _folded("Versions", table(("package", "version"), sorted(summary.get("versions", {}).items()))),
     ]
+    return html_page(
+        "Upcycle run report", name, str(summary["env_id"]), str(summary["run_id"]), words, "".join(sections)
+    )
+
+
+def html_page(kicker: str, title: str, subtitle: str, identity: str, words: Iterable[str], content: str) -> str:
+    """A page in the reports' style; all but `content`, which is HTML, is plain text."""
+    style = files("orchestrator").joinpath("report.css").read_text(encoding="utf-8")
+    title, subtitle = html.escape(title), html.escape(subtitle)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(name)}: {html.escape(summary['env_id'])}</title><style>{style}</style></head><body><main>"
-        f"<header><p class=kicker>Upcycle run report</p><h1>{html.escape(name)} "
-        f"<small>{html.escape(summary['env_id'])}</small></h1><p class=id>{html.escape(summary['run_id'])}</p></header>"
+        f"<title>{title}: {subtitle}</title><style>{style}</style></head><body><main>"
+        f"<header><p class=kicker>{html.escape(kicker)}</p><h1>{title} "
+        f"<small>{subtitle}</small></h1><p class=id>{html.escape(identity)}</p></header>"
         f"<div class=words>{''.join(f'<p>{html.escape(word)}</p>' for word in words)}</div>"
-        f"{''.join(sections)}</main></body></html>\n"
+        f"{content}</main></body></html>\n"
     )
 
 
@@ -128,7 +136,7 @@ def _phases_table(summary: Summary) -> str:
             )
         )
     head = ("phase", "time", "env. frames", "learner steps", "steps / s", "learner waited", "last return")
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _teacher_table(summary: Summary, record: TeacherRecord | None) -> str:
@@ -138,7 +146,7 @@ def _teacher_table(summary: Summary, record: TeacherRecord | None) -> str:
     others = [f"{other['id']} ({other['score']:.2f})" for other in known if other["id"] != teacher["id"]]
     rows += [("other teachers", ", ".join(others))] if others else []
     if record is None:
-        return _table((), [*rows, ("provenance", "its record is not in this machine's store")])
+        return table((), [*rows, ("provenance", "its record is not in this machine's store")])
     made = record.provenance
     if record.score:
         low, high = record.score.interval_low, record.score.interval_high
@@ -154,7 +162,7 @@ def _teacher_table(summary: Summary, record: TeacherRecord | None) -> str:
         ("weights, SHA-256", record.weights.sha256),
         ("licence", record.licence),
     ]
-    return _table((), rows)
+    return table((), rows)
 
 
 def _scores_table(scores: Iterable[Summary]) -> str:
@@ -181,14 +189,15 @@ def _scores_table(scores: Iterable[Summary]) -> str:
         "normalised",
         "episodes",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _number(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """An HTML table; without a head its rows are pairs of a name and a value. All cells are plain text."""
     header = f"<thead><tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr></thead>" if head else ""
     kind = "" if head else " class=pairs"
     body = ("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)

@@ -1,1 +1,1 @@
-"""Comparison with other replay systems."""
+"""Comparison with other replay systems, and with other people's statistics."""

@@ -6,7 +6,8 @@ steps on its half of every batch --> one without a batch --> parameters go apart
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,15 +106,18 @@ def main(rank: int, path: Path) -> None:
     """Goes through it all and leaves `rank-<rank>.pt` in `path`."""
     torch.set_num_threads(1)
     results = dict[str, Any]()
-    with meet(
-        RunFolder(path),
-        rank=rank,
-        size=2,
-        host=socket.gethostbyname("localhost"),
-        device=torch.device("cpu"),
-        stop=StopSignal(),
-        answer_seconds=ANSWER_SECONDS,
-    ) as ranks:
+    with (
+        noting_loss(results),
+        meet(
+            RunFolder(path),
+            rank=rank,
+            size=2,
+            host=socket.gethostbyname("localhost"),
+            device=torch.device("cpu"),
+            stop=StopSignal(),
+            answer_seconds=ANSWER_SECONDS,
+        ) as ranks,
+    ):
         state = train(ranks)
         results["parameters"] = [parameter.detach().clone() for parameter in state.online_network.parameters()]
         ranks.check_equal([*state.online_network.parameters(), *state.target_network.parameters()])
@@ -136,11 +140,17 @@ def main(rank: int, path: Path) -> None:
             wait_until(lambda: (path / "waiting").exists())  # what was sent before may be lost with the connection
             os._exit(9)  # as the kernel would end it: nothing is said, nothing is closed in order
         (path / "waiting").touch()
-        try:
-            ranks.agree(GO_ON, 1.0)
-        except RankLost as error:
-            results["lost"] = str(error)
+        ranks.agree(GO_ON, 1.0)
     torch.save(results, path / f"rank-{rank}.pt")
+
+
+@contextmanager
+def noting_loss(results: dict[str, Any]) -> Generator[None]:
+    """Keeps what a rank says that has lost another."""
+    try:
+        yield
+    except RankLost as error:
+        results["lost"] = str(error)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

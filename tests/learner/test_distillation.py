@@ -54,12 +54,12 @@ def test_late_evaluations_are_ignored() -> None:
 
 @pytest.mark.parametrize(("teacher", "tolerance"), [(-20.7, 0.0), (-21.0, 0.0), (-20.0, 1.0)])
 def test_a_teacher_not_above_random_is_refused(teacher: float, tolerance: float) -> None:
-    with pytest.raises(UserError, match=r"teacher\.id.*not above the random policy"):
-        check_teacher(teacher_score=teacher, random_score=-20.7, tolerance=tolerance)
+    with pytest.raises(UserError, match=r"teacher\.id = 'old-dqn': .*not above the random policy.*accept_any"):
+        check_teacher("old-dqn", teacher_score=teacher, random_score=-20.7, tolerance=tolerance)
 
 
 def test_a_teacher_above_random_is_accepted() -> None:
-    check_teacher(teacher_score=-5.0, random_score=-20.7, tolerance=1.0)
+    check_teacher("old-dqn", teacher_score=-5.0, random_score=-20.7, tolerance=1.0)
 
 
 def test_smoothing_follows_the_scores_slowly() -> None:

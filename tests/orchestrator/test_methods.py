@@ -7,37 +7,42 @@ import pytest
 
 from orchestrator.teachers import publish_from_run
 from teacher_store.store import TeacherStore
+from teacher_store.training_state import read_training_state
 from tests.orchestrator.in_process import run_in_process
 from upcycle.config import RunConfig
 from upcycle.config_io import load_config
+from upcycle.errors import UserError
 
 PRESETS = Path(__file__).resolve().parents[2] / "deploy" / "presets"
 
-RANDOM_RETURN = -0.64
-"""Of 200 games; a game returns 1 if the ball was caught and -1 if not, so this is 18 % caught."""
+GOOD_RETURN = 0.0
+"""Half of the games won. Random play returns -0.64 (400 games), wins less than a fifth."""
 
 SMALL = (
     "env.task=Catch-v0", "network.kind=mlp", "network.hidden=64",
     "replay.num_shards=1", "replay.capacity_steps=20_000", "replay.chunk_steps=16", "replay.min_size_to_sample=400",
     "replay.error_buffer_steps=600", "replay.samples_per_insert=16.0",
     "actors.num_actors=1", "actors.lanes=8", "actors.epsilon_decay_frames=1_500", "actors.weight_poll_seconds=0.1",
-    "learner.batch_size=64", "learner.learning_rate=1e-3", "learner.target_update_period=100",
+    "learner.batch_size=64", "learner.learning_rate=1e-3", "learner.target_update_period=50",
     "learner.publish_period=50", "learner.checkpoint_seconds=600", "learner.memory_format=contiguous",
     "offline.learner_steps=300", "online.env_frames=1_500", "rl.env_frames=1_000",
-    "evaluation.episodes=20", "evaluation.final_episodes=50", "evaluation.period_seconds=1",
+    "evaluation.episodes=40", "evaluation.final_episodes=50", "evaluation.period_seconds=1",
     "evaluation.period_frames=0",
 )  # fmt: skip
-FROM_SCRATCH = ("rl.env_frames=3_000", "actors.epsilon_warmup_frames=400")
+FROM_SCRATCH = ("rl.env_frames=8_000", "rl.stop_at_return=0.85", "actors.epsilon_warmup_frames=400")
+"""As long as it takes: how much is learnt in a second differs from machine to machine."""
 TAUGHT = ("teacher.id=catcher",)
 FADING = (*TAUGHT, "learner.final_learning_rate=3e-4")
 C51 = ("network.atoms=21", "network.support_limit=1.5")
 """The returns of Catch lie in [-1, 1]."""
+FULL = ("network.dueling=true", "network.noisy=true", "network.hidden=32", "learner.double_q=true")
+"""The rest of Rainbow; a noisy layer draws its weights anew in every step, which costs a small network most of it."""
 
 METHODS: dict[str, Sequence[str]] = {
-    "nature_dqn": FROM_SCRATCH,
+    "nature_dqn": (*FROM_SCRATCH, "learner.n_step=3"),
     "dqn_adam": FROM_SCRATCH,
-    "rainbow": (*FROM_SCRATCH, *C51),
-    "impala_rainbow_scratch": (*FROM_SCRATCH, *C51, "network.dueling=true", "network.noisy=true"),
+    "rainbow": (*FROM_SCRATCH, *C51, "learner.learning_rate=3e-3"),
+    "impala_rainbow_scratch": (*FROM_SCRATCH, *C51, "learner.learning_rate=3e-3", *FULL),
     "finetune_adam": (*TAUGHT, "learner.learning_rate=1e-4"),
     "qdagger_dqn": FADING,
     "impala_rainbow": (*FADING, *C51),
@@ -62,7 +67,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TeacherStore:
     run = run_in_process(small("dqn_adam", *FROM_SCRATCH), root / "run", store)
     record = publish_from_run(run.folder.path, store, name="catcher")
     assert record.score is not None
-    assert record.score.mean_return > RANDOM_RETURN + 0.6
+    assert record.score.mean_return > GOOD_RETURN
     assert record.training_state is not None
     return store
 
@@ -72,6 +77,27 @@ def test_a_method_ends_well_above_random_play(preset: str, store: TeacherStore, 
     config = small(preset, *METHODS[preset])
     run = run_in_process(config, tmp_path / "run", store)
     assert tuple(phase["phase"] for phase in run.folder.phases()) == config.phases
-    assert run.mean_return > RANDOM_RETURN + 0.6
+    assert run.mean_return > GOOD_RETURN
     guided = run.metrics["actor-0"].value("actor_guided_frames_total")
     assert (guided > 0) == (preset == "jsrl")
+
+
+def test_fine_tuning_goes_on_as_the_teacher_with_its_optimizer(store: TeacherStore, tmp_path: Path) -> None:
+    config = small("finetune_adam", *METHODS["finetune_adam"], "teacher.optimizer=restored")
+    run = run_in_process(config, tmp_path / "run", store)
+    assert run.folder.scores()[0]["mean_return"] > GOOD_RETURN  # of weights that were loaded a second before
+    assert run.mean_return > GOOD_RETURN
+    steps = publish_from_run(run.folder.path, store, name="finer").provenance.learner_steps
+    assert steps is not None
+    assert steps <= run.status["learner-0"]["learner_steps"]  # the run counts its own
+    arrays = read_training_state(store.get("finer"), store)
+    taught = read_training_state(store.get("catcher"), store)
+    name = next(iter(arrays.optimizer))
+    assert arrays.optimizer[name]["step"] == arrays.learner_steps + taught.optimizer[name]["step"]
+
+
+def test_an_optimizer_of_another_kind_is_refused_before_the_run_exists(store: TeacherStore, tmp_path: Path) -> None:
+    config = small("finetune_adam", *TAUGHT, "teacher.optimizer=restored", "learner.optimizer=rmsprop")
+    with pytest.raises(UserError, match="state of adam, the student has rmsprop"):
+        run_in_process(config, tmp_path / "run", store)
+    assert not (tmp_path / "run").exists()

@@ -191,6 +191,8 @@ def test_a_run_that_begins_as_its_teacher_has_its_network(store: TeacherStore, t
     plan = plan_for(catch(*begins), store.root)
     assert [teacher.record for teacher in plan.teachers] == [record]
     assert plan.baselines == Baselines(-0.6, 0.8)
-    with pytest.raises(UserError, match=r"network\.hidden = 32: .*which has 64; set network\.hidden=64") as error:
+    with pytest.raises(
+        UserError, match=r"network\.hidden = 32: .*whose network has 64; set network\.hidden=64"
+    ) as error:
         plan_for(catch(*begins, "network.hidden=32"), store.root)
     assert record.id in str(error.value)

@@ -1,0 +1,79 @@
+"""The workflow in three panels, after Figure 1 of Agarwal et al. 2022 (arXiv 2206.01626)."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from orchestrator.figure import CONTROL, RANDOM, STUDENT, STYLE, TEACHER, Label, frame_axes, label_levels, name_on_top
+from orchestrator.workflow import Curve, Workflow
+from orchestrator.workflow_designs import Panel
+
+TITLES: Final[dict[Panel, str]] = {
+    "scratch": "1  train a teacher from scratch",
+    "fine_tuning": "2  fine-tune it",
+    "reincarnation": "3  reincarnate another agent",
+}
+_COLORS: Final[dict[Panel, tuple[str, ...]]] = {
+    "scratch": (TEACHER, "#a16207", "#7c2d12"),
+    "fine_tuning": ("#0f766e", "#4d7c0f", "#0e7490"),
+    "reincarnation": (STUDENT, "#7c3aed", "#be185d"),
+}
+_CONTROLS: Final = (CONTROL, "#78716c")
+
+
+def workflow_figure(workflow: Workflow) -> Figure:
+    """Interquartile mean of normalised scores over environment frames with its band, each curve named at its end.
+
+    Dashed lines are random play, the reference, and the curve's own teacher where that is another.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(13.2, 4.4), layout="constrained")
+        for axes, panel in zip(figure.subplots(1, 3, sharey=True), TITLES, strict=True):
+            _panel(axes, panel, [curve for curve in workflow.curves if curve.panel == panel])
+        for axes in figure.axes:
+            axes.margins(y=0.08)
+        figure.axes[0].set_ylabel("normalised score (interquartile mean)")
+        labels = [_labels([curve for curve in workflow.curves if curve.panel == panel]) for panel in TITLES]
+        for axes, of_panel in zip(figure.axes, labels, strict=True):
+            label_levels(axes, of_panel)
+    return figure
+
+
+def _panel(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
+    right = max((curve.frames[-1] for curve in curves), default=1)
+    frame_axes(axes, "environment frames", "env_frames", right=max(right, 1))
+    name_on_top(axes, TITLES[panel], (0.5, "axes fraction"))
+    for level, color in ((0.0, RANDOM), (1.0, TEACHER)):
+        axes.axhline(level, color=color, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1)
+    if not curves:
+        axes.set_xticks([])
+        axes.text(0.5, 0.5, "no such run given", transform=axes.transAxes, ha="center", va="center", color=CONTROL)
+    for curve, color in zip(curves, _colors(curves), strict=True):
+        style = "--s" if curve.is_control else "-o"
+        axes.plot(curve.frames, curve.iqm, style, color=color, linewidth=1.8, markersize=3.2, markeredgecolor="white")
+        axes.fill_between(curve.frames, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
+        if curve.teacher is not None and abs(curve.teacher - 1) > 0.01:
+            axes.axhline(curve.teacher, color=color, linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
+
+
+def _labels(curves: Sequence[Curve]) -> list[Label]:
+    """Names right of the panel: its curves at their last points, and the levels."""
+    labels: list[Label] = [(0.0, "random play", RANDOM), (1.0, "reference", TEACHER)]
+    for curve, color in zip(curves, _colors(curves), strict=True):
+        labels.append((curve.iqm[-1], f"{curve.label} {curve.iqm[-1]:.2f}", color))
+        if curve.teacher is not None and abs(curve.teacher - 1) > 0.01:
+            labels.append((curve.teacher, f"its teacher {curve.teacher:.2f}", color))
+    return labels
+
+
+def _colors(curves: Sequence[Curve]) -> list[str]:
+    """A colour for each curve of a panel; controls are grey."""
+    colors = list[str]()
+    for curve in curves:
+        palette = _CONTROLS if curve.is_control else _COLORS[curve.panel]
+        before = sum(color in palette for color in colors)
+        colors.append(palette[before % len(palette)])
+    return colors
