@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from orchestrator.baselines import Baselines
+from orchestrator.baselines import Baselines, teachers_of
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import write_atomically
 from upcycle.run_folder import RunFolder
@@ -15,7 +15,8 @@ Summary = dict[str, Any]
 """Keys, always all of them:
 
   run_id, env_id (EnvPool task), preset, phases_wanted (names in order)
-  teacher: {id, score} or null; random_score: mean raw return or null
+  teacher: {id, score}, the best of several, or null; random_score: mean raw return or null
+  teachers: [{id, score}] of all teachers, in the order of the configuration; empty in a run from scratch
   scores: [{phase, env_frames, learner_steps, policy_version, mean_return, normalised, episodes, interval: [low, high]}]
   phases: [{phase, learner_steps, env_frames, seconds, ...}] of the phases that have ended, each counted alone
   final: {mean_return, normalised, episodes, policy_version, interval, normalised_interval} or null without a score
@@ -53,7 +54,8 @@ def summarise(
         "env_id": config.env.task,
         "preset": manifest.get("preset"),
         "phases_wanted": list(config.phases),
-        "teacher": {"id": teacher["id"], "score": teacher["score"]} if teacher else None,
+        "teacher": _of_teacher(teacher) if teacher else None,
+        "teachers": [_of_teacher(known) for known in teachers_of(manifest)],
         "random_score": random_score,
         "scores": [_score(record) for record in evaluations],
         "phases": folder.phases(),
@@ -125,6 +127,10 @@ def format_seconds(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def _of_teacher(known: Mapping[str, Any]) -> Summary:
+    return {"id": known["id"], "score": known["score"]}
+
+
 def _score(record: Mapping[str, Any]) -> Summary:
     values = {key: record.get(key) for key in _SCORE_KEYS}
     returns = cast(Sequence[float], record.get("returns") or [record["mean_return"]])
@@ -148,9 +154,14 @@ def _reached(summary: Summary) -> str:
         f"The student scores {final['mean_return']:.1f} on {summary['env_id']} "
         f"({final['episodes']} episodes, 95 % interval {interval.low:.1f} to {interval.high:.1f})"
     )
-    others = [f"its teacher scores {teacher['score']:.1f}"] if teacher else []
+    others = [f"{_whom(summary)} scores {teacher['score']:.1f}"] if teacher else []
     others += [f"random play {'scores ' if not teacher else ''}{random:.1f}"] if random is not None else []
     return sentence + ("; " + " and ".join(others) if others else "") + "."
+
+
+def _whom(summary: Summary) -> str:
+    """Whom a student is compared with; summaries of old have no key `teachers`."""
+    return "its best teacher" if len(summary.get("teachers", [])) > 1 else "its teacher"
 
 
 def _meaning(summary: Summary) -> str:
@@ -158,13 +169,14 @@ def _meaning(summary: Summary) -> str:
     if teacher is None:
         return "It has no teacher: it was trained from scratch."
     if final is None or final["normalised"] is None:
-        return f"How that compares with its teacher {teacher['id']} is not known yet."
+        return f"How that compares with {_whom(summary)} {teacher['id']} is not known yet."
+    whom = _whom(summary)
     scale = f"With random play at 0 and the teacher at 1 it stands at {final['normalised']:.2f}"
     if final["normalised"] >= 1.0:
-        return f"{scale}: it has reached its teacher."
+        return f"{scale}: it has reached {whom}."
     if final["normalised_interval"] and final["normalised_interval"][1] >= 1.0:
-        return f"{scale}: level with its teacher, within the evaluation's interval."
-    return f"{scale}: it is still below its teacher."
+        return f"{scale}: level with {whom}, within the evaluation's interval."
+    return f"{scale}: it is still below {whom}."
 
 
 def _effort(summary: Summary) -> str:

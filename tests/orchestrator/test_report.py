@@ -17,8 +17,8 @@ from upcycle.errors import CorruptDataError, UserError
 from upcycle.run_folder import RunFolder
 
 CONTRACT = {
-    "run_id", "env_id", "preset", "teacher", "random_score", "scores", "final", "wall_seconds", "env_frames",
-    "learner_steps", "samples_per_insert", "versions",
+    "run_id", "env_id", "preset", "teacher", "teachers", "random_score", "scores", "final", "wall_seconds",
+    "env_frames", "learner_steps", "samples_per_insert", "versions",
 }  # fmt: skip
 SCORE = {"phase", "env_frames", "learner_steps", "policy_version", "mean_return", "normalised", "episodes"}
 
@@ -69,6 +69,7 @@ def test_the_summary_keeps_its_contract(tmp_path: Path) -> None:
     assert summary["run_id"].startswith("demo-")
     assert summary["env_id"] == "Pong-v5"
     assert summary["teacher"] == {"id": "pong-0123abcd", "score": 10.0}
+    assert summary["teachers"] == [summary["teacher"]]
     assert [entry["phase"] for entry in summary["scores"]] == ["offline", "online", "rl"]
     assert all(set(entry) >= SCORE for entry in summary["scores"])
     assert (summary["env_frames"], summary["learner_steps"]) == (90_000, 4_500)
@@ -129,6 +130,24 @@ def test_a_run_without_teacher_says_so(tmp_path: Path) -> None:
     words = plain_words(summarised(make_run(tmp_path / "scratch", teacher=None)))
     assert words[0].endswith("; random play scores -20.0.")
     assert words[1] == "It has no teacher: it was trained from scratch."
+    assert read_summary(tmp_path / "scratch")["teachers"] == []
+
+
+def test_of_several_teachers_all_are_named_and_the_best_is_the_one_to_reach(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "demo")
+    best = folder.manifest["teacher"]
+    folder.update_manifest(teachers=[{"id": "weak-89abcdef", "score": -3.5, "store": "/somewhere/private"}, best])
+    summary = summarised(folder)
+    assert summary["teacher"] == {"id": "pong-0123abcd", "score": 10.0}
+    assert summary["teachers"] == [{"id": "weak-89abcdef", "score": -3.5}, summary["teacher"]]
+    words = plain_words(summary)
+    assert "; its best teacher scores 10.0 and random play -20.0." in words[0]
+    assert words[1].endswith(" it stands at 1.07: it has reached its best teacher.")
+    text = write_report(folder, store=TeacherStore(tmp_path / "store", bundled=None)).read_text()
+    assert "<td>other teachers</td><td>weak-89abcdef (-3.50)</td>" in text
+    assert "/somewhere/private" not in text
+    folder.summary.write_text(json.dumps({key: summary[key] for key in summary if key != "teachers"}))  # of old
+    assert "other teachers" not in write_report(folder, store=TeacherStore(tmp_path / "s", bundled=None)).read_text()
 
 
 class _Page(HTMLParser):
