@@ -11,6 +11,7 @@ to `workflow.png` and `workflow.json` there.
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from orchestrator.local_ray import private_folder
 
@@ -101,12 +102,12 @@ def _one_ray() -> Generator[str]:
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),
         )
         try:
-            yield str(ray.get_runtime_context().gcs_address)
+            yield cast(str, ray.get_runtime_context().gcs_address)
         finally:
             ray.shutdown()
 
