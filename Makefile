@@ -2,7 +2,7 @@
 # make test    all tests
 # make check   formatting, lint, types, import layers, generated code, then all tests
 # The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
-# bench-pauses, bench-peers, check-statistics. Everything sets itself up when it has to, and only then.
+# bench-pauses, bench-peers, check-statistics, workflow. Everything sets itself up when it has to, and only then.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -17,7 +17,7 @@ PROTOC = $(UV) run -q --isolated --no-project --with grpcio-tools==1.80.0 python
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench bench-replay bench-scaling bench-crowd \
-  bench-pauses bench-peers check-statistics soak
+  bench-pauses bench-peers check-statistics soak workflow
 
 help:
 	@sed -n 's/^# //p' Makefile | head -5
@@ -88,6 +88,10 @@ bench-crowd: $(READY)
 
 bench-pauses: $(READY)
 	$(BIN)/python -m benchmarks.pauses --workload .workload
+
+# The paper's three panels in small: runs/workflow_in_small/runs/workflow.html.
+workflow: $(READY)
+	$(BIN)/python -m benchmarks.workflow_in_small
 
 soak: $(READY)
 	$(BIN)/python -m benchmarks.soak --minutes 30 --workload .workload
