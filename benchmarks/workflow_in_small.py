@@ -38,15 +38,16 @@ _SIZES: Final = (
     "replay.samples_per_insert=32.0",
     "actors.num_actors=1",
     "actors.lanes=8",
-    "actors.epsilon_decay_frames=1500",
+    "actors.epsilon_decay_frames=3000",
     "actors.weight_poll_seconds=0.1",
-    "learner.target_update_period=100",
+    "learner.target_update_period=200",
     "learner.publish_period=50",
     "learner.memory_format=contiguous",
     "evaluation.episodes=100",
     "evaluation.final_episodes=300",
     "evaluation.lanes=20",
     "evaluation.period_seconds=0.5",
+    "evaluation.period_frames=100",
 )
 """What makes the presets small. A batch of 32 for every frame: one learner step a frame."""
 _Q: Final = ("network.hidden=64",)
@@ -65,28 +66,28 @@ class Design:
 
 
 _TEACHER: Final = Design(
-    "nature_dqn", "dqn", (*_Q, "rl.env_frames=3000", "actors.epsilon_warmup_frames=400", "learner.learning_rate=1e-4")
+    "nature_dqn", "dqn", (*_Q, "rl.env_frames=6000", "actors.epsilon_warmup_frames=400", "learner.learning_rate=5e-5")
 )
 _FINE_TUNED: Final = Design(
-    "finetune_adam", "finetuned", (*_Q, "rl.env_frames=3000", "learner.learning_rate=3e-5"), "dqn"
+    "finetune_adam", "finetuned", (*_Q, "rl.env_frames=6000", "learner.learning_rate=2e-5"), "dqn"
 )
 _STUDENT: Final = Design(
     "impala_rainbow",
     "student",
     (
         *_C51,
-        "offline.learner_steps=2000",
+        "offline.learner_steps=3000",
         "online.env_frames=3000",
         "rl.env_frames=3000",
-        "learner.learning_rate=3e-4",
-        "learner.final_learning_rate=1e-4",
+        "learner.learning_rate=1.5e-4",
+        "learner.final_learning_rate=5e-5",
     ),
     "finetuned",
 )
 _CONTROL: Final = Design(
     "impala_rainbow_scratch",
     "scratch",
-    (*_C51, "rl.env_frames=6000", "actors.epsilon_warmup_frames=400", "learner.learning_rate=3e-4"),
+    (*_C51, "rl.env_frames=6000", "actors.epsilon_warmup_frames=400", "learner.learning_rate=1.5e-4"),
 )
 _GENERATIONS: Final = ((_TEACHER,), (_FINE_TUNED,), (_STUDENT, _CONTROL))
 

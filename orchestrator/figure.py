@@ -4,7 +4,7 @@ Only this module, `orchestrator.workflow_figure` and `orchestrator.contact_sheet
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import matplotlib
@@ -138,11 +138,15 @@ def _final(axes: Axes, final: Mapping[str, Any], x: int) -> Label:
     return mean, f"student {mean:.1f}", STUDENT
 
 
-def label_levels(axes: Axes, labels: Sequence[Label]) -> None:
-    """Writes each label right of the axes at its height; labels too close to one another move apart upwards."""
+def label_levels(axes: Axes, labels: Sequence[Label], *, plain: Collection[Label] = ()) -> None:
+    """Writes each label right of the axes at its height; labels too close to one another move apart upwards.
+
+    Those in the student's colour are bold, except for the `plain` ones.
+    """
     low, high = axes.get_ylim()
     gap, free = 0.055 * (high - low), float("-inf")
-    for value, text, color in sorted(labels):
+    for label in sorted(labels):
+        value, text, color = label
         free = max(value, free + gap)
         axes.annotate(
             text,
@@ -152,7 +156,7 @@ def label_levels(axes: Axes, labels: Sequence[Label]) -> None:
             textcoords="offset points",
             va="center",
             color=color,
-            fontweight="bold" if color == STUDENT else "normal",
+            fontweight="bold" if color == STUDENT and label not in plain else "normal",
             annotation_clip=False,
         )
 

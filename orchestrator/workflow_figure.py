@@ -36,9 +36,9 @@ def workflow_figure(workflow: Workflow) -> Figure:
         for axes in figure.axes:
             axes.margins(y=0.08)
         figure.axes[0].set_ylabel("normalised score (interquartile mean)")
-        labels = [_labels([curve for curve in workflow.curves if curve.panel == panel]) for panel in TITLES]
-        for axes, of_panel in zip(figure.axes, labels, strict=True):
-            label_levels(axes, of_panel)
+        for axes, panel in zip(figure.axes, TITLES, strict=True):
+            curves, levels = _labels([curve for curve in workflow.curves if curve.panel == panel])
+            label_levels(axes, [*curves, *levels], plain=levels)
     return figure
 
 
@@ -59,14 +59,15 @@ def _panel(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
             axes.axhline(curve.teacher, color=color, linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
 
 
-def _labels(curves: Sequence[Curve]) -> list[Label]:
+def _labels(curves: Sequence[Curve]) -> tuple[list[Label], list[Label]]:
     """Names right of the panel: its curves at their last points, and the levels."""
-    labels: list[Label] = [(0.0, "random play", RANDOM), (1.0, "reference", TEACHER)]
+    ends = list[Label]()
+    levels: list[Label] = [(0.0, "random play", RANDOM), (1.0, "reference", TEACHER)]
     for curve, color in zip(curves, _colors(curves), strict=True):
-        labels.append((curve.iqm[-1], f"{curve.label} {curve.iqm[-1]:.2f}", color))
+        ends.append((curve.iqm[-1], f"{curve.label} {curve.iqm[-1]:.2f}", color))
         if curve.teacher is not None and abs(curve.teacher - 1) > 0.01:
-            labels.append((curve.teacher, f"its teacher {curve.teacher:.2f}", color))
-    return labels
+            levels.append((curve.teacher, f"its teacher {curve.teacher:.2f}", color))
+    return ends, levels
 
 
 def _colors(curves: Sequence[Curve]) -> list[str]:

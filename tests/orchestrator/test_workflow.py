@@ -269,6 +269,8 @@ def test_the_figure_has_three_panels_with_named_curves(runs: Path) -> None:
         "random play",
         "reference",
     }
+    bold = [text.get_text() for text in reincarnated.texts if text.get_fontweight() == "bold"]
+    assert bold == ["reincarnated 1.90"]  # and not the level in its colour
     assert to_svg(figure) == to_svg(workflow_figure(workflow))
     alone = workflow_figure(gathered(runs, "pong-dqn", references={"Pong-v5": 10.0}))
     assert "no such run given" in {text.get_text() for text in alone.axes[1].texts}
