@@ -158,8 +158,10 @@ def caption(workflow: Workflow) -> str:
     return (
         "Interquartile mean of normalised scores over runs and games, with a point wherever each run has been "
         f"evaluated anew; band: 95 % interval of a bootstrap over the runs within each game.{alone} A score is the "
-        f"mean raw return of whole episodes at epsilon {evaluation.epsilon:g}. Frames are those that a run's own "
-        f"actors play: not those of evaluations, nor those that its teacher has had.{extra}"
+        f"mean raw return of whole episodes at epsilon {evaluation.epsilon:g}. A run that is the reference counts with "
+        "the version that it gave back, the best of all evaluated ones and scored anew: its curve may end below 1. "
+        "Frames are those that a run's own actors play: not those of evaluations, nor those that its teacher has had."
+        f"{extra}"
     )
 
 

@@ -237,6 +237,7 @@ def test_the_report_of_several_runs_is_three_files_and_its_numbers(
         f"probability {improvement['probability']:.2f} (95 % interval {low:.2f} to {high:.2f})",
         "no band for from scratch, fine-tuned",
         "epsilon 0.001",
+        "the version that it gave back",
         "200 offline learner steps",
         "pong-student-0, pong-student-1, pong-student-2",
         "<td>40,002</td>",
