@@ -53,7 +53,7 @@ class TrainState:
     ) -> None:
         self.device, self._config = device, config
         tuning = tuning or untuned(config, device)
-        network.bfloat16_torso = tuning.bfloat16
+        network.in_bfloat16 = tuning.bfloat16
         if tuning.channels_last:
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.online_network = network.to(device)

@@ -17,7 +17,7 @@ class Tuning:
     Attributes:
       threads: torch's, on a CPU; 0 leaves them as they are.
       channels_last: memory format of frames and convolutions; else contiguous.
-      bfloat16: precision of the torso; else float32.
+      bfloat16: precision of convolutions and hidden layer; else float32.
       compiled: by torch.compile.
     """
 

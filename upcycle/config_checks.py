@@ -29,6 +29,13 @@ def check_run(config: "RunConfig", phases_in_order: Sequence[str]) -> None:
         raise ValueError(
             f"learner.batch_size is no multiple of learner.ranks ({learner.ranks}), which share it; change either"
         )
+    budgets = {"online": config.online.env_frames, "rl": config.rl.env_frames}
+    frames = sum(budget for phase, budget in budgets.items() if phase in config.phases)
+    if config.evaluation.period_frames > frames > 0:
+        raise ValueError(
+            f"evaluation.period_frames is above the run's environment frames ({frames}): nothing that it learns would "
+            "be evaluated, and its first version be given back; lower evaluation.period_frames, 0 leaves it to the time"
+        )
     rates_actors = replay.sampler == "proportional" and config.actors.initial_priorities == "td_error"
     if config.network.head == "c51" and rates_actors:
         raise ValueError(

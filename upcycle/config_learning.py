@@ -62,8 +62,8 @@ class LearnerConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Of the convolutions; bfloat16 may be faster on processors that have it, and auto takes it there.
-    Weights, dense layers, values and losses are always float32: near-equal actions differ by less than it tells."""
+    """Of convolutions and hidden layer; bfloat16 may be faster on processors that have it, and auto takes it there.
+    Weights, head, values and losses are always float32: near-equal actions differ by less than it tells."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """Of frames and convolutions; auto measures both at the run's first start and keeps the faster."""
     compile: Literal["off", "on", "auto"] = "off"

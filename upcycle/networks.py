@@ -54,14 +54,15 @@ class QNetwork(nn.Module):
     Attributes:
       support: atoms of a c51 head, ascending and evenly spaced, float32 [atoms]; None of a q head. Not in the
         state_dict: the configuration says what it is.
-      bfloat16_torso: compute convolutions in bfloat16, off at first; parameters and dense layers stay float32.
+      in_bfloat16: compute convolutions and the hidden layer in bfloat16, off at first; parameters, head and values stay
+        float32.
     """
 
     support: Tensor | None
 
     def __init__(self, torso: nn.Sequential, features: int, config: NetworkConfig, *, num_actions: int) -> None:
         super().__init__()
-        self.bfloat16_torso = False
+        self.in_bfloat16 = False
         self.torso = torso
         self.hidden = _dense(features, config.hidden, config)
         atoms = config.atoms if config.head == "c51" else 1
@@ -80,10 +81,11 @@ class QNetwork(nn.Module):
         """Q values and, of a c51 head, the logits that they are the means of."""
         if observation.dtype == torch.uint8:
             observation = observation.float().mul_(1 / 255)
-        bfloat16 = self.bfloat16_torso and observation.dim() > 3  # a torso over vectors is dense layers alone
+        bfloat16 = self.in_bfloat16 and observation.dim() > 3  # vectors are too small for it to pay
         with torch.autocast(observation.device.type, torch.bfloat16, enabled=bfloat16):
-            features = self.torso(observation)
-        values = self.head(torch.relu(self.hidden(features.to(self.hidden.weight.dtype))))  # [B, A * atoms]
+            hidden = self.hidden(self.torso(observation))
+        # Actions are told apart here, and near-equal ones differ by less than bfloat16 can say.
+        values = self.head(torch.relu(hidden.to(self.hidden.weight.dtype)))  # [B, A * atoms]
         if self.support is None:
             return Outputs(values, None)
         logits = values.unflatten(1, (-1, len(self.support)))  # [B, A, atoms]

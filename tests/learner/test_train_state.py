@@ -17,7 +17,7 @@ def test_precision_is_of_both_networks(precision: str) -> None:
     network = build_network(NetworkConfig(hidden=8, padding="same"), frame_shape=(42, 42), stack=4, num_actions=2)
     state = TrainState(network, LearnerConfig.model_validate({"precision": precision}), CPU)
     wanted = {"float32": False, "bfloat16": True, "auto": has_bfloat16(CPU)}[precision]
-    assert (state.online_network.bfloat16_torso, state.target_network.bfloat16_torso) == (wanted, wanted)
+    assert (state.online_network.in_bfloat16, state.target_network.in_bfloat16) == (wanted, wanted)
     assert {parameter.dtype for parameter in state.online_network.parameters()} == {torch.float32}
 
 

@@ -57,6 +57,11 @@ def test_none_unsets(preset: Path):
         ("replay.min_size_to_sample=999999999", "deadlock"),
         ("replay.error_buffer_steps=1", "deadlock"),
         ("name=../elsewhere", "name"),
+        ("learner.ranks=3", "no multiple of learner.ranks (3)"),
+        ("evaluation.period_frames=4000001", "evaluation.period_frames is above"),
+        ("network.padding=symmetric", "padding=symmetric is not known of kind=nature; set same or valid"),
+        ("online.teacher_fraction=0.5", "online.teacher_fraction is of the phase online"),
+        ("guide.kind=opening", "guide.kind is of the phase online"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(preset: Path, override: str, message: str):
@@ -64,6 +69,20 @@ def test_what_is_wrong_is_named_in_one_line(preset: Path, override: str, message
         load_config(preset, [override])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("network.head=c51", "replay.sampler=proportional"), "actors.initial_priorities=max"),
+        (("teacher.id=one", "teacher.also=two", "teacher.reload=weights"), "leave out teacher.also"),
+        (("teacher.id=one", "teacher.optimizer=restored"), "needs teacher.reload"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_named(preset: Path, overrides: tuple[str, ...], message: str):
+    with pytest.raises(UserError) as error:
+        load_config(preset, overrides)
+    assert message in str(error.value)
 
 
 def test_a_missing_or_broken_preset_is_named(tmp_path: Path):

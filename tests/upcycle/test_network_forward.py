@@ -117,7 +117,7 @@ def test_bfloat16_convolutions_of_both_formats_stay_close_and_end_in_float32(kin
     module = network(kind=kind, padding=padding, head="c51").float()
     frames = torch.randint(0, 256, (8, STACK, 42, 42), dtype=torch.uint8)
     exact = module(frames).detach()
-    module.bfloat16_torso = True
+    module.in_bfloat16 = True
     for memory_format in (torch.contiguous_format, torch.channels_last):
         module.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
         q_values, logits = module.outputs(frames.to(memory_format=memory_format))

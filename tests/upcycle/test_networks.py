@@ -83,11 +83,11 @@ def test_mlp_takes_vectors_and_images_are_refused() -> None:
         build_network(NetworkConfig(kind="mlp"), frame_shape=(84, 84), stack=4, num_actions=6)
 
 
-def test_a_bfloat16_torso_changes_values_little_and_keeps_them_float32() -> None:
+def test_bfloat16_changes_values_little_and_keeps_them_float32() -> None:
     module = network("nature", size=42, padding="same")
     frames = torch.randint(0, 256, (8, 4, 42, 42), dtype=torch.uint8)
     exact = module(frames)
-    module.bfloat16_torso = True
+    module.in_bfloat16 = True
     rounded = module(frames)
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).abs().max() < 0.02 * exact.abs().max()
