@@ -2,7 +2,7 @@
 # make test    all tests
 # make check   formatting, lint, types, import layers, generated code, then all tests
 # The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
-# bench-pauses, bench-peers, check-statistics, workflow. Everything sets itself up when it has to, and only then.
+# bench-pauses, bench-peers, bench-learner, check-statistics, workflow. Everything sets itself up when it has to, and only then.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ PROTOC = $(UV) run -q --isolated --no-project --with grpcio-tools==1.80.0 python
 # Where this machine keeps wheels of its own (a CPU build of torch, say), if it does.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench bench-replay bench-scaling bench-crowd \
+.PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench bench-learner bench-replay bench-scaling bench-crowd \
   bench-pauses bench-peers check-statistics soak workflow
 
 help:
@@ -75,6 +75,12 @@ demo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.end_to_end --json
+
+bench-learner: $(READY)
+	@for network in nature impala; do for size in 84 42; do for head in q c51; do \
+	  echo "$$network $$size $$head"; \
+	  $(BIN)/python -m benchmarks.learner --json --network $$network --size $$size --head $$head --rounds 3 --seconds 3 \
+	    || exit 1; done; done; done
 
 bench-replay: $(READY)
 	@for game in pong mspacman; do \

@@ -35,6 +35,7 @@ from replay_service.sharding import ShardedReplay
 from teacher_store.teacher import Teacher
 from upcycle.chunks import ChunkSpec
 from upcycle.config import PHASES, PhaseName, RunConfig
+from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
@@ -269,6 +270,9 @@ class Learner:
             self._begin()
             return
         ref, state = found or self._saving.load(step)
+        if "standing" not in state:
+            problem = f"its checkpoint {ref.path.name} was written by an older version"
+            raise UserError("run", self._folder.path.name, problem, "publish it as a teacher and start a new run")
         self._state.load_state_dict(state["train_state"])
         self._standing.load_state_dict(state["standing"])
         self._labels.num_states = state["teacher_states"] if self._ranks.is_first else 0

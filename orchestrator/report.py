@@ -132,10 +132,20 @@ def _phases_table(summary: Summary) -> str:
                 f"{steps:,}",
                 f"{steps / seconds:,.1f}" if seconds else "",
                 f"{phase['wait_seconds'] / seconds:.1%}" if seconds and "wait_seconds" in phase else "",
+                f"{phase['teacher_states']:,}" if "teacher_states" in phase else "",
                 f"{best[-1]:.1f}" if best else "",
             )
         )
-    head = ("phase", "time", "env. frames", "learner steps", "steps / s", "learner waited", "last return")
+    head = (
+        "phase",
+        "time",
+        "env. frames",
+        "learner steps",
+        "steps / s",
+        "learner waited",
+        "teacher saw states",
+        "last return",
+    )
     return table(head, rows)
 
 

@@ -18,7 +18,8 @@ Summary = dict[str, Any]
   teacher: {id, score}, the best of several, or null; random_score: mean raw return or null
   teachers: [{id, score}] of all teachers, in the order of the configuration; empty in a run from scratch
   scores: [{phase, env_frames, learner_steps, policy_version, mean_return, normalised, episodes, interval: [low, high]}]
-  phases: [{phase, learner_steps, env_frames, seconds, ...}] of the phases that have ended, each counted alone
+  phases: [{phase, learner_steps, env_frames, seconds, teacher_states, ...}] of the phases that have ended, each counted
+    alone; teacher_states are the states that teachers' networks were given, see `RunFolder.write_phases`
   final: {mean_return, normalised, episodes, policy_version, interval, normalised_interval} or null without a score
   wall_seconds, env_frames, learner_steps, samples_per_insert (or null), versions: {package: version}
 

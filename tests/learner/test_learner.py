@@ -13,6 +13,7 @@ import torch
 
 from actors.chunk_writer import ChunkWriter
 from actors.envs import EnvPoolLanes, chunk_spec
+from learner.checkpoint import CheckpointFolder
 from learner.learner import Learner
 from replay_service.server import ReplayShard
 from replay_service.sharding import ShardedReplay
@@ -21,6 +22,7 @@ from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from upcycle.chunks import decode_chunk, encode_chunk
 from upcycle.config import NetworkConfig, RunConfig
+from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
@@ -161,6 +163,13 @@ def test_a_stopped_learner_goes_on_from_its_checkpoint(
         resumed.run()
     assert metrics.value("learner_steps_total") == 2000 - made
     assert folder.phases()[0]["learner_steps"] == 2000
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_in_words(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, phases=["rl"])
+    CheckpointFolder(folder.checkpoints).save({"phases": {}}, learner_steps=3, counters={})
+    with replay("online", []) as client, pytest.raises(UserError, match="written by an older version"):
+        learner(folder, client, None)[0].run()
 
 
 def test_scores_of_the_online_phase_move_the_multiplier_and_wean(

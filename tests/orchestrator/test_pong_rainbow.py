@@ -23,6 +23,7 @@ SHORT = (
     "replay.error_buffer_steps=200", "replay.samples_per_insert=0.5",
     "actors.num_actors=1", "actors.lanes=4", "actors.weight_poll_seconds=0.1",
     "evaluation.episodes=2", "evaluation.final_episodes=2", "evaluation.finalists=1", "evaluation.lanes=2",
+    "evaluation.period_frames=0",
 )  # fmt: skip
 
 

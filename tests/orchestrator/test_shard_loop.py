@@ -107,7 +107,7 @@ def test_a_learner_loads_all_its_teachers(store: TeacherStore, tmp_path: Path, m
         loaded.append(record.name)
         return load_teacher(record, *arguments, **options)
 
-    monkeypatch.setattr("teacher_store.teacher.load_teacher", load)
+    monkeypatch.setattr("orchestrator.learner_process.load_teacher", load)
     folder = new_run(tmp_path / "run", catch(*TWO, "phases=offline", "offline.learner_steps=30"))
     with shards_of(folder):
         learner = Process("learner", 0, folder.path, "127.0.0.1")
