@@ -12,10 +12,10 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.error import HTTPError
 
 import pytest
 
@@ -87,12 +87,13 @@ def jobs_answer(head: Head) -> bool:
 
 
 def submitted(head: Head, job: dict[str, Any]) -> bool:
-    """Whether the cluster has the job; a head that has just come up may have no agent to take it."""
-    try:
+    """Whether the cluster has the job; a head that has just come up may have no agent to take it, or hang up."""
+    with suppress(OSError):
         head.post("/api/jobs/", job)
-        return True
-    except HTTPError:
+    try:
         return any(known["submission_id"] == job["submission_id"] for known in head.get("/api/jobs/"))
+    except OSError:
+        return False
 
 
 def command(*arguments: str | Path, sets: tuple[str, ...] = ()) -> list[str]:
