@@ -120,7 +120,7 @@ def test_a_preset_runs_as_a_ray_job_and_its_processes_have_names(head: Head, tmp
         "submission_id": "catch",
         "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}},
     }
-    wait_until(lambda: submitted(head, job), seconds=60)
+    wait_until(lambda: submitted(head, job), seconds=150)
     names: set[str] = set()
 
     def ended() -> bool:
