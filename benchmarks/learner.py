@@ -22,7 +22,6 @@ update has the same threads.
 """
 
 import argparse
-import copy
 import json
 import os
 import sys
@@ -36,11 +35,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from benchmarks.cluster import Cluster
 from benchmarks.measure import Disturbance, is_disturbed, median
+from benchmarks.plain_update import plain_update
 from benchmarks.workload import VIEW, chunks_of, encoded, random_play
 from learner.batches import Batch
 from learner.learner import Learner
@@ -185,36 +183,11 @@ def bare(subject: Subject) -> Callable[[], None]:
     state = TrainState(subject.network(), config.learner, subject.device, tuning=subject.tuning)
     objective = Objective.of_phase(config, "offline", torch.ones(1, device=subject.device))
     labels = subject.teacher.q_values(batch.observation).unsqueeze(1)
-    return lambda: void(train_step(state, batch, objective, multiplier=1.0, teacher_q_values=labels))
-
-
-def plain(subject: Subject) -> Callable[[], None]:
-    """One update of CleanRL's QDagger on a fixed batch."""
-    online = subject.network(head=False).to(subject.device)
-    target, teacher = copy.deepcopy(online), subject.network(head=False).to(subject.device)
-    optimizer = torch.optim.Adam(online.parameters(), lr=1e-4)
-    batch = subject.batch()
-    observation, following = batch.observation.contiguous(), batch.next_observation.contiguous()
 
     def step() -> None:
-        with torch.no_grad():
-            best = target(following).max(dim=1).values
-            wanted = batch.n_step_return + batch.discount * best
-            teacher_q_values: Tensor = teacher(observation)
-        q_values: Tensor = online(observation)
-        taken = q_values.gather(1, batch.action.unsqueeze(1)).squeeze(1)
-        loss = functional.mse_loss(wanted, taken) + functional.kl_div(
-            functional.log_softmax(q_values, dim=1), functional.softmax(teacher_q_values, dim=1), reduction="sum"
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        train_step(state, batch, objective, multiplier=1.0, teacher_q_values=labels)
 
     return step
-
-
-def void(_: object) -> None:
-    """Drops a value: results stay on the device, as in the loop."""
 
 
 def per_second(step: Callable[[], None], subject: Subject, seconds: float) -> float:
@@ -233,7 +206,8 @@ def per_second(step: Callable[[], None], subject: Subject, seconds: float) -> fl
 def measured(config: RunConfig, scratch: Path, *, rounds: int, seconds: float) -> dict[str, Any]:
     """The values of the JSON line."""
     with prepared(config, scratch) as subject:
-        bare_step, plain_step, states = bare(subject), plain(subject), 0
+        online, teacher = (subject.network(head=False).to(subject.device) for _ in range(2))
+        bare_step, plain_step, states = bare(subject), plain_update(online, teacher, subject.batch()), 0
         fed_rates, bare_rates, plain_rates, waits = list[float](), list[float](), list[float](), list[float]()
         for _ in range(rounds):
             bare_rates.append(per_second(bare_step, subject, seconds))

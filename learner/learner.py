@@ -83,14 +83,11 @@ class Learner:
         if threads := tuning.threads if tuning is not None else config.learner.threads:
             torch.set_num_threads(threads)
         device = choose_device(config.learner.device)
+        self._view = View.of_run(config, spec)
         network = build_network(
-            config.network,
-            frame_shape=spec.frame_shape,
-            stack=View.of_run(config, spec).stack,
-            num_actions=spec.num_actions,
+            config.network, frame_shape=spec.frame_shape, stack=self._view.stack, num_actions=spec.num_actions
         )
         self._state = TrainState(network, config.learner, device, tuning=tuning, wrap=self._ranks.wrap)
-        self._view = View.of_run(config, spec)
         self._teachers, self._initial_state = list(teachers), initial_state
         self._labels = TeacherLabels(teachers, device, metrics)
         self._events = SummaryWriter(logdir=str(folder.events), flush_secs=10, write_to_disk=self._ranks.is_first)

@@ -49,7 +49,8 @@ class PhaseMachine:
         if self.current == "online":
             return progress.weaned or frames >= config.online.env_frames
         goal = config.rl.stop_at_return
-        return frames >= config.rl.env_frames or (goal is not None and (progress.best_return or float("-inf")) >= goal)
+        reached = goal is not None and progress.best_return is not None and progress.best_return >= goal
+        return frames >= config.rl.env_frames or reached
 
     def advance(self, progress: Progress) -> None:
         """Enters the next phase.

@@ -34,7 +34,7 @@ class Scoreboard:
             mean_return, version = float(record["mean_return"]), int(record["policy_version"])
             self._events.add_scalar("evaluation/mean_return", mean_return, int(record["env_frames"]))
             if record["phase"] == "rl":
-                self.best_return = max(mean_return, self.best_return or float("-inf"))
+                self.best_return = mean_return if self.best_return is None else max(mean_return, self.best_return)
             if not record["phase"] == phase == "online" or record["normalised"] is None:
                 continue
             if options.schedule == "score" and self._distillation.observe(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tensorboardX import SummaryWriter
 
+from learner.phases import PhaseMachine, Progress
 from learner.scoreboard import Scoreboard
 from upcycle.config import RunConfig
 from upcycle.run_folder import RunFolder
@@ -95,3 +96,13 @@ def test_a_restored_scoreboard_goes_on(tmp_path: Path) -> None:
     again.update("online")
     assert again.multiplier("online", 0) == 0.75
     assert again.best_return == 8.0
+
+
+def test_a_best_return_of_0_is_not_taken_for_none(tmp_path: Path) -> None:
+    scores, folder = scoreboard(tmp_path, phases=["rl"], rl={"stop_at_return": -1.0})
+    for version, normalised in enumerate((-0.2, 0.0, -0.5)):
+        folder.append_score(score(normalised, version, phase="rl"))
+    scores.update("rl")
+    assert scores.best_return == 0.0
+    progress = Progress(learner_steps=1, env_frames=1, weaned=False, best_return=scores.best_return)
+    assert PhaseMachine(("rl",)).is_over(folder.config, progress)
