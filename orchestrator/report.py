@@ -163,13 +163,13 @@ def _teacher_table(summary: Summary, record: TeacherRecord | None) -> str:
         interval = f"{record.score.mean_return:.2f} ({low:.2f} to {high:.2f}, {record.score.episodes} episodes)"
         rows.append(("score on record", interval))
     rows += [
-        ("network", f"{record.network.kind}, width {record.network.width:g}, hidden {record.network.hidden}"),
+        ("policy", record.describe_policy()),
         ("observation", f"{record.frame_stack} frames of {' x '.join(map(str, record.frame_shape))}"),
         ("trained by run", made.run_id or "unknown"),
         ("learner steps", f"{made.learner_steps:,}" if made.learner_steps is not None else "unknown"),
         ("environment frames", f"{made.env_frames:,}" if made.env_frames is not None else "unknown"),
         ("its teachers", ", ".join(record.parents) or "none: trained from scratch"),
-        ("weights, SHA-256", record.weights.sha256),
+        ("weights, SHA-256", record.weights.sha256 if record.weights else "none"),
         ("licence", record.licence),
     ]
     return table((), rows)

@@ -26,13 +26,13 @@ def list_teachers(*, as_json: bool) -> None:
     if as_json:
         _print_json([_brief(record) for record in records])
         return
-    table = Table("teacher", "task", "frames", "network", "score", "random", "experience", header_style="bold")
+    table = Table("teacher", "task", "frames", "policy", "score", "random", "experience", header_style="bold")
     for record in records:
         table.add_row(
             record.id,
             record.env.task,
             " x ".join(map(str, (record.frame_stack, *record.frame_shape))),
-            f"{record.network.kind} x{record.network.width:g}",
+            record.describe_policy(),
             f"{record.score.mean_return:.1f}" if record.score else "not scored",
             "" if record.random_score is None else f"{record.random_score:.1f}",
             f"{record.experience.transitions:,} steps" if record.experience else "none",
@@ -154,7 +154,7 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         f"{', '.join(record.actions)})",
         "observation": f"{record.frame_stack} frames of {' x '.join(map(str, record.frame_shape))}, "
         f"stack fill {record.env.stack_fill}, sticky actions {record.env.sticky_actions:g}",
-        "network": f"{record.network.kind}, width {record.network.width:g}, hidden {record.network.hidden}",
+        "policy": record.describe_policy(),
         "score": "not scored"
         if score is None
         else f"{score.mean_return:.2f} (95 % interval {score.interval_low:.2f} to {score.interval_high:.2f}, "
@@ -171,7 +171,9 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
             if count is not None
         )
         or "unknown",
-        "weights": f"{record.weights.bytes:,} bytes, SHA-256 {record.weights.sha256}",
+        "weights": "none"
+        if record.weights is None
+        else f"{record.weights.bytes:,} bytes, SHA-256 {record.weights.sha256}",
         "training state": "none"
         if state is None
         else f"networks and {state.optimizer} after {state.learner_steps:,} learner steps, {state.bytes:,} bytes",

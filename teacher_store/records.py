@@ -14,7 +14,17 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """One component of a path, never `..`: records come from elsewhere and must not point out of their folder."""
 
-_AGREED: Final = ("task", "frame_size", "frame_stack", "frame_skip", "stack_fill", "sticky_actions")
+_AGREED: Final = (
+    "task",
+    "frame_size",
+    "frame_stack",
+    "frame_skip",
+    "resize_order",
+    "interpolation",
+    "stack_fill",
+    "sticky_actions",
+    "full_action_space",
+)
 """What makes an observation or an action mean something else; the rest of the protocol may differ."""
 
 
@@ -50,6 +60,50 @@ class TrainingState(_Part):
     """Whose state it is."""
     learner_steps: Annotated[int, Field(ge=0)]
     """Gradient steps behind it."""
+
+
+TeacherKind = Literal["q_values", "probabilities", "experience"]
+"""What a teacher says about a state. q_values: one per action; its policy is their softmax at the distillation
+temperature. probabilities: its policy itself. experience: nothing, it only left a buffer."""
+
+
+class Function(_Part):
+    """A policy that is a Python callable, found by its entry point in the group `upcycle.teachers`."""
+
+    entry_point: Name
+    """Name of the entry point."""
+    distribution: str
+    """The installed distribution that has it."""
+    version: str
+    """Its version when it was registered; another one is refused."""
+    cacheable: bool
+    """The same observation always gets the same values, so they are computed once for each stored state."""
+    seconds_per_state: Annotated[float, Field(ge=0)]
+    """What a state cost when it was registered, in batches of 32."""
+
+
+class Parity(_Part):
+    """A comparison with values that the teacher's own framework computed for the same observations."""
+
+    observations: Annotated[int, Field(gt=0)]
+    """How many."""
+    largest_difference: Annotated[float, Field(ge=0)]
+    """Of all values, absolute."""
+    reference: str
+    """The file that held them: its SHA-256."""
+
+
+class Source(_Part):
+    """What a teacher was imported from."""
+
+    format: str
+    """Name of the importer."""
+    path: str
+    """Last component of the path, for people."""
+    sha256: Sha256
+    """Of the file of weights, or of a folder's files of weights; of a buffer's description where there are none."""
+    facts: dict[str, str] = {}
+    """What else the files said."""
 
 
 class Score(_Part):
@@ -95,6 +149,8 @@ class Provenance(_Part):
     """Versions of the software, by package."""
     created: float | None = None
     """When they were published, Unix seconds."""
+    source: Source | None = None
+    """What it was imported from; None where a run of ours made it."""
 
 
 class TeacherRecord(_Part):
@@ -108,18 +164,26 @@ class TeacherRecord(_Part):
     """What people call it."""
     env: EnvConfig
     """Environment and protocol it was trained for."""
-    network: NetworkConfig
-    """Its network."""
+    kind: TeacherKind = "q_values"
+    """What its outputs are."""
+    network: NetworkConfig | None
+    """Its network; None of a function, or of a buffer without a policy."""
+    function: Function | None = None
+    """The callable that it is, if it is one."""
     frame_shape: tuple[int, ...]
     """(H, W) of a frame, or (D,) of a vector."""
     frame_stack: Annotated[int, Field(gt=0)]
     """Frames of one observation."""
     num_actions: Annotated[int, Field(gt=0)]
-    """Outputs of its network."""
+    """Size of its action set."""
     actions: tuple[str, ...] = ()
     """Meaning of each action, in order; empty where the environment does not say."""
-    weights: Weights
-    """The weight file."""
+    differences: tuple[str, ...] = ()
+    """What of the protocol it was trained under cannot be reproduced, a sentence each."""
+    parity: Parity | None = None
+    """How near its values are to those of its own framework, if they were compared."""
+    weights: Weights | None
+    """The weight file; None where there is no network."""
     score: Score | None = None
     """Its score, if it has been evaluated."""
     random_score: float | None = None
@@ -162,6 +226,16 @@ class TeacherRecord(_Part):
             problem = f"teacher {self.id} has {self.num_actions} actions, the environment {num_actions}"
             raise UserError("teacher.id", self.id, problem, "choose a teacher of this environment")
 
+    def describe_policy(self) -> str:
+        """What it is, in a few words for people."""
+        if self.function is not None:
+            made_by = f"{self.function.distribution} {self.function.version}"
+            return f"Python function {self.function.entry_point} of {made_by} ({self.kind.replace('_', ' ')})"
+        if self.network is None:
+            return "experience without a policy"
+        words = f"{self.network.kind}, width {self.network.width:g}, hidden {self.network.hidden}"
+        return words + (", gives probabilities" if self.kind == "probabilities" else "")
+
     def check_reload(self, network: NetworkConfig, optimizer: OptimizerKind | None) -> None:
         """Raises UserError if a student of `network` cannot begin as this teacher.
 
@@ -169,6 +243,9 @@ class TeacherRecord(_Part):
           network: the student's.
           optimizer: of the student, where it is to go on with the teacher's optimizer state; None where it is not.
         """
+        if self.network is None or self.kind != "q_values":
+            remedy = "set teacher.reload=nothing, or choose a teacher that is a Q network"
+            raise UserError("teacher.reload", self.id, f"is no Q network but {self.describe_policy()}", remedy)
         for name in _parameters_depend_on(self.network):
             mine, theirs = getattr(self.network, name), getattr(network, name)
             if mine != theirs:

@@ -83,7 +83,11 @@ class TeacherStore:
         return folders[record.id]
 
     def weights_path(self, record: TeacherRecord) -> Path:
-        """The weight file; reading it is to compare `record.weights.sha256`."""
+        """The weight file; reading it is to compare `record.weights.sha256`. Raises UserError if it has none."""
+        if record.weights is None:
+            raise UserError(
+                "teacher", record.id, f"has no weights: it is {record.describe_policy()}", "choose another one"
+            )
         return self.folder(record) / record.weights.file
 
     def log_directory(self, record: TeacherRecord) -> Path:
@@ -105,8 +109,9 @@ class TeacherStore:
 
     def verify(self, record: TeacherRecord) -> None:
         """Reads every byte of a teacher. Raises CorruptDataError naming the file that is damaged."""
-        weights = self.weights_path(record)
-        _compare(weights.parent, {weights.name: sha256_of(weights)}, {weights.name: record.weights.sha256})
+        if record.weights is not None:
+            weights = self.weights_path(record)
+            _compare(weights.parent, {weights.name: sha256_of(weights)}, {weights.name: record.weights.sha256})
         if record.training_state is not None:
             read_training_state(record, self)
         if record.experience is not None:
@@ -195,6 +200,7 @@ class TeacherStore:
         self, record: TeacherRecord, weights: Path, training_state: Path | None, log_directory: Path | None
     ) -> TeacherRecord:
         with _temporary_folder(self.root) as temporary:
+            assert record.weights is not None
             share_file(weights, temporary / record.weights.file)
             if training_state is not None and record.training_state is not None:
                 share_file(training_state, temporary / record.training_state.file)

@@ -63,7 +63,10 @@ def load_teacher(
     """
     if env is not None:
         record.check_agrees(env, num_actions=num_actions)
-    snapshot = read_snapshot(store.weights_path(record), sha256=record.weights.sha256)
+    path = store.weights_path(record)
+    assert record.weights is not None
+    assert record.network is not None
+    snapshot = read_snapshot(path, sha256=record.weights.sha256)
     try:
         with torch.random.fork_rng(devices=[]):  # drawing weights to be overwritten must not move anybody's generator
             network = build_network(

@@ -44,6 +44,11 @@ OWNERS = {
     ),
     "torch.distributed": ("learner/ranks.py", "learner/rendezvous.py"),
     "pickle": (),
+    "pickletools": ("teacher_store/importers/pickle_reader.py",),
+    "msgpack": ("teacher_store/importers/",),
+    "h5py": ("teacher_store/importers/",),
+    "fsspec": ("teacher_store/",),
+    "zipfile": ("teacher_store/",),
 }
 """Foreign libraries, and the only modules that may import them."""
 

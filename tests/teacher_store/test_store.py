@@ -83,6 +83,7 @@ def test_a_published_teacher_is_found_whole_by_another_process(store: TeacherSto
     again = TeacherStore(store.root, bundled=None).get(record.id)
     assert again == record
     assert again.id == f"pong-dqn-{sha256_of(weights)[:8]}"
+    assert again.weights is not None
     assert again.weights.sha256 == sha256_of(weights)
     assert again.parents == ("old-12345678",)
     assert again.provenance.run_id == "run-1"

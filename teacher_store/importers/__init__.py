@@ -1,0 +1,1 @@
+"""Readers of the agents, datasets and replay logs that other frameworks have written."""

@@ -1,0 +1,124 @@
+"""What importers return, and what they are: one `Importer` for each format."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from teacher_store.importers.source import Source
+from teacher_store.records import TeacherKind
+from upcycle.chunks import Array
+from upcycle.config import NetworkConfig
+
+Protocol = Mapping[str, Any]
+"""Fields of `upcycle.config.EnvConfig`, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user says about a source beside its path.
+
+    Attributes:
+      checkpoint: which of several; None takes the newest.
+    """
+
+    checkpoint: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImportedAgent:
+    """Weights in our terms.
+
+    Attributes:
+      kind: what the network's outputs are.
+      network: which network.
+      tensors: float32, by the names of `upcycle.networks.QNetwork.state_dict`.
+      frame_shape: (H, W).
+      frame_stack: frames of one observation.
+      num_actions: outputs.
+      protocol: what its framework trains such agents under, without task and action names.
+      differences: what of its protocol we cannot reproduce, a sentence each.
+      learner_steps, env_frames: of its training, where the file says so.
+      facts: what else the file says that is worth keeping, by name.
+    """
+
+    kind: TeacherKind
+    network: NetworkConfig
+    tensors: dict[str, Array]
+    frame_shape: tuple[int, ...]
+    frame_stack: int
+    num_actions: int
+    protocol: Protocol
+    differences: tuple[str, ...] = ()
+    learner_steps: int | None = None
+    env_frames: int | None = None
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Consecutive rows of one lane, T of them, as in `upcycle.chunks`.
+
+    Attributes:
+      frame: [T, *frame_shape], the newest frame of each observation.
+      action: int32 [T]; reward: float32 [T], what came back for it.
+      terminated, truncated: bool [T], how the episode ended after it.
+      first: bool [T], the row opens an episode.
+      final: bool [T], no transition starts here: the observation after an episode's last action.
+    """
+
+    frame: Array
+    action: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+    first: Array
+    final: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImportedExperience:
+    """A buffer in our terms, read as it is asked for.
+
+    Attributes:
+      rows: called with the number of rows to leave out (of an import that was interrupted), iterates over the others
+        from the oldest to the newest, in blocks of bounded size.
+      frame_shape, frame_dtype, num_actions: of its steps; num_actions is None where the source does not say.
+      num_rows: how many there are; an upper bound where only reading tells.
+      protocol: what its framework records under; empty where it does not say.
+      task: EnvPool task, where the source says so.
+      returns: raw returns of its whole episodes, where rewards are raw and that costs no reading of frames.
+      facts: what else the source says.
+    """
+
+    rows: Callable[[int], Iterator[Rows]]
+    frame_shape: tuple[int, ...]
+    frame_dtype: str
+    num_actions: int | None
+    num_rows: int
+    protocol: Protocol
+    task: str | None = None
+    returns: Array | None = None
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Importer:
+    """One format.
+
+    Attributes:
+      name: of `--format`.
+      title: for people.
+      recognises: whether a source holds this format, by its content; reads no more than it must, and never raises for
+        a source of another format.
+      read_agent: its weights; None where the format has none, and returns None where this source has none.
+      read_experience: its buffer, in the same way.
+
+    Both readers raise UserError for what the user can put right (several agents, an unknown checkpoint) and
+    CorruptDataError, naming the file, for what is damaged, hostile or of another shape than its framework writes.
+    """
+
+    name: str
+    title: str
+    recognises: Callable[[Source], bool]
+    read_agent: Callable[[Source, Request], ImportedAgent | None] | None = None
+    read_experience: Callable[[Source, Request], ImportedExperience | None] | None = None

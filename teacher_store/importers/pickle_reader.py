@@ -1,0 +1,273 @@
+"""Reads pickles that somebody else wrote, without unpickling them: a small machine over their opcodes.
+
+`pickletools.genops` decodes the stream; the machine keeps a stack of plain data. It imports nothing that the stream
+names and calls nothing but the constructors that its caller allows, by module and name; everything else is refused, by
+its name. So no byte of a file can run code, and one that lies about sizes costs no more memory than it has bytes.
+"""
+
+import pickletools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from upcycle.errors import CorruptDataError
+
+Construct = Callable[[tuple[Any, ...]], Any]
+"""Stands in for a class or function of the stream: gets the arguments, returns plain data or a `Pending`."""
+
+Allowed = Mapping[tuple[str, str], Construct]
+"""Constructors by (module, name)."""
+
+_MAX_DEPTH: Final = 64
+_MAX_OPCODES: Final = 5_000_000
+
+
+class Pending:
+    """An object whose state comes after it (opcode BUILD); `finish` says what it was."""
+
+    def set_state(self, state: Any) -> None:
+        """Takes the state. Raises CorruptDataError if it is none of its kind."""
+        raise CorruptDataError(f"a pickled {type(self).__name__} with a state")
+
+    def finish(self) -> Any:
+        """The plain value."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A class or function that the stream names; it is only ever compared."""
+
+    module: str
+    name: str
+
+
+class _Mark:
+    pass
+
+
+def read_pickle(
+    data: bytes, allowed: Allowed, *, where: str, persistent: Callable[[Any], Any] | None = None
+) -> tuple[Any, int]:
+    """The value that a pickle describes, as dicts, lists, tuples, sets, scalars, bytes and NumPy arrays.
+
+    Args:
+      data: begins with a pickle; bytes after its end are left alone.
+      allowed: what the stream may construct; everything else is refused.
+      where: names the file in errors.
+      persistent: resolves persistent ids; None refuses them.
+    Returns: the value, and how many bytes the pickle has.
+    Raises: CorruptDataError if the stream is damaged, or names a class or function that is not allowed.
+    """
+    machine = _Machine(allowed, persistent)
+    try:
+        for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+            if count > _MAX_OPCODES:
+                raise CorruptDataError(f"more than {_MAX_OPCODES:,} opcodes")
+            if opcode.name == "STOP":
+                return _finished(machine.pop(), {}, 0), cast(int, position) + 1
+            machine.step(opcode.name, argument)
+    except CorruptDataError as error:
+        raise CorruptDataError(f"{where}: refused: {error}") from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        raise CorruptDataError(f"{where}: damaged pickle ({type(error).__name__}: {str(error)[:200]})") from error
+    raise CorruptDataError(f"{where}: damaged pickle (it has no end)")
+
+
+class _Machine:
+    def __init__(self, allowed: Allowed, persistent: Callable[[Any], Any] | None) -> None:
+        self._allowed, self._persistent = allowed, persistent
+        self.stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def pop(self) -> Any:
+        value = self.stack.pop()
+        if isinstance(value, _Mark):
+            raise CorruptDataError("a mark where a value belongs")
+        return value
+
+    def pop_to_mark(self) -> list[Any]:
+        for place in range(len(self.stack) - 1, -1, -1):
+            if isinstance(self.stack[place], _Mark):
+                values = self.stack[place + 1 :]
+                del self.stack[place:]
+                return values
+        raise CorruptDataError("a mark is missing")
+
+    def step(self, name: str, argument: Any) -> None:
+        """Carries out one opcode other than STOP."""
+        if name in ("PROTO", "FRAME"):
+            return
+        if name in _LITERALS:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name]())
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self._memo[int(argument)] = self.stack[-1]
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = self.stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self.stack.append(self._memo[int(argument)])
+        elif name in _WITH_ARGUMENT:
+            _WITH_ARGUMENT[name](self, argument)
+        elif name in _OPERATIONS:
+            _OPERATIONS[name](self)
+        else:
+            raise CorruptDataError(f"it uses the opcode {name}")
+
+    def duplicate(self) -> None:
+        self.stack.append(self.stack[-1])
+
+    def append(self) -> None:
+        value = self.pop()
+        self.top(list).append(value)
+
+    def extend(self) -> None:
+        values = self.pop_to_mark()
+        self.top(list).extend(values)
+
+    def add_items(self) -> None:
+        values = self.pop_to_mark()
+        self.top(set).update(values)
+
+    def set_item(self) -> None:
+        value, key = self.pop(), self.pop()
+        self.top(dict)[key] = value
+
+    def set_items(self) -> None:
+        values = self.pop_to_mark()
+        self.top(dict).update(_pairs(values))
+
+    def top(self, kind: type) -> Any:
+        top = self.stack[-1]
+        if not isinstance(top, kind):
+            raise CorruptDataError(f"a {type(top).__name__} where a {kind.__name__} belongs")
+        return top
+
+    def make_list(self) -> None:
+        self.stack.append(self.pop_to_mark())
+
+    def make_tuple(self) -> None:
+        self.stack.append(tuple(self.pop_to_mark()))
+
+    def make_dict(self) -> None:
+        self.stack.append(dict(_pairs(self.pop_to_mark())))
+
+    def make_frozenset(self) -> None:
+        self.stack.append(frozenset[Any](self.pop_to_mark()))
+
+    def tuple_of(self, length: int) -> None:
+        values = [self.pop() for _ in range(length)]
+        self.stack.append(tuple(reversed(values)))
+
+    def push_named(self, argument: str) -> None:
+        module, _, name = argument.partition(" ")
+        self.push_global(module, name)
+
+    def stack_global(self) -> None:
+        name, module = self.pop(), self.pop()
+        self.push_global(str(module), str(name))
+
+    def push_global(self, module: str, name: str) -> None:
+        if (module, name) not in self._allowed:
+            raise CorruptDataError(f"it would construct {module}.{name}, which no agent needs")
+        self.stack.append(Global(module, name))
+
+    def construct(self, target: Any, arguments: Any) -> None:
+        if not isinstance(target, Global) or not isinstance(arguments, tuple):
+            raise CorruptDataError(f"it would call a {type(target).__name__}")
+        self.stack.append(self._allowed[target.module, target.name](cast(tuple[Any, ...], arguments)))
+
+    def reduce(self) -> None:
+        arguments, target = self.pop(), self.pop()
+        self.construct(target, arguments)
+
+    def new_with_keywords(self) -> None:
+        keywords, arguments, target = self.pop(), self.pop(), self.pop()
+        if keywords:
+            raise CorruptDataError("it constructs with keyword arguments")
+        self.construct(target, arguments)
+
+    def build(self) -> None:
+        state, top = self.pop(), self.stack[-1]
+        if isinstance(top, Pending):
+            top.set_state(state)
+        elif not isinstance(top, dict):  # one with a state is an OrderedDict: its attributes, as torch's _metadata
+            raise CorruptDataError(f"a {type(top).__name__} with a state")
+
+    def resolve(self, identity: Any) -> None:
+        if self._persistent is None:
+            raise CorruptDataError("it refers to objects outside of it")
+        self.stack.append(self._persistent(identity))
+
+
+_LITERALS: Final = frozenset(
+    {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
+    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+)
+_CONSTANTS: Final[dict[str, Callable[[], Any]]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+    "MARK": _Mark,
+}
+_WITH_ARGUMENT: Final[dict[str, Callable[[_Machine, Any], object]]] = {
+    "GLOBAL": _Machine.push_named,
+    "PERSID": _Machine.resolve,
+}
+_OPERATIONS: Final[dict[str, Callable[[_Machine], object]]] = {
+    "POP": lambda machine: machine.stack.pop(),
+    "POP_MARK": _Machine.pop_to_mark,
+    "DUP": _Machine.duplicate,
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.extend,
+    "ADDITEMS": _Machine.add_items,
+    "SETITEM": _Machine.set_item,
+    "SETITEMS": _Machine.set_items,
+    "LIST": _Machine.make_list,
+    "TUPLE": _Machine.make_tuple,
+    "DICT": _Machine.make_dict,
+    "FROZENSET": _Machine.make_frozenset,
+    "TUPLE1": lambda machine: machine.tuple_of(1),
+    "TUPLE2": lambda machine: machine.tuple_of(2),
+    "TUPLE3": lambda machine: machine.tuple_of(3),
+    "STACK_GLOBAL": _Machine.stack_global,
+    "REDUCE": _Machine.reduce,
+    "NEWOBJ": _Machine.reduce,
+    "NEWOBJ_EX": _Machine.new_with_keywords,
+    "BUILD": _Machine.build,
+    "BINPERSID": lambda machine: machine.resolve(machine.pop()),
+}
+
+
+def _pairs(values: list[Any]) -> Iterator[tuple[Any, Any]]:
+    if len(values) % 2:
+        raise CorruptDataError("a key without a value")
+    return zip(values[::2], values[1::2], strict=True)
+
+
+def _finished(value: Any, done: dict[int, Any], depth: int) -> Any:
+    """`value` with every `Pending` finished; each object once, however often it is referred to."""
+    if depth > _MAX_DEPTH:
+        raise CorruptDataError(f"nested deeper than {_MAX_DEPTH}, or in itself")
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, Pending):
+        result: Any = value.finish()
+    elif isinstance(value, Global):
+        result = f"{value.module}.{value.name}"
+    elif isinstance(value, dict):
+        pairs = cast(dict[Any, Any], value).items()
+        result = {_finished(key, done, depth + 1): _finished(item, done, depth + 1) for key, item in pairs}
+    elif isinstance(value, list | tuple | set | frozenset):
+        kind = cast(Callable[[list[Any]], Any], type(cast(object, value)))
+        result = kind([_finished(item, done, depth + 1) for item in cast(list[Any], value)])
+    else:
+        return value
+    done[id(cast(object, value))] = result
+    return result
