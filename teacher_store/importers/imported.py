@@ -19,9 +19,11 @@ class Request:
 
     Attributes:
       checkpoint: which of several; None takes the newest.
+      accept_lossy: take frames that were stored with losses (JPEG).
     """
 
     checkpoint: int | None = None
+    accept_lossy: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
