@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from typing import Final
 
+from teacher_store.importers import cleanrl_jax, dopamine_jax, dopamine_tf
 from teacher_store.importers.imported import Importer
 from teacher_store.importers.source import Source
 from upcycle.errors import UserError
 
-IMPORTERS: Final[tuple[Importer, ...]] = ()
+IMPORTERS: Final[tuple[Importer, ...]] = (
+    cleanrl_jax.IMPORTER,
+    dopamine_jax.IMPORTER,
+    dopamine_tf.IMPORTER,
+)
 """In the order of help and errors; at most one recognises a source, whatever its files are called."""
 
 
