@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
+from teacher_store.importers.dopamine_replay import DOPAMINE_REPLAY
 from teacher_store.importers.imported import Importer
 from teacher_store.importers.source import Source
 from upcycle.errors import UserError
 
-IMPORTERS: Final[tuple[Importer, ...]] = ()
+IMPORTERS: Final[tuple[Importer, ...]] = (DOPAMINE_REPLAY,)
 """In the order of help and errors; at most one recognises a source, whatever its files are called."""
 
 
