@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from teacher_store.importers.writing import write_experience
-
 from actors.envs import EnvSpec, chunk_spec, env_spec
 from actors.rollout import Stop
 from orchestrator.parity import check_parity, network_of
@@ -22,6 +20,7 @@ from orchestrator.teachers import Progress, score_teacher
 from teacher_store.importers.imported import ImportedAgent, ImportedExperience, Request
 from teacher_store.importers.registry import find_importers
 from teacher_store.importers.source import Source as Files
+from teacher_store.importers.writing import write_experience
 from teacher_store.records import Parity, Provenance, Score, Source, TeacherRecord
 from teacher_store.store import TeacherStore
 from upcycle.config import EnvConfig
@@ -279,7 +278,7 @@ def _score_of(experience: ImportedExperience) -> Score | None:
 def _staging(store: TeacherStore, options: ImportOptions) -> Generator[Path]:
     """A folder beside the store's files, the same for the same import, which stays only if that was interrupted."""
     key = hashlib.sha256(f"{options.path.resolve()} {options.replay} {options.request} {options.name}".encode())
-    folder = store.local_root / f".importing-{key.hexdigest()[:16]}"
+    folder = store.root / f".importing-{key.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     shutil.rmtree(folder)

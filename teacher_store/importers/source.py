@@ -100,6 +100,12 @@ class Source:
         with self.open(name) as file:
             return file.read(count)
 
+    def tail(self, name: str = "", count: int = 16) -> bytes:
+        """The last bytes of a file."""
+        with self.open(name) as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - count, 0))
+            return file.read(count)
+
     def read(self, name: str = "", *, limit: int = MAX_WEIGHT_BYTES) -> bytes:
         """All of a file. Raises: CorruptDataError if it has more than `limit` bytes."""
         with self.open(name) as file:
