@@ -23,7 +23,7 @@ from orchestrator import lease
 from orchestrator.driver import Driver, Outcome, RunFailed
 from orchestrator.finish import final_evaluation, write_results
 from orchestrator.local_ray import address_to_join, private_folder
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan, make_plan, with_teacher_protocol
 from orchestrator.progress import View
 from orchestrator.redis_server import RedisServer
 from orchestrator.signals import stop_on_signals
@@ -36,7 +36,6 @@ from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal, close_logging, configure_logging
-from upcycle.teacher_use import has_teacher, with_protocol_of
 from upcycle.tracker import Tracker, TrackerUnavailable
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
@@ -60,8 +59,7 @@ def run(config: RunConfig, *, preset: str, path: Path, overwrite: bool, view: Vi
         _refuse_existing(path, overwrite=overwrite)
         _check_redis(config)
         store = TeacherStore.default()
-        if config.teacher is not None and has_teacher(config):
-            config = with_protocol_of(config, store.get(config.teacher.id).env)
+        config = with_teacher_protocol(config, store)
         plan = make_plan(config, store, stop=stop, view=view)
         if stop.is_set():
             return None

@@ -24,7 +24,7 @@ from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.networks import build_network
 from upcycle.runtime import StopSignal, seed_for
-from upcycle.teacher_use import has_teacher, wants_teacher_log
+from upcycle.teacher_use import has_teacher, wants_teacher_log, with_protocol_of
 
 _RANDOM_EPISODES: Final = 20
 
@@ -81,6 +81,13 @@ class Plan:
             "store": str(self.store.resolve()),
             "log": None if teacher.log is None else str(teacher.log.resolve()),
         }
+
+
+def with_teacher_protocol(config: RunConfig, store: TeacherStore) -> RunConfig:
+    """The configuration of a new run: what its section `env` leaves out is its teacher's. Raises: UserError."""
+    if config.teacher is None or not has_teacher(config):
+        return config
+    return with_protocol_of(config, store.get(config.teacher.id).env)
 
 
 def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view: View) -> Plan:

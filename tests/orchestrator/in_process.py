@@ -13,7 +13,7 @@ import numpy as np
 
 from orchestrator.context import Context, Role
 from orchestrator.finish import final_evaluation
-from orchestrator.plan import make_plan
+from orchestrator.plan import make_plan, with_teacher_protocol
 from orchestrator.processes import BUILDERS, Loop
 from orchestrator.progress import SilentView
 from replay_service.sharding import ReplayTimeout, ShardedReplay
@@ -110,6 +110,7 @@ def run_in_process(config: RunConfig, path: Path, store: TeacherStore, *, second
 
     Raises: what the plan refuses; the first error of a loop; AssertionError if the learner is not done in time.
     """
+    config = with_teacher_protocol(config, store)
     plan = make_plan(config, store, stop=StopSignal(), view=SilentView())
     folder = RunFolder.create(path, config, **(plan.to_manifest() | {"preset": config.name, "versions": {}}))
     failed, deadline = threading.Event(), time.monotonic() + seconds
