@@ -185,9 +185,7 @@ def _environment(options: ImportOptions, contents: _Contents) -> tuple[EnvConfig
 def _check_shapes(options: ImportOptions, spec: EnvSpec, part: ImportedAgent | ImportedExperience) -> None:
     if part.num_actions not in (None, spec.num_actions):
         problem = f"has {spec.num_actions} actions, {options.path} is for {part.num_actions}"
-        remedy = "give the task that it was trained on" + (
-            ", or --set env.full_action_space=true" if part.num_actions == 18 else ""
-        )
+        remedy = "give the task that it was trained on"
         raise UserError("--task", options.task, problem, remedy)
     exact = isinstance(part, ImportedExperience) or len(spec.frame_shape) == 1
     if len(part.frame_shape) != len(spec.frame_shape) or (exact and part.frame_shape != spec.frame_shape):

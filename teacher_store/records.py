@@ -19,11 +19,8 @@ _AGREED: Final = (
     "frame_size",
     "frame_stack",
     "frame_skip",
-    "resize_order",
-    "interpolation",
     "stack_fill",
     "sticky_actions",
-    "full_action_space",
 )
 """What makes an observation or an action mean something else; the rest of the protocol may differ."""
 

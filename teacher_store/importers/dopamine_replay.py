@@ -37,14 +37,11 @@ _MAX_BLOCK_ROWS: Final = 4096
 _PROTOCOL: Final[dict[str, Any]] = {
     "frame_stack": STACK,
     "frame_skip": 4,
-    "resize_order": "pool_first",
-    "interpolation": "area",
     "stack_fill": "zeros",
     "sticky_actions": 0.25,
     "noop_max": 1,
     "fire_reset": False,
     "episodic_life": False,
-    "full_action_space": False,
     "clip_rewards": True,
     "max_episode_steps": 27_000,
 }
