@@ -361,11 +361,15 @@ class TestTensorFlow:
     def test_compressed_blocks_are_refused(self, folder: Path):
         path = folder / "tf_ckpt-3.index"
         data = bytearray(path.read_bytes())
-        for place in range(len(data) - 48 - 5):  # every one of them could be the byte after a block
-            if data[place] == 0 and not any(data[place + 5 : place + 9]):
-                data[place] = 1
+        footer, numbers, shift = data[-48:], [0], 0
+        for byte in footer[:20]:  # offset and size of the filters' block, then of the index's
+            numbers[-1] |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                numbers, shift = [*numbers, 0], 0
+        data[numbers[2] + numbers[3]] = 1
         path.write_bytes(data)
-        with pytest.raises(CorruptDataError):
+        with pytest.raises(CorruptDataError, match="a block with compression 1; only blocks without are supported"):
             self.read(folder)
 
 
