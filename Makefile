@@ -2,7 +2,8 @@
 # make test    all tests
 # make check   formatting, lint, types, import layers, generated code, then all tests
 # The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
-# bench-pauses, bench-peers, bench-learner, check-statistics, workflow. Everything sets itself up when it has to, and only then.
+# bench-pauses, bench-peers, bench-learner, bench-teachers, check-statistics, workflow, dopamine-teacher. Everything sets
+# itself up when it has to, and only then.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -17,10 +18,10 @@ PROTOC = $(UV) run -q --isolated --no-project --with grpcio-tools==1.80.0 python
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench bench-learner bench-replay bench-scaling bench-crowd \
-  bench-pauses bench-peers check-statistics soak workflow
+  bench-pauses bench-peers check-statistics dopamine-teacher soak workflow
 
 help:
-	@sed -n 's/^# //p' Makefile | head -5
+	@sed -n 's/^# //p' Makefile | head -6
 
 setup: $(READY)
 
@@ -98,6 +99,10 @@ bench-pauses: $(READY)
 # The paper's three panels in small: runs/workflow_in_small/runs/workflow.html.
 workflow: $(READY)
 	$(BIN)/python -m benchmarks.workflow_in_small
+
+# A teacher in Dopamine's own files, imported and reincarnated.
+dopamine-teacher: $(READY)
+	$(BIN)/python -m benchmarks.dopamine_teacher > runs/dopamine_teacher.json
 
 soak: $(READY)
 	$(BIN)/python -m benchmarks.soak --minutes 30 --workload .workload

@@ -166,6 +166,20 @@ def report(
 
 
 @app.command
+def lineage(name: Positional[str | None] = None, *, output: Path | None = None, json: bool = False) -> int:
+    """Show which teachers were reincarnated from which.
+
+    Args:
+        name: name or id of one teacher, to see its relatives alone
+        output: draw it into this .svg or .png file as well
+        json: print one JSON value
+    """
+    from orchestrator import lineage_view
+
+    return lineage_view.show_lineage(name, output=output, as_json=json)
+
+
+@app.command
 def doctor(*, runs: Path = RUNS, json: bool = False) -> int:
     """Check that this machine can run Upcycle; exit code 2 if something is missing.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from orchestrator.cli_options import RUNS, check_positive, open_run
+from orchestrator.cli_options import RUNS, Overrides, check_positive, open_run
 
 teacher_app = SubcommandApp()
 
@@ -35,6 +35,66 @@ def show_teacher(name: Positional[str], *, verify: bool = False, json: bool = Fa
     from orchestrator import teacher_commands
 
     teacher_commands.show_teacher(name, as_json=json, verify=verify)
+    return 0
+
+
+@teacher_app.command(name="import")
+def import_teacher(
+    path: Positional[Path],
+    *,
+    name: str | None = None,
+    format: str = "auto",
+    task: str | None = None,
+    checkpoint: int | None = None,
+    replay: Path | None = None,
+    into: str | None = None,
+    set_: Overrides = (),
+    reference: Path | None = None,
+    accept_lossy: bool = False,
+    licence: str = "NOASSERTION",
+    n_step: int = 5,
+    episodes: int = 30,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Make a teacher of what another framework has written: weights, a replay buffer or dataset, or both.
+
+    Args:
+        path: file or folder; what is in it is recognised by its content
+        name: what to call the teacher; by default as the path
+        format: name of the format, where its content leaves a choice
+        task: EnvPool task it was trained on, for example Pong-v5; needed where the files do not say it
+        checkpoint: which of several; by default the newest
+        replay: where the replay buffer is, if it is not in the same folder
+        into: give the buffer to this teacher of the store, in place of its own
+        set_: change one field of the protocol, for example --set env.sticky_actions=0; may be given several times
+        reference: .npz file of observations and q_values (or probabilities) by the original framework, to compare with
+        accept_lossy: take frames that were stored as JPEG
+        licence: of what is imported, an SPDX identifier
+        n_step: longest horizon of a target that the buffer shall serve
+        episodes: whole games to play for the score; 0 plays none
+        seed: of these games
+        json: print one JSON value
+    """
+    check_positive("--n-step", n_step)
+    from orchestrator import teacher_commands
+    from orchestrator.importing import ImportOptions, Request
+
+    options = ImportOptions(
+        path=path,
+        name=name or "".join(c if c.isalnum() or c in "._-" else "-" for c in path.resolve().stem)[:48].lstrip("._-"),
+        format=format,
+        task=task,
+        request=Request(checkpoint=checkpoint, accept_lossy=accept_lossy),
+        replay=replay,
+        overrides=set_,
+        reference=reference,
+        licence=licence,
+        n_step=n_step,
+        episodes=episodes,
+        seed=seed,
+    )
+    teacher_commands.import_teacher(options, into=into, as_json=json)
     return 0
 
 

@@ -1,6 +1,6 @@
 """The learning curve as a picture, and the style of all of them.
 
-Only this module, `orchestrator.workflow_figure` and `orchestrator.contact_sheet` import matplotlib.
+Only this module, the other figures (`workflow_figure`, `lineage_figure`) and `contact_sheet` import matplotlib.
 """
 
 import io

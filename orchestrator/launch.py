@@ -36,6 +36,7 @@ from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal, close_logging, configure_logging
+from upcycle.teacher_use import has_teacher, with_protocol_of
 from upcycle.tracker import Tracker, TrackerUnavailable
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
@@ -58,7 +59,10 @@ def run(config: RunConfig, *, preset: str, path: Path, overwrite: bool, view: Vi
     with stop_on_signals(stop), view:
         _refuse_existing(path, overwrite=overwrite)
         _check_redis(config)
-        plan = make_plan(config, TeacherStore.default(), stop=stop, view=view)
+        store = TeacherStore.default()
+        if config.teacher is not None and has_teacher(config):
+            config = with_protocol_of(config, store.get(config.teacher.id).env)
+        plan = make_plan(config, store, stop=stop, view=view)
         if stop.is_set():
             return None
         manifest = plan.to_manifest() | {"preset": preset, "versions": _versions(), "wall_seconds": 0.0}

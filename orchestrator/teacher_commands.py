@@ -4,6 +4,7 @@ Each raises UserError or CorruptDataError before it prints anything; `as_json` p
 """
 
 import json
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from rich.table import Table
 
 from actors.envs import chunk_spec
 from actors.rollout import Stop
-from orchestrator import teachers
+from orchestrator import importing, teachers
+from orchestrator.importing import ImportOptions
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 
@@ -81,6 +83,24 @@ def collect(
             on_progress=on_progress,
         )
     _print_result(record, store, as_json=as_json)
+
+
+def import_teacher(options: ImportOptions, *, into: str | None = None, stop: Stop | None = None, as_json: bool) -> None:
+    """Makes a teacher of another framework's files, or gives their buffer to one; see `orchestrator.importing`."""
+    store = TeacherStore.default()
+    with _progress("rows and games", show=not as_json) as on_progress:
+        if into is not None:
+            record = importing.import_experience_into(store, into, options, stop=stop, on_progress=on_progress)
+        else:
+            record = importing.import_teacher(store, options, stop=stop, on_progress=on_progress)
+    _print_result(record, store, as_json=as_json)
+    score, random = record.score, record.random_score
+    if score is not None and random is not None and score.mean_return <= random:
+        print(
+            f"upcycle: {record.id} plays no better than random ({score.mean_return:.2f}, random {random:.2f}): check "
+            "task, checkpoint and protocol (--set env.field=value)",
+            file=sys.stderr,
+        )
 
 
 def publish(

@@ -152,6 +152,11 @@ class Provenance(_Part):
     source: Source | None = None
     """What it was imported from; None where a run of ours made it."""
 
+    @property
+    def config_sha256(self) -> str | None:
+        """Of the run's configuration: the same for two teachers that were made in the same way."""
+        return None if self.config is None else hashlib.sha256(self.config.encode()).hexdigest()
+
 
 class TeacherRecord(_Part):
     """One teacher. Immutable: a later score or buffer makes a new record under the same id."""

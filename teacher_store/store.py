@@ -20,7 +20,17 @@ from typing import Final
 
 import platformdirs
 
-from teacher_store.records import Experience, Provenance, Score, TeacherRecord, Weights, digest_of_files, teacher_id
+from teacher_store.records import (
+    Experience,
+    Parity,
+    Provenance,
+    Score,
+    TeacherKind,
+    TeacherRecord,
+    Weights,
+    digest_of_files,
+    teacher_id,
+)
 from teacher_store.training_state import describe_training_state, read_training_state
 from upcycle.config import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
@@ -122,12 +132,15 @@ class TeacherStore:
         *,
         name: str,
         env: EnvConfig,
-        network: NetworkConfig,
+        network: NetworkConfig | None,
         frame_shape: tuple[int, ...],
         frame_stack: int,
         num_actions: int,
-        weights: Path,
+        weights: Path | None,
+        kind: TeacherKind = "q_values",
         actions: tuple[str, ...] = (),
+        differences: tuple[str, ...] = (),
+        parity: Parity | None = None,
         score: Score | None = None,
         random_score: float | None = None,
         training_state: Path | None = None,
@@ -143,7 +156,11 @@ class TeacherStore:
         """
         if not _NAME.fullmatch(name):
             raise UserError("--name", name, "is no name of a teacher", "use up to 48 letters, digits, dots, - and _")
-        sha256 = sha256_of(weights)
+        if weights is None and log_directory is None:
+            raise ValueError("a teacher without weights and without experience")
+        # Without weights it is its experience that tells a teacher from others.
+        digest = digest_of_files(_hashes(log_directory)) if log_directory is not None else ""
+        sha256 = sha256_of(weights) if weights is not None else digest
         record = TeacherRecord(
             id=teacher_id(name, sha256),
             name=name,
@@ -153,7 +170,10 @@ class TeacherStore:
             frame_stack=frame_stack,
             num_actions=num_actions,
             actions=actions,
-            weights=Weights(sha256=sha256, bytes=weights.stat().st_size),
+            kind=kind,
+            differences=differences,
+            parity=parity,
+            weights=None if weights is None else Weights(sha256=sha256, bytes=weights.stat().st_size),
             score=score,
             random_score=random_score,
             training_state=None if training_state is None else describe_training_state(training_state),
@@ -173,7 +193,7 @@ class TeacherStore:
         record = self.get(name)
         own = self.root / record.id
         if not own.exists():
-            return self._add(record, self.weights_path(record), self._training_state_path(record), log_directory)
+            return self._add(record, self._weights_path(record), self._training_state_path(record), log_directory)
         with _temporary_folder(self.root) as temporary:
             experience = _take_experience(log_directory, temporary)
             if not (own / experience.directory).exists():
@@ -189,19 +209,22 @@ class TeacherStore:
         if not own.exists():
             old = self.get(record.id)
             log = None if old.experience is None else self.log_directory(old)
-            return self._add(record, self.weights_path(old), self._training_state_path(old), log)
+            return self._add(record, self._weights_path(old), self._training_state_path(old), log)
         write_atomically(own / _RECORD, record.to_bytes())
         return record
+
+    def _weights_path(self, record: TeacherRecord) -> Path | None:
+        return None if record.weights is None else self.weights_path(record)
 
     def _training_state_path(self, record: TeacherRecord) -> Path | None:
         return None if record.training_state is None else self.folder(record) / record.training_state.file
 
     def _add(
-        self, record: TeacherRecord, weights: Path, training_state: Path | None, log_directory: Path | None
+        self, record: TeacherRecord, weights: Path | None, training_state: Path | None, log_directory: Path | None
     ) -> TeacherRecord:
         with _temporary_folder(self.root) as temporary:
-            assert record.weights is not None
-            share_file(weights, temporary / record.weights.file)
+            if weights is not None and record.weights is not None:
+                share_file(weights, temporary / record.weights.file)
             if training_state is not None and record.training_state is not None:
                 share_file(training_state, temporary / record.training_state.file)
             if log_directory is not None:

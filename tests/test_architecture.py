@@ -49,6 +49,7 @@ OWNERS = {
     "h5py": ("teacher_store/importers/",),
     "fsspec": ("teacher_store/",),
     "zipfile": ("teacher_store/",),
+    "networkx": ("teacher_store/lineage.py", "orchestrator/lineage_"),
 }
 """Foreign libraries, and the only modules that may import them."""
 

@@ -1,5 +1,6 @@
 """Presets and overrides in, a checked `RunConfig` out."""
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -29,9 +30,15 @@ def load_config(preset: Path, overrides: Sequence[str] = ()) -> RunConfig:
         values = tomllib.loads(preset.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError("preset", str(preset), f"is not TOML ({error})", "correct that line") from error
+    return parse_config(with_overrides(values, overrides))
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A tree of plain values with `section.field=value` overrides applied. Raises UserError for one of another form."""
+    result = copy.deepcopy(dict(values))
     for override in overrides:
-        _apply(values, override)
-    return parse_config(values)
+        _apply(result, override)
+    return result
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:

@@ -22,7 +22,16 @@ from upcycle.config import EnvConfig
 from upcycle.errors import CorruptDataError
 from upcycle.files import disk_full_explained, sync_folder, write_all
 from upcycle.log_folder import describe_log, load_segments, lock_for_writing, log_parts, read_description
-from upcycle.log_segment import Segment, decode_record, encode_record, scan_segment, segment_name, write_index
+from upcycle.log_segment import (
+    CompressedChunk,
+    Segment,
+    decode_record,
+    encode_record,
+    force_segment,
+    recover_segment,
+    scan_segment,
+    segment_name,
+)
 
 DEFAULT_SEGMENT_BYTES: Final = 64 << 20
 
@@ -36,7 +45,7 @@ class ExperienceLogWriter:
         self._lock: int | None = lock
         self.recovered_bytes = sum(segment.torn_bytes for segment in segments)
         """Bytes of an append cut short that opening the log has removed."""
-        self._sealed = [sealed for segment in segments if (sealed := _recover(segment)) is not None]
+        self._sealed = [sealed for segment in segments if (sealed := recover_segment(segment)) is not None]
         self._next_sequence = self._sealed[-1].first_sequence + self._sealed[-1].num_chunks if self._sealed else 0
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="log-sealer")
         self._sealing: tuple[int, Segment, Future[None]] | None = None  # a full segment; it is in _sealed already
@@ -78,7 +87,7 @@ class ExperienceLogWriter:
         """Bytes of all records."""
         return sum(segment.num_bytes for segment in self._sealed) + self._bounds[-1]
 
-    def append(self, data: bytes, num_transitions: int) -> int:
+    def append(self, data: bytes | CompressedChunk, num_transitions: int) -> int:
         """Appends one encoded chunk and returns its sequence number; the kernel has all of it then.
 
         Raises: UserError if the disk is full, also for the segment before; the log is as it was before, and a later
@@ -168,7 +177,7 @@ class ExperienceLogWriter:
         segment = Segment(self._directory / segment_name(first), first, bounds, counts)
         if os.fstat(self._descriptor).st_size > segment.num_bytes:  # a failed append that could not be rolled back
             os.ftruncate(self._descriptor, segment.num_bytes)  # only then: it waits for the disk
-        self._sealing = self._descriptor, segment, self._sealer.submit(_force, self._descriptor, segment)
+        self._sealing = self._descriptor, segment, self._sealer.submit(force_segment, self._descriptor, segment)
         self._sealed.append(segment)
         self._descriptor, self._bounds, self._counts = None, [0], []
 
@@ -178,16 +187,9 @@ class ExperienceLogWriter:
             return
         descriptor, segment, sealed = self._sealing
         if sealed.exception() is not None:
-            _force(descriptor, segment)
+            force_segment(descriptor, segment)
         os.close(descriptor)
         self._sealing = None
-
-
-def _force(descriptor: int, segment: Segment) -> None:
-    """Forces a full segment to disk, then its sidecar, which says that it will never change."""
-    with disk_full_explained(segment.path):
-        os.fsync(descriptor)
-        write_index(segment)
 
 
 class ExperienceLogReader:
@@ -285,15 +287,3 @@ class ExperienceLogReader:
                 raise CorruptDataError(f"{segment.path} at byte {end}: damaged or unfinished record")
         for index in range(self.num_chunks):
             self.read(index)
-
-
-def _recover(segment: Segment) -> Segment | None:
-    """Removes a torn tail and seals what is left; an empty segment goes altogether."""
-    if segment.sealed:
-        return segment
-    if segment.num_chunks == 0:
-        segment.path.unlink()
-        return None
-    with disk_full_explained(segment.path):
-        os.truncate(segment.path, segment.num_bytes)
-        return write_index(segment)

@@ -12,6 +12,7 @@ A *sealed* segment is never changed again. Its index sidecar says so and saves t
 damaged is made anew from the records.
 """
 
+import os
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from zlib_ng import zlib_ng
 
 from upcycle.errors import CorruptDataError
-from upcycle.files import write_atomically
+from upcycle.files import disk_full_explained, write_atomically
 
 _MAGIC: Final = b"UPLR"
 _VERSION: Final = 1
@@ -49,6 +50,14 @@ class RecordHeader:
     def record_bytes(self) -> int:
         """Bytes of the whole record."""
         return HEADER_BYTES + self.payload_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedChunk:
+    """An encoded chunk as its record keeps it; `chunk_bytes` is its size without compression."""
+
+    payload: bytes
+    chunk_bytes: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,12 +107,17 @@ def list_segments(directory: Path) -> list[tuple[int, Path]]:
     return [(int(path.stem[8:]), path) for path in paths]
 
 
-def encode_record(data: bytes, *, sequence: int, num_transitions: int) -> bytes:
+def compress_chunk(data: bytes) -> CompressedChunk:
+    """The costly part of `encode_record`, which needs no place in the log: several threads can do it at once."""
+    return CompressedChunk(zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data), len(data))
+
+
+def encode_record(data: bytes | CompressedChunk, *, sequence: int, num_transitions: int) -> bytes:
     """The record of one encoded chunk."""
-    payload = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
-    crc = zlib_ng.crc32(payload)
-    fields = _FIELDS.pack(_MAGIC, _VERSION, 0, sequence, num_transitions, len(data), len(payload), crc)
-    return b"".join((fields, _CRC.pack(zlib_ng.crc32(fields)), payload))
+    chunk = compress_chunk(data) if isinstance(data, bytes) else data
+    crc = zlib_ng.crc32(chunk.payload)
+    fields = _FIELDS.pack(_MAGIC, _VERSION, 0, sequence, num_transitions, chunk.chunk_bytes, len(chunk.payload), crc)
+    return b"".join((fields, _CRC.pack(zlib_ng.crc32(fields)), chunk.payload))
 
 
 def decode_record(record: bytes | memoryview, *, sequence: int) -> bytes:
@@ -168,6 +182,25 @@ def write_index(segment: Segment) -> Segment:
     body = b"".join((fields, segment.bounds.tobytes(), segment.num_transitions.tobytes()))
     write_atomically(segment.index_path, body + _CRC.pack(zlib_ng.crc32(body)))
     return replace(segment, sealed=True, torn_bytes=0)
+
+
+def force_segment(descriptor: int, segment: Segment) -> None:
+    """Forces a full segment to disk, then its sidecar, which says that it will never change."""
+    with disk_full_explained(segment.path):
+        os.fsync(descriptor)
+        write_index(segment)
+
+
+def recover_segment(segment: Segment) -> Segment | None:
+    """Removes a torn tail and seals what is left; an empty segment goes altogether."""
+    if segment.sealed:
+        return segment
+    if segment.num_chunks == 0:
+        segment.path.unlink()
+        return None
+    with disk_full_explained(segment.path):
+        os.truncate(segment.path, segment.num_bytes)
+        return write_index(segment)
 
 
 def _read_index(path: Path, first_sequence: int) -> Segment | None:

@@ -1,6 +1,6 @@
 """What a run needs of its teachers: questions to its configuration alone."""
 
-from upcycle.config import RunConfig
+from upcycle.config import EnvConfig, RunConfig
 
 
 def has_teacher(config: RunConfig) -> bool:
@@ -26,6 +26,16 @@ def begins_with_teacher_replay(config: RunConfig) -> bool:
 def wants_teacher_log(config: RunConfig) -> bool:
     """Whether the teachers must have left experience."""
     return wants_teacher_table(config) or begins_with_teacher_replay(config)
+
+
+def with_protocol_of(config: RunConfig, teacher: EnvConfig) -> RunConfig:
+    """The configuration with a teacher's environment and protocol in all fields of `env` that it leaves out.
+
+    What the preset or `--set` says stays as it is said; whether it agrees with the teacher is checked later.
+    """
+    left_out = EnvConfig.model_fields.keys() - config.env.model_fields_set
+    env = config.env.model_copy(update={name: getattr(teacher, name) for name in left_out})
+    return config.model_copy(update={"env": env})
 
 
 def _is_taught(config: RunConfig) -> bool:

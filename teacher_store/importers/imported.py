@@ -19,9 +19,11 @@ class Request:
 
     Attributes:
       checkpoint: which of several; None takes the newest.
+      accept_lossy: take frames that were compressed with loss, so that they are not those which an agent saw.
     """
 
     checkpoint: int | None = None
+    accept_lossy: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +65,8 @@ class Rows:
       action: int32 [T]; reward: float32 [T], what came back for it.
       terminated, truncated: bool [T], how the episode ended after it.
       first: bool [T], the row opens an episode.
-      final: bool [T], no transition starts here: the observation after an episode's last action.
+      final: bool [T], no transition starts here: the observation after an episode's last action, or one whose stack is
+        not all there. Such a row has no outcome: its reward is 0, and it ends nothing.
     """
 
     frame: Array
@@ -73,6 +76,15 @@ class Rows:
     truncated: Array
     first: Array
     final: Array
+
+    @property
+    def num_rows(self) -> int:
+        """T."""
+        return len(self.action)
+
+    def part(self, start: int, stop: int | None = None) -> "Rows":
+        """Views of the rows from `start` up to `stop`."""
+        return Rows(*(getattr(self, name)[start:stop] for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +98,7 @@ class ImportedExperience:
       num_rows: how many there are; an upper bound where only reading tells.
       protocol: what its framework records under; empty where it does not say.
       task: EnvPool task, where the source says so.
+      fingerprint: SHA-256 that another source would not have; empty where only reading all of it could tell.
       returns: raw returns of its whole episodes, where rewards are raw and that costs no reading of frames.
       facts: what else the source says.
     """
@@ -97,6 +110,7 @@ class ImportedExperience:
     num_rows: int
     protocol: Protocol
     task: str | None = None
+    fingerprint: str = ""
     returns: Array | None = None
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
 

@@ -1,12 +1,13 @@
 """A file or folder that somebody else wrote, read within limits: no links, no surprises in size."""
 
+import hashlib
 import io
 import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import Final, cast
 
 from zlib_ng import gzip_ng, zlib_ng
 
@@ -30,6 +31,7 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._opened: set[str] = set()
         try:
             mode = path.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -68,7 +70,7 @@ class Source:
         return path
 
     @contextmanager
-    def open(self, name: str = "") -> Generator[BinaryIO]:
+    def open(self, name: str = "") -> Generator[io.BufferedReader]:
         """The bytes of a file. Raises: CorruptDataError if it is not there, or no file of its own."""
         path = self.locate(name)
         try:
@@ -78,15 +80,30 @@ class Source:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise CorruptDataError(f"{path}: is no file; refused")
+            self._opened.add(name)
             yield file
 
     def size(self, name: str = "") -> int:
         """Bytes of a file."""
         return self.locate(name).stat().st_size
 
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and bytes of all files that have been opened so far."""
+        digest = hashlib.sha256()
+        for name in sorted(self._opened):
+            with self.open(name) as file:
+                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
+
     def head(self, name: str = "", count: int = 16) -> bytes:
         """The first bytes of a file."""
         with self.open(name) as file:
+            return file.read(count)
+
+    def tail(self, name: str = "", count: int = 16) -> bytes:
+        """The last bytes of a file."""
+        with self.open(name) as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - count, 0))
             return file.read(count)
 
     def read(self, name: str = "", *, limit: int = MAX_WEIGHT_BYTES) -> bytes:

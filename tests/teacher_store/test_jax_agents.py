@@ -14,7 +14,7 @@ import torch
 
 from teacher_store.importers import cleanrl_jax, dopamine_jax, dopamine_tf
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
-from teacher_store.importers.registry import find_importer
+from teacher_store.importers.registry import find_importers
 from teacher_store.importers.source import Source
 from tests.teacher_store.fixture_files import reference, unzip
 from upcycle.config import EnvConfig
@@ -95,11 +95,11 @@ def test_values_are_those_of_the_framework(fixture: str, num_actions: int, netwo
 @pytest.mark.parametrize("fixture", [fixture for fixture, _, _ in AGENTS if "full" not in fixture])
 def test_a_source_is_recognised_by_its_content_alone(fixture: str, tmp_path: Path):
     folder = unzip(fixture, tmp_path / "agent")
-    assert find_importer(Source(folder)) is importer_of(fixture)
+    assert find_importers(Source(folder)).agent is importer_of(fixture)
     if "dopamine_tf" not in fixture:
         (path,) = folder.iterdir()
         path.rename(folder / "renamed.bin")
-        assert find_importer(Source(folder / "renamed.bin")) is importer_of(fixture)
+        assert find_importers(Source(folder / "renamed.bin")).agent is importer_of(fixture)
 
 
 def test_an_index_is_enough_to_find_what_stands_beside_it(tmp_path: Path):

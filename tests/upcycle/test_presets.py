@@ -8,6 +8,7 @@ import pytest
 
 from upcycle.config import RunConfig
 from upcycle.config_io import load_config
+from upcycle.teacher_use import has_teacher, with_protocol_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "presets"
 SMALL = {"cartpole", "catch", "pong_cpu", "pong_rainbow", "pong_teacher"}
@@ -109,6 +110,9 @@ def defaults(config: RunConfig) -> dict[str, Any]:
 @pytest.mark.parametrize("name", TABLE)
 def test_all_have_the_protocol_and_the_replay_of_dopamine(name: str) -> None:
     config = load_config(FOLDER / f"{name}.toml")
+    if has_teacher(config):
+        assert not config.env.model_fields_set  # any teacher's protocol will do; here Dopamine's
+        config = with_protocol_of(config, load_config(FOLDER / "nature_dqn.toml").env)
     env, replay, learner, evaluation = config.env, config.replay, config.learner, config.evaluation
     assert (env.frame_size, env.frame_stack, env.frame_skip, env.max_episode_steps) == (84, 4, 4, 27_000)
     assert (env.stack_fill, env.sticky_actions, env.noop_max) == ("zeros", 0.25, 1)
