@@ -72,7 +72,7 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
         protocol=dopamine_bundle.protocol(frame_shape, weights.frame_stack),
         differences=dopamine_bundle.DIFFERENCES,
         env_frames=None if bundle is None else bundle.env_frames,
-        facts={} if bundle is None else bundle.facts,
+        facts=({} if bundle is None else bundle.facts) | dopamine_bundle.assumptions(weights.network),
     )
 
 
