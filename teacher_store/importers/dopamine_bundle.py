@@ -19,6 +19,7 @@ from teacher_store.importers.imported import Protocol, Request
 from teacher_store.importers.pickle_numpy import plain_constructors
 from teacher_store.importers.pickle_reader import Construct, Global, Pending, read_pickle
 from teacher_store.importers.source import Source
+from upcycle.config import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 
 DIFFERENCES: Final = (
@@ -44,6 +45,14 @@ def protocol(frame_shape: tuple[int, int], frame_stack: int) -> Protocol:
         "clip_rewards": True,
         "max_episode_steps": 27_000,
     }
+
+
+def assumptions(network: NetworkConfig) -> dict[str, str]:
+    """What no file of Dopamine says and is taken from its defaults, as facts of the import."""
+    if network.head != "c51":
+        return {}
+    limit = network.support_limit
+    return {"assumed": f"a distribution over returns with {network.atoms} atoms from {-limit:g} to {limit:g}"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

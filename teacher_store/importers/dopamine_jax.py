@@ -2,6 +2,10 @@
 
 Linen calls layers Conv_0, Conv_1, Conv_2, Dense_0, Dense_1 below "params". Before it (until February 2021) one counter
 ran over all layers: Conv_0, Conv_1, Conv_2, Dense_3, Dense_4, with nothing around them.
+
+Neither the limits of a distribution's support are in the file, nor whether outputs are a distribution at all: a full
+Rainbow with `distributional=False`, or a quantile agent with 51 atoms, has the shapes of a C51 agent and is taken for
+one. Only the score that an import measures tells.
 """
 
 from collections.abc import Iterator
@@ -61,7 +65,7 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
         differences=dopamine_bundle.DIFFERENCES,
         learner_steps=_gradient_steps(bundle.values.get("optimizer_state")),
         env_frames=bundle.env_frames,
-        facts=bundle.facts,
+        facts=bundle.facts | dopamine_bundle.assumptions(weights.network),
     )
 
 

@@ -4,6 +4,7 @@ Their variables are Online/LAYER/weights and biases (tf.slim, until 2019) or ker
 Conv, Conv_1, Conv_2, fully_connected, fully_connected_1. Target and the optimizer's slots are not read.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -39,13 +40,13 @@ def _recognises(source: Source) -> bool:
 def _indices(source: Source) -> Iterator[str]:
     """Names of the files that are indices of checkpoints and name the variables of a network that is trained."""
     for name in source.names()[:_MAX_FILES]:
-        size = source.size(name)
-        if len(MAGIC) <= size <= _MAX_INDEX_BYTES:
-            with source.open(name) as file:
-                file.seek(size - len(MAGIC))
-                if file.read(len(MAGIC)) != MAGIC:
-                    continue
-            if _SCOPE.encode() in source.read(name, limit=_MAX_INDEX_BYTES):
+        with source.open(name) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - len(MAGIC)))
+            if size > _MAX_INDEX_BYTES or file.read() != MAGIC:
+                continue
+            file.seek(0)
+            if _SCOPE.encode() in file.read(_MAX_INDEX_BYTES):
                 yield name
 
 
@@ -71,7 +72,7 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
         protocol=dopamine_bundle.protocol(frame_shape, weights.frame_stack),
         differences=dopamine_bundle.DIFFERENCES,
         env_frames=None if bundle is None else bundle.env_frames,
-        facts={} if bundle is None else bundle.facts,
+        facts=({} if bundle is None else bundle.facts) | dopamine_bundle.assumptions(weights.network),
     )
 
 
@@ -96,11 +97,9 @@ def _layers(index: dict[str, Entry], where: str) -> dict[str, tuple[str, Entry]]
 
 def _arrays(source: Source, prefix: str, layers: dict[str, tuple[str, Entry]]) -> dict[str, Any]:
     name = f"{prefix}.data-00000-of-00001"
-    where, size = source.locate(name), source.size(name)
+    where = source.locate(name)
     with source.open(name) as file:
-        return {
-            layer: read_tensor(file, size, entry, f"{where}: {variable}") for layer, (variable, entry) in layers.items()
-        }
+        return {layer: read_tensor(file, entry, f"{where}: {variable}") for layer, (variable, entry) in layers.items()}
 
 
 def _bundle(source: Source, prefix: str) -> Bundle | None:

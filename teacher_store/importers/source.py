@@ -109,7 +109,8 @@ class Source:
     def read(self, name: str = "", *, limit: int = MAX_WEIGHT_BYTES) -> bytes:
         """All of a file. Raises: CorruptDataError if it has more than `limit` bytes."""
         with self.open(name) as file:
-            data = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size  # as much is allocated as is asked for
+            data = file.read(min(size, limit) + 1)
         if len(data) > limit:
             raise CorruptDataError(f"{self.locate(name)}: more than {limit:,} bytes; refused")
         return data

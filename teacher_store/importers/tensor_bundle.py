@@ -12,6 +12,8 @@ Sources: leveldb/doc/table_format.md; tensorflow/core/protobuf/tensor_bundle.pro
 tensorflow/core/framework/tensor_shape.proto.
 """
 
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
@@ -66,20 +68,20 @@ def read_index(data: bytes, where: str) -> dict[str, Entry]:
         raise CorruptDataError(f"{where}: {error}") from error
 
 
-def read_tensor(file: BinaryIO, size: int, entry: Entry, where: str) -> Any:
+def read_tensor(file: BinaryIO, entry: Entry, where: str) -> Any:
     """The values of a tensor of real numbers.
 
     Args:
-      file: of values; size: its bytes.
-    Raises: CorruptDataError, naming `where`, if it does not hold them.
+      file: of values.
+      entry: says where in it.
+      where: names file and tensor in errors.
+    Raises: CorruptDataError if it does not hold them.
     """
     dtype = _DTYPES.get(entry.dtype)
     if dtype is None or entry.is_sliced or entry.shard:
         raise CorruptDataError(f"{where}: no plain tensor of real numbers (type {entry.dtype}, shard {entry.shard})")
-    count = 1
-    for length in entry.shape:
-        count *= length
-    if count * dtype.itemsize != entry.size or entry.offset + entry.size > size:
+    size = file.seek(0, os.SEEK_END)
+    if math.prod(entry.shape) * dtype.itemsize != entry.size or entry.offset + entry.size > size:
         problem = f"shape {entry.shape} in {entry.size} bytes at {entry.offset} of {size}"
         raise CorruptDataError(f"{where}: {problem}")
     file.seek(entry.offset)

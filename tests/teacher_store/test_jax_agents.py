@@ -114,7 +114,8 @@ def test_what_the_files_say_of_the_training_is_kept(tmp_path: Path):
     assert agent.facts == {"training_steps": "1000000", "current_iteration": "3"}
     agent = imported("dopamine_tf/rainbow", tmp_path / "tf")
     assert (agent.learner_steps, agent.env_frames) == (None, 4_000_000)
-    assert agent.facts == {"training_steps": "1000000", "current_iteration": "3"}
+    assert agent.facts["current_iteration"] == "3"
+    assert agent.facts["assumed"] == "a distribution over returns with 51 atoms from -10 to 10"
     agent = imported("dopamine_tf/slim", tmp_path / "without-bundle")
     assert (agent.env_frames, agent.facts) == (None, {})
     agent = imported("cleanrl_jax/c51", tmp_path / "cleanrl")
