@@ -2,7 +2,7 @@
 # make test    all tests
 # make check   formatting, lint, types, import layers, generated code, then all tests
 # The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
-# bench-pauses, bench-peers, bench-learner, bench-teachers, check-statistics, workflow, dopamine-teacher. Everything sets
+# bench-pauses, bench-peers, bench-learner, check-statistics, workflow, dopamine-teacher. Everything sets
 # itself up when it has to, and only then.
 
 SHELL := /bin/bash
@@ -102,7 +102,7 @@ workflow: $(READY)
 
 # A teacher in Dopamine's own files, imported and reincarnated.
 dopamine-teacher: $(READY)
-	$(BIN)/python -m benchmarks.dopamine_teacher > runs/dopamine_teacher.json
+	$(BIN)/python -m benchmarks.dopamine_teacher
 
 soak: $(READY)
 	$(BIN)/python -m benchmarks.soak --minutes 30 --workload .workload

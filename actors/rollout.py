@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -12,17 +11,10 @@ from actors.episodes import EpisodeTracker
 from actors.policy import epsilon_greedy
 from upcycle.chunks import Array, Chunk, ChunkSpec
 from upcycle.config import EnvConfig
+from upcycle.runtime import Stop
 
 QFunction = Callable[[Array], Array]
 """Observations [M, stack, *frame_shape] to Q values [M, A]."""
-
-
-class Stop(Protocol):
-    """Whatever can ask a loop to end; `upcycle.runtime.StopSignal` is one."""
-
-    def is_set(self) -> bool:
-        """True once the loop shall end."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -50,7 +50,6 @@ def import_teacher(
     into: str | None = None,
     set_: Overrides = (),
     reference: Path | None = None,
-    accept_lossy: bool = False,
     licence: str = "NOASSERTION",
     n_step: int = 5,
     episodes: int = 30,
@@ -63,13 +62,12 @@ def import_teacher(
         path: file or folder; what is in it is recognised by its content
         name: what to call the teacher; by default as the path
         format: name of the format, where its content leaves a choice
-        task: EnvPool task it was trained on, for example Pong-v5; needed where the files do not say it
+        task: EnvPool task it was trained on, for example Pong-v5; not needed with --into
         checkpoint: which of several; by default the newest
         replay: where the replay buffer is, if it is not in the same folder
         into: give the buffer to this teacher of the store, in place of its own
         set_: change one field of the protocol, for example --set env.sticky_actions=0; may be given several times
-        reference: .npz file of observations and q_values (or probabilities) by the original framework, to compare with
-        accept_lossy: take frames that were stored as JPEG
+        reference: .npz file of observations and q_values by the original framework, to compare with
         licence: of what is imported, an SPDX identifier
         n_step: longest horizon of a target that the buffer shall serve
         episodes: whole games to play for the score; 0 plays none
@@ -85,7 +83,7 @@ def import_teacher(
         name=name or "".join(c if c.isalnum() or c in "._-" else "-" for c in path.resolve().stem)[:48].lstrip("._-"),
         format=format,
         task=task,
-        request=Request(checkpoint=checkpoint, accept_lossy=accept_lossy),
+        request=Request(checkpoint=checkpoint),
         replay=replay,
         overrides=set_,
         reference=reference,

@@ -5,29 +5,28 @@ source -> importers that recognise it -> weights and rows in our terms -> record
 """
 
 import hashlib
-import math
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from actors.envs import EnvSpec, chunk_spec, env_spec
-from actors.rollout import Stop
 from orchestrator.parity import check_parity, network_of
 from orchestrator.teachers import Progress, score_teacher
 from teacher_store.importers.imported import ImportedAgent, ImportedExperience, Request
 from teacher_store.importers.registry import find_importers
 from teacher_store.importers.source import Source as Files
 from teacher_store.importers.writing import write_experience
-from teacher_store.records import Parity, Provenance, Score, Source, TeacherRecord
+from teacher_store.records import Provenance, Source, TeacherRecord, teacher_id
 from teacher_store.store import TeacherStore
 from upcycle.config import EnvConfig
 from upcycle.config_io import parse_config, with_overrides
 from upcycle.errors import UserError
+from upcycle.files import disk_full_explained
+from upcycle.runtime import Stop
 from upcycle.snapshots import write_snapshot
-from upcycle.statistics import mean_interval
 
 _CHUNK_STEPS: Final = 64
 
@@ -40,8 +39,8 @@ class ImportOptions:
       path: file or folder of weights, of a buffer, or of both.
       name: what to call the teacher.
       format: name of an importer, or "auto".
-      task: EnvPool task, where the files do not say it.
-      request: which of several agents in there, and what the user puts up with.
+      task: EnvPool task that it is of; the files do not say it.
+      request: which of several agents in there.
       replay: where the buffer is, if it is elsewhere.
       overrides: `env.field=value`, against what the format says of its protocol.
       reference: an .npz file of observations and of what the original framework makes of them.
@@ -70,22 +69,8 @@ class _Contents:
     """What was found in the sources; at least one of both."""
 
     format: str
-    files: Files
     agent: ImportedAgent | None
     experience: ImportedExperience | None
-
-    @property
-    def protocol(self) -> Mapping[str, Any]:
-        """What its framework plays under, without the task."""
-        known = self.agent or self.experience
-        assert known is not None
-        return known.protocol
-
-    @property
-    def frame_shape(self) -> tuple[int, ...]:
-        known = self.agent or self.experience
-        assert known is not None
-        return known.frame_shape
 
 
 def import_teacher(
@@ -101,16 +86,30 @@ def import_teacher(
     """
     contents = _read(options)
     env, spec = _environment(options, contents)
-    parity = None
-    if contents.agent is not None:
-        network = network_of(contents.agent, spec, where=str(options.path))
+    agent, parity = contents.agent, None
+    if agent is not None:
+        network = network_of(agent, spec, where=str(options.path))
         if options.reference is not None:
-            parity = check_parity(network, contents.agent.kind, options.reference)
+            parity = check_parity(network, options.reference)
     elif options.reference is not None:
         raise UserError("--reference", str(options.reference), "is for weights, and there are none", "leave it out")
     with _staging(store, options) as folder:
-        record = _publish(store, options, contents, env, spec, folder, parity, stop=stop, on_progress=on_progress)
-    if contents.agent is None or options.episodes == 0:
+        weights = None if agent is None else _write_weights(agent, folder, store, options.name)
+        record = store.publish(
+            name=options.name,
+            env=env,
+            network=None if agent is None else agent.network,
+            frame_shape=spec.frame_shape,
+            frame_stack=spec.stack,
+            num_actions=spec.num_actions,
+            weights=weights,
+            differences=() if agent is None else agent.differences,
+            parity=parity,
+            log_directory=_write_log(contents.experience, folder, options, env, stop=stop, on_progress=on_progress),
+            licence=options.licence,
+            provenance=_provenance(options, contents),
+        )
+    if agent is None or options.episodes == 0:
         return record
     return score_teacher(
         record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_progress=on_progress
@@ -132,123 +131,82 @@ def import_experience_into(
     record, contents = store.get(name), _read(options)
     if contents.experience is None:
         raise UserError("--into", name, f"{options.path} holds no buffer", "leave out --into to import its weights")
-    spec = env_spec(record.env)
-    _check_shapes(options, spec, contents.experience)
+    _check_shapes(options, record.env.task, env_spec(record.env), contents.experience)
     with _staging(store, options) as folder:
         log = _write_log(contents.experience, folder, options, record.env, stop=stop, on_progress=on_progress)
+        assert log is not None
         return store.add_experience(record.id, log)
 
 
 def _read(options: ImportOptions) -> _Contents:
     files = Files(options.path)
     found = find_importers(files, options.format)
-    agent = experience = None
-    if found.agent is not None and found.agent.read_agent is not None:
-        files = Files(options.path)  # its fingerprint is of what this reads
-        agent = found.agent.read_agent(files, options.request)
+    read_agent = None if found.agent is None else found.agent.read_agent
+    read_experience = None if found.experience is None else found.experience.read_experience
+    agent = None if read_agent is None else read_agent(files, options.request)
     if options.replay is not None:
         buffer = find_importers(Files(options.replay)).experience
         if buffer is None or buffer.read_experience is None:
             raise UserError("--replay", str(options.replay), "holds no buffer", "give the folder of the replay log")
-        experience = buffer.read_experience(Files(options.replay), options.request)
-    elif found.experience is not None and found.experience.read_experience is not None:
-        experience = found.experience.read_experience(Files(options.path), options.request)
-    if agent is None and experience is None:
-        raise UserError("PATH", str(options.path), "holds neither weights nor a buffer", "give the agent's own folder")
+        # Its checkpoints are counted in their own way: the newest is meant, whichever the agent's is.
+        experience = buffer.read_experience(Files(options.replay), Request())
+    else:
+        experience = None if read_experience is None else read_experience(files, options.request)
     known = found.agent or found.experience
     assert known is not None
-    return _Contents(known.name, files, agent, experience)
+    return _Contents(known.name, agent, experience)
 
 
 def _environment(options: ImportOptions, contents: _Contents) -> tuple[EnvConfig, EnvSpec]:
     """The environment that the teacher is to be played in, checked against what is in the files."""
-    task = options.task or (contents.experience.task if contents.experience is not None else None)
-    wanted = [override for override in options.overrides if override.startswith("env.")]
-    if len(wanted) < len(options.overrides):
-        other = next(override for override in options.overrides if override not in wanted)
-        raise UserError("--set", other, "is no field of the environment", "write for example env.sticky_actions=0.25")
-    if task is None:
+    for override in options.overrides:
+        if not override.startswith("env."):
+            problem, remedy = "is no field of the environment", "write for example env.sticky_actions=0.25"
+            raise UserError("--set", override, problem, remedy)
+    if options.task is None:
         raise UserError("--task", "", "the files do not say which environment", "give it, for example --task Pong-v5")
-    values: dict[str, Any] = {**contents.protocol, "task": task}
-    if len(contents.frame_shape) > 1:
-        values.setdefault("frame_size", contents.frame_shape[0])
-    if contents.agent is not None:
-        values.setdefault("frame_stack", contents.agent.frame_stack)
-    env = parse_config(with_overrides({"phases": ["rl"], "env": values}, wanted)).env
+    known = contents.agent or contents.experience
+    assert known is not None
+    values = {"phases": ["rl"], "env": {**known.protocol, "task": options.task}}
+    env = parse_config(with_overrides(values, options.overrides)).env
     spec = env_spec(env)
     for part in (contents.agent, contents.experience):
         if part is not None:
-            _check_shapes(options, spec, part)
+            _check_shapes(options, env.task, spec, part)
     return env, spec
 
 
-def _check_shapes(options: ImportOptions, spec: EnvSpec, part: ImportedAgent | ImportedExperience) -> None:
+def _check_shapes(options: ImportOptions, task: str, spec: EnvSpec, part: ImportedAgent | ImportedExperience) -> None:
+    """Raises UserError if what was read is of another environment."""
     if part.num_actions not in (None, spec.num_actions):
         problem = f"has {spec.num_actions} actions, {options.path} is for {part.num_actions}"
-        remedy = "give the task that it was trained on"
-        raise UserError("--task", options.task, problem, remedy)
-    exact = isinstance(part, ImportedExperience) or len(spec.frame_shape) == 1
-    if len(part.frame_shape) != len(spec.frame_shape) or (exact and part.frame_shape != spec.frame_shape):
+        raise UserError("--task", task, problem, "give the task that it was trained on")
+    if part.frame_shape != spec.frame_shape:
         problem = f"shows frames of {spec.frame_shape}, {options.path} has such of {part.frame_shape}"
         remedy = f"set env.frame_size={part.frame_shape[0]}, or give the task that it is of"
-        raise UserError("--task", options.task, problem, remedy)
+        raise UserError("--task", task, problem, remedy)
 
 
-def _publish(
-    store: TeacherStore,
-    options: ImportOptions,
-    contents: _Contents,
-    env: EnvConfig,
-    spec: EnvSpec,
-    folder: Path,
-    parity: Parity | None,
-    *,
-    stop: Stop | None,
-    on_progress: Progress | None,
-) -> TeacherRecord:
-    agent, experience = contents.agent, contents.experience
-    weights = None
-    if agent is not None:
-        weights = folder / "weights"
-        write_snapshot(weights, agent.tensors, {"format": contents.format})
-    log = None
-    if experience is not None:
-        log = _write_log(experience, folder, options, env, stop=stop, on_progress=on_progress)
-    facts = {**(experience.facts if experience is not None else {}), **(agent.facts if agent is not None else {})}
-    source = Source(
-        format=contents.format, path=options.path.resolve().name, sha256=contents.files.fingerprint(), facts=facts
-    )
-    return store.publish(
-        name=options.name,
-        env=env,
-        network=agent.network if agent is not None else None,
-        kind=agent.kind if agent is not None else "experience",
-        frame_shape=spec.frame_shape,
-        frame_stack=spec.stack,
-        num_actions=spec.num_actions,
-        weights=weights,
-        differences=agent.differences if agent is not None else (),
-        parity=parity,
-        score=None if experience is None or agent is not None else _score_of(experience),
-        log_directory=log,
-        licence=options.licence,
-        provenance=Provenance(
-            learner_steps=agent.learner_steps if agent is not None else None,
-            env_frames=agent.env_frames if agent is not None else None,
-            source=source,
-        ),
-    )
+def _write_weights(agent: ImportedAgent, folder: Path, store: TeacherStore, name: str) -> Path:
+    """The weight file. Raises: UserError if the store has this teacher: before its buffer is read, which takes long."""
+    path = folder / "weights"
+    identity = teacher_id(name, write_snapshot(path, agent.tensors, {}))
+    if identity in {record.id for record in store.list()}:
+        raise UserError("teacher", identity, "is in the store already", "choose another --name")
+    return path
 
 
 def _write_log(
-    experience: ImportedExperience,
+    experience: ImportedExperience | None,
     folder: Path,
     options: ImportOptions,
     env: EnvConfig,
     *,
     stop: Stop | None,
     on_progress: Progress | None,
-) -> Path:
+) -> Path | None:
+    if experience is None:
+        return None
     log = folder / "log"
     spec = chunk_spec(env, _CHUNK_STEPS, options.n_step)
     write_experience(experience, log, spec, env, stop=stop, on_progress=on_progress)
@@ -257,26 +215,31 @@ def _write_log(
     return log
 
 
-def _score_of(experience: ImportedExperience) -> Score | None:
-    """What those who left a buffer have scored in it."""
-    returns = experience.returns
-    if returns is None or not len(returns) or not math.isfinite(float(returns.sum())):
-        return None
-    interval = mean_interval(returns)
-    return Score(
-        mean_return=round(float(returns.mean()), 6),
-        episodes=len(returns),
-        epsilon=0.0,
-        interval_low=interval.low,
-        interval_high=interval.high,
+def _provenance(options: ImportOptions, contents: _Contents) -> Provenance:
+    agent, experience = contents.agent, contents.experience
+    facts = {**(experience.facts if experience is not None else {}), **(agent.facts if agent is not None else {})}
+    known = agent.sha256 if agent is not None else experience.fingerprint if experience is not None else ""
+    return Provenance(
+        learner_steps=agent.learner_steps if agent is not None else None,
+        env_frames=agent.env_frames if agent is not None else None,
+        source=Source(format=contents.format, path=options.path.resolve().name, sha256=known, facts=facts),
     )
 
 
 @contextmanager
 def _staging(store: TeacherStore, options: ImportOptions) -> Generator[Path]:
-    """A folder beside the store's files, the same for the same import, which stays only if that was interrupted."""
-    key = hashlib.sha256(f"{options.path.resolve()} {options.replay} {options.request} {options.name}".encode())
-    folder = store.root / f".importing-{key.hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+    """A folder beside the store's teachers, the same for the same import.
+
+    It stays if the import fails after it has begun to write a buffer; the next one goes on with it.
+    """
+    key = hashlib.sha256(repr(replace(options, path=options.path.resolve())).encode()).hexdigest()
+    folder = store.root / f".importing-{key[:16]}"
+    with disk_full_explained(store.root):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        if not (folder / "log").exists():
+            shutil.rmtree(folder)
+        raise
     shutil.rmtree(folder)

@@ -9,7 +9,7 @@ import torch
 from actors.envs import EnvSpec
 from teacher_store.importers.imported import ImportedAgent
 from teacher_store.importers.reference import read_reference
-from teacher_store.records import Parity, TeacherKind
+from teacher_store.records import Parity
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.networks import QNetwork, build_network
 from upcycle.torch_io import load_into
@@ -36,18 +36,17 @@ def network_of(agent: ImportedAgent, spec: EnvSpec, *, where: str) -> QNetwork:
     return network.eval()
 
 
-def check_parity(network: QNetwork, kind: TeacherKind, reference: Path) -> Parity:
+def check_parity(network: QNetwork, reference: Path) -> Parity:
     """Compares the network's outputs with those in an .npz file.
 
     Args:
       reference: holds `observations`, uint8 [B, stack, H, W] or float32 [B, 1, D], and what the original framework
-        makes of them, float [B, A]: `q_values`, or `probabilities` of a policy.
+        makes of them, `q_values`, float [B, A].
     Raises: UserError if they differ by more than `TOLERANCE`; CorruptDataError if the file is none of these.
     """
-    observations, expected, sha256 = read_reference(reference, kind)
+    observations, expected, sha256 = read_reference(reference)
     with torch.inference_mode():
-        outputs = network(torch.from_numpy(observations))
-    found = (torch.softmax(outputs, dim=1) if kind == "probabilities" else outputs).numpy()
+        found = network(torch.from_numpy(observations)).numpy()
     if found.shape != expected.shape:
         problem = f"holds values of shape {expected.shape}, the network gives {found.shape}"
         raise UserError("--reference", str(reference), problem, "compute them for this agent")

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from actors.envs import chunk_spec
-from actors.rollout import Stop
 from orchestrator import importing, teachers
 from orchestrator.importing import ImportOptions
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
+from upcycle.runtime import Stop
 
 
 def list_teachers(*, as_json: bool) -> None:

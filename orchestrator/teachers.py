@@ -12,7 +12,7 @@ import torch
 
 from actors.envs import chunk_spec, env_spec
 from actors.policy import QPolicy
-from actors.rollout import EpisodeResults, QFunction, Stop, collect_chunks, play_episodes, random_score
+from actors.rollout import EpisodeResults, QFunction, collect_chunks, play_episodes, random_score
 from learner.checkpoint import CheckpointFolder
 from learner.training_arrays import to_training_arrays
 from orchestrator.baselines import teachers_of
@@ -28,7 +28,7 @@ from upcycle.experience_log import ExperienceLogWriter
 from upcycle.log_folder import log_parts
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
-from upcycle.runtime import seed_for
+from upcycle.runtime import Stop, seed_for
 from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
 from upcycle.statistics import mean_interval
 

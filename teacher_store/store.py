@@ -25,7 +25,6 @@ from teacher_store.records import (
     Parity,
     Provenance,
     Score,
-    TeacherKind,
     TeacherRecord,
     Weights,
     digest_of_files,
@@ -137,7 +136,6 @@ class TeacherStore:
         frame_stack: int,
         num_actions: int,
         weights: Path | None,
-        kind: TeacherKind = "q_values",
         actions: tuple[str, ...] = (),
         differences: tuple[str, ...] = (),
         parity: Parity | None = None,
@@ -156,11 +154,12 @@ class TeacherStore:
         """
         if not _NAME.fullmatch(name):
             raise UserError("--name", name, "is no name of a teacher", "use up to 48 letters, digits, dots, - and _")
-        if weights is None and log_directory is None:
+        if weights is not None:
+            sha256 = sha256_of(weights)
+        elif log_directory is not None:  # then its experience is what tells it from others
+            sha256 = digest_of_files(_hashes(log_directory))
+        else:
             raise ValueError("a teacher without weights and without experience")
-        # Without weights it is its experience that tells a teacher from others.
-        digest = digest_of_files(_hashes(log_directory)) if log_directory is not None else ""
-        sha256 = sha256_of(weights) if weights is not None else digest
         record = TeacherRecord(
             id=teacher_id(name, sha256),
             name=name,
@@ -170,7 +169,6 @@ class TeacherStore:
             frame_stack=frame_stack,
             num_actions=num_actions,
             actions=actions,
-            kind=kind,
             differences=differences,
             parity=parity,
             weights=None if weights is None else Weights(sha256=sha256, bytes=weights.stat().st_size),

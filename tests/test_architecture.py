@@ -46,9 +46,7 @@ OWNERS = {
     "pickle": (),
     "pickletools": ("teacher_store/importers/pickle_reader.py",),
     "msgpack": ("teacher_store/importers/",),
-    "h5py": ("teacher_store/importers/",),
-    "fsspec": ("teacher_store/",),
-    "zipfile": ("teacher_store/",),
+    "zipfile": ("teacher_store/importers/",),
     "networkx": ("teacher_store/lineage.py", "orchestrator/lineage_"),
 }
 """Foreign libraries, and the only modules that may import them."""

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 import structlog
 
@@ -17,6 +17,14 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 
 _open_log: TextIO | None = None
+
+
+class Stop(Protocol):
+    """Whatever can ask a loop to end."""
+
+    def is_set(self) -> bool:
+        """True once the loop shall end."""
+        ...
 
 
 class StopSignal(threading.Event):

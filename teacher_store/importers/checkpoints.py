@@ -1,10 +1,22 @@
 """Which of several checkpoints of one agent is meant."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from teacher_store.importers.imported import Request
 from teacher_store.importers.source import Source
-from upcycle.errors import UserError
+from upcycle.errors import CorruptDataError, UserError
+
+
+def recognises_any(find: Callable[[Source], Iterable[str]]) -> Callable[[Source], bool]:
+    """Whether `find` finds a file in a source; a source that cannot be looked at has none."""
+
+    def recognises(source: Source) -> bool:
+        try:
+            return any(True for _ in find(source))
+        except (UserError, CorruptDataError, OSError):
+            return False
+
+    return recognises
 
 
 def choose(source: Source, numbers: Mapping[str, int | None], request: Request, *, last: str | None = None) -> str:

@@ -45,13 +45,6 @@ _FACTS: Final = ("env_id", "exp_name", "seed", "total_timesteps", "gamma")
 """Of the command line."""
 
 
-def _recognises(source: Source) -> bool:
-    try:
-        return any(True for _ in _models(source))
-    except (UserError, CorruptDataError, OSError):
-        return False
-
-
 def _models(source: Source) -> Iterator[str]:
     for name in source.names()[:_MAX_FILES]:
         if _START.match(source.head(name, 64)):
@@ -77,13 +70,13 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
         raise CorruptDataError(f"{where}: a network of {weights.frame_stack} frames; CleanRL's see {_FRAME_STACK}")
     steps = arguments.get("total_timesteps")
     return ImportedAgent(
-        kind="q_values",
         network=weights.network,
         tensors=weights.tensors,
         frame_shape=frame_shape,
         frame_stack=weights.frame_stack,
         num_actions=weights.num_actions,
         protocol=_PROTOCOL,
+        sha256=source.sha256(name),
         differences=_DIFFERENCES,
         env_frames=steps * _FRAME_SKIP if type(steps) is int and 0 <= steps < 2**48 else None,
         facts={
@@ -117,4 +110,9 @@ def _support(arguments: Mapping[str, Any], where: str) -> Support | None:
     return Support(atoms, float(high))
 
 
-IMPORTER: Final = Importer("cleanrl-jax", "model of a CleanRL agent in JAX", _recognises, _read_agent)
+IMPORTER: Final = Importer(
+    name="cleanrl-jax",
+    title="model of a CleanRL agent in JAX",
+    recognises=checkpoints.recognises_any(_models),
+    read_agent=_read_agent,
+)

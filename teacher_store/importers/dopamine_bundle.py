@@ -31,7 +31,7 @@ DEFAULT_FRAME: Final = (84, 84)
 _NUMBER: Final = re.compile(r"[0-9]{1,9}$")
 
 
-def protocol(frame_shape: tuple[int, int], frame_stack: int) -> Protocol:
+def protocol(frame_shape: tuple[int, ...], frame_stack: int) -> Protocol:
     """What Dopamine trains Atari agents under (Machado et al. 2018, with game over as the only end of an episode)."""
     return {
         "frame_size": frame_shape[0],

@@ -13,27 +13,20 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from teacher_store.importers import dopamine_bundle
+from teacher_store.importers import checkpoints, dopamine_bundle
 from teacher_store.importers.dopamine_bundle import read_bundle
 from teacher_store.importers.flax_layers import flatten
 from teacher_store.importers.flax_weights import convert
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.source import Source
 from upcycle.chunks import Array
-from upcycle.errors import CorruptDataError, UserError
+from upcycle.errors import CorruptDataError
 
 _SEARCHED_BYTES: Final = 8 << 20
 """Where "online_params" stands at the latest: the state comes before it, float64 of up to 256x256x16."""
 _MAX_PROTOCOL: Final = 5
 _MAX_FILES: Final = 5_000
 _MAX_NODES: Final = 1_000
-
-
-def _recognises(source: Source) -> bool:
-    try:
-        return any(True for _ in _checkpoints(source))
-    except (UserError, CorruptDataError, OSError):
-        return False
 
 
 def _checkpoints(source: Source) -> Iterator[str]:
@@ -55,13 +48,13 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
         problem = f"state has {bundle.frame_stack} frames, the network sees {weights.frame_stack}"
         raise CorruptDataError(f"{where}: {problem}")
     return ImportedAgent(
-        kind="q_values",
         network=weights.network,
         tensors=weights.tensors,
         frame_shape=bundle.frame_shape,
         frame_stack=weights.frame_stack,
         num_actions=weights.num_actions,
         protocol=dopamine_bundle.protocol(bundle.frame_shape, weights.frame_stack),
+        sha256=source.sha256(name),
         differences=dopamine_bundle.DIFFERENCES,
         learner_steps=_gradient_steps(bundle.values.get("optimizer_state")),
         env_frames=bundle.env_frames,
@@ -118,4 +111,9 @@ def _gradient_steps(state: Any) -> int | None:
     return None
 
 
-IMPORTER: Final = Importer("dopamine-jax", "checkpoint of a Dopamine agent in JAX", _recognises, _read_agent)
+IMPORTER: Final = Importer(
+    name="dopamine-jax",
+    title="checkpoint of a Dopamine agent in JAX",
+    recognises=checkpoints.recognises_any(_checkpoints),
+    read_agent=_read_agent,
+)

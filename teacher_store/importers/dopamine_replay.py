@@ -11,10 +11,11 @@ Pong (84x84, zlib-ng) and no space; keeping them as LZ4 blocks in a file meanwhi
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from teacher_store.importers.dopamine_bundle import protocol
 from teacher_store.importers.dopamine_files import (
     ENDS,
     FRAMES,
@@ -34,18 +35,6 @@ _LATER_FILE: Final = "replay/checkpoint.msgpack"
 _GZIP: Final = b"\x1f\x8b"
 _BLOCK_BYTES: Final = 4 << 20
 _MAX_BLOCK_ROWS: Final = 4096
-_PROTOCOL: Final[dict[str, Any]] = {
-    "frame_stack": STACK,
-    "frame_skip": 4,
-    "stack_fill": "zeros",
-    "sticky_actions": 0.25,
-    "noop_max": 1,
-    "fire_reset": False,
-    "episodic_life": False,
-    "clip_rewards": True,
-    "max_episode_steps": 27_000,
-}
-"""Castro et al. 2018, section 3.1; `dopamine.discrete_domains.atari_lib` and `run_experiment`."""
 
 
 def _recognises(source: Source) -> bool:
@@ -59,20 +48,19 @@ def _later_buffer(source: Source) -> str | None:
     return next((name for name in names if b"add_count" in source.head(name, 4096)), None)
 
 
-def _read(source: Source, request: Request) -> ImportedExperience | None:
+def _read(source: Source, request: Request) -> ImportedExperience:
     if not find_checkpoints(source):
         problem = f"{_later_buffer(source)} is a buffer of Dopamine 4.1 or later, which holds what was sampled, stacked"
         raise UserError("PATH", str(source.path), problem, "import the agent's weights alone, and let it play")
     files = choose_checkpoint(source, request.checkpoint)
     columns = read_columns(source, files)
-    height, width = columns.frame_shape
     return ImportedExperience(
         rows=partial(_rows, source, files, columns),
         frame_shape=columns.frame_shape,
         frame_dtype="uint8",
         num_actions=None,
         num_rows=columns.ring.num_rows,
-        protocol=_PROTOCOL | ({"frame_size": height} if height == width else {}),
+        protocol=protocol(columns.frame_shape, STACK),
         fingerprint=columns.fingerprint,
         facts=_facts(files, columns),
     )

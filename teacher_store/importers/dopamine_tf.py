@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from teacher_store.importers import dopamine_bundle
+from teacher_store.importers import checkpoints, dopamine_bundle
 from teacher_store.importers.dopamine_bundle import Bundle, read_bundle
 from teacher_store.importers.flax_layers import unsupported
 from teacher_store.importers.flax_weights import convert
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.source import Source
 from teacher_store.importers.tensor_bundle import MAGIC, Entry, read_index, read_tensor
-from upcycle.errors import CorruptDataError, UserError
+from upcycle.errors import CorruptDataError
 
 _MAX_INDEX_BYTES: Final = 16 << 20
 _MAX_FILES: Final = 5_000
@@ -28,13 +28,6 @@ _VARIABLE: Final = re.compile(r"(.+)/(weights|kernel|biases|bias)(/.+)?", re.DOT
 _LAYER: Final = re.compile(r"(Conv|fully_connected)(?:_([0-9]{1,2}))?")
 _KINDS: Final = {"Conv": "Conv", "fully_connected": "Dense"}
 _PARTS: Final = {"weights": "kernel", "kernel": "kernel", "biases": "bias", "bias": "bias"}
-
-
-def _recognises(source: Source) -> bool:
-    try:
-        return any(True for _ in _indices(source))
-    except (UserError, CorruptDataError, OSError):
-        return False
 
 
 def _indices(source: Source) -> Iterator[str]:
@@ -63,13 +56,13 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
     frame_shape = dopamine_bundle.DEFAULT_FRAME if bundle is None else bundle.frame_shape
     weights = convert(arrays, where=where, frame_shape=frame_shape, nature_padding="same")
     return ImportedAgent(
-        kind="q_values",
         network=weights.network,
         tensors=weights.tensors,
         frame_shape=frame_shape,
         frame_stack=weights.frame_stack,
         num_actions=weights.num_actions,
         protocol=dopamine_bundle.protocol(frame_shape, weights.frame_stack),
+        sha256=source.sha256(names[prefix], _data(prefix)),
         differences=dopamine_bundle.DIFFERENCES,
         env_frames=None if bundle is None else bundle.env_frames,
         facts=({} if bundle is None else bundle.facts) | dopamine_bundle.assumptions(weights.network),
@@ -96,10 +89,14 @@ def _layers(index: dict[str, Entry], where: str) -> dict[str, tuple[str, Entry]]
 
 
 def _arrays(source: Source, prefix: str, layers: dict[str, tuple[str, Entry]]) -> dict[str, Any]:
-    name = f"{prefix}.data-00000-of-00001"
+    name = _data(prefix)
     where = source.locate(name)
     with source.open(name) as file:
         return {layer: read_tensor(file, entry, f"{where}: {variable}") for layer, (variable, entry) in layers.items()}
+
+
+def _data(prefix: str) -> str:
+    return f"{prefix}.data-00000-of-00001"
 
 
 def _bundle(source: Source, prefix: str) -> Bundle | None:
@@ -111,4 +108,9 @@ def _bundle(source: Source, prefix: str) -> Bundle | None:
     return read_bundle(source.read(name), str(source.locate(name)))
 
 
-IMPORTER: Final = Importer("dopamine-tf", "checkpoint of a Dopamine agent in TensorFlow", _recognises, _read_agent)
+IMPORTER: Final = Importer(
+    name="dopamine-tf",
+    title="checkpoint of a Dopamine agent in TensorFlow",
+    recognises=checkpoints.recognises_any(_indices),
+    read_agent=_read_agent,
+)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from teacher_store.importers.source import Source
-from teacher_store.records import TeacherKind
 from upcycle.chunks import Array
 from upcycle.config import NetworkConfig
 
@@ -19,11 +18,9 @@ class Request:
 
     Attributes:
       checkpoint: which of several; None takes the newest.
-      accept_lossy: take frames that were compressed with loss, so that they are not those which an agent saw.
     """
 
     checkpoint: int | None = None
-    accept_lossy: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,25 +28,25 @@ class ImportedAgent:
     """Weights in our terms.
 
     Attributes:
-      kind: what the network's outputs are.
       network: which network.
       tensors: float32, by the names of `upcycle.networks.QNetwork.state_dict`.
       frame_shape: (H, W).
       frame_stack: frames of one observation.
       num_actions: outputs.
-      protocol: what its framework trains such agents under, without task and action names.
+      protocol: what its framework trains such agents under, without the task.
+      sha256: of the files that it was read from.
       differences: what of its protocol we cannot reproduce, a sentence each.
       learner_steps, env_frames: of its training, where the file says so.
       facts: what else the file says that is worth keeping, by name.
     """
 
-    kind: TeacherKind
     network: NetworkConfig
     tensors: dict[str, Array]
     frame_shape: tuple[int, ...]
     frame_stack: int
     num_actions: int
     protocol: Protocol
+    sha256: str
     differences: tuple[str, ...] = ()
     learner_steps: int | None = None
     env_frames: int | None = None
@@ -97,9 +94,7 @@ class ImportedExperience:
       frame_shape, frame_dtype, num_actions: of its steps; num_actions is None where the source does not say.
       num_rows: how many there are; an upper bound where only reading tells.
       protocol: what its framework records under; empty where it does not say.
-      task: EnvPool task, where the source says so.
-      fingerprint: SHA-256 that another source would not have; empty where only reading all of it could tell.
-      returns: raw returns of its whole episodes, where rewards are raw and that costs no reading of frames.
+      fingerprint: SHA-256 that another source would not have.
       facts: what else the source says.
     """
 
@@ -109,9 +104,7 @@ class ImportedExperience:
     num_actions: int | None
     num_rows: int
     protocol: Protocol
-    task: str | None = None
-    fingerprint: str = ""
-    returns: Array | None = None
+    fingerprint: str
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -124,8 +117,8 @@ class Importer:
       title: for people.
       recognises: whether a source holds this format, by its content; reads no more than it must, and never raises for
         a source of another format.
-      read_agent: its weights; None where the format has none, and returns None where this source has none.
-      read_experience: its buffer, in the same way.
+      read_agent: its weights; None where the format has none.
+      read_experience: its buffer; None where the format has none.
 
     Both readers raise UserError for what the user can put right (several agents, an unknown checkpoint) and
     CorruptDataError, naming the file, for what is damaged, hostile or of another shape than its framework writes.
@@ -134,5 +127,5 @@ class Importer:
     name: str
     title: str
     recognises: Callable[[Source], bool]
-    read_agent: Callable[[Source, Request], ImportedAgent | None] | None = None
-    read_experience: Callable[[Source, Request], ImportedExperience | None] | None = None
+    read_agent: Callable[[Source, Request], ImportedAgent] | None = None
+    read_experience: Callable[[Source, Request], ImportedExperience] | None = None

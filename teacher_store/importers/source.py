@@ -31,7 +31,6 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._opened: set[str] = set()
         try:
             mode = path.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -80,20 +79,15 @@ class Source:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise CorruptDataError(f"{path}: is no file; refused")
-            self._opened.add(name)
             yield file
 
-    def size(self, name: str = "") -> int:
-        """Bytes of a file."""
-        return self.locate(name).stat().st_size
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the names and bytes of all files that have been opened so far."""
-        digest = hashlib.sha256()
-        for name in sorted(self._opened):
+    def sha256(self, *names: str) -> str:
+        """Of a file's bytes; of several files, over the SHA-256 of each in this order."""
+        found = list[str]()
+        for name in names:
             with self.open(name) as file:
-                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        return digest.hexdigest()
+                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
     def head(self, name: str = "", count: int = 16) -> bytes:
         """The first bytes of a file."""

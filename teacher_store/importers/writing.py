@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from teacher_store.importers.imported import ImportedExperience, Rows
 from teacher_store.importers.lane_chunks import lane_chunks, rows_before
@@ -21,17 +21,10 @@ from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogWriter
 from upcycle.files import disk_full_explained, write_atomically
 from upcycle.log_segment import CompressedChunk, compress_chunk
+from upcycle.runtime import Stop
 
 _STATE: Final = "import.json"
 _WAITING_CHUNKS: Final = 8  # for each thread that compresses: enough that none ever waits for the reader's next block
-
-
-class Stop(Protocol):
-    """Whatever can ask a loop to end."""
-
-    def is_set(self) -> bool:
-        """True once the loop shall end."""
-        ...
 
 
 Progress = Callable[[int, int], None]
@@ -92,8 +85,8 @@ def _claim(directory: Path, experience: ImportedExperience) -> None:
         source = state["source"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError("log", str(directory), f"has an unreadable {_STATE}", "remove the folder") from error
-    if source != experience.fingerprint or not source:
-        problem = "holds the beginning of another import" if source else "holds an import that cannot be resumed"
+    if source != experience.fingerprint:
+        problem = "holds the beginning of another import"
         raise UserError("log", str(directory), problem, "remove the folder, or import what it belongs to")
 
 

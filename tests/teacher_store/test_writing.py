@@ -133,9 +133,6 @@ def test_another_source_is_refused_and_loses_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no import"):
         write_experience(experience_of(lane()), tmp_path / "full", SPEC, ENV)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
-    write_experience(experience_of(lane(), fingerprint=""), tmp_path / "nameless", SPEC, ENV)
-    with pytest.raises(UserError, match="cannot be resumed"):
-        write_experience(experience_of(lane(), fingerprint=""), tmp_path / "nameless", SPEC, ENV)
     (tmp_path / "log" / "import.json").write_text("{")
     with pytest.raises(UserError, match="unreadable"):
         write_experience(experience_of(lane()), tmp_path / "log", SPEC, ENV)
