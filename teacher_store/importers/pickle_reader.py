@@ -2,10 +2,14 @@
 
 `pickletools.genops` decodes the stream; the machine keeps a stack of plain data. It imports nothing that the stream
 names and calls nothing but the constructors that its caller allows, by module and name; everything else is refused, by
-its name. So no byte of a file can run code, and one that lies about sizes costs no more memory than it has bytes.
+its name. So no byte of a file can run code. Nor can it cost more than a small multiple of its own size, in memory or
+time: opcodes are counted, what constructors copy is charged to a budget (one array may be named a million times), and
+keys are flat (hashing a tuple of tuples of tuples takes a time exponential in its depth).
 """
 
 import pickletools
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -18,20 +22,26 @@ Construct = Callable[[tuple[Any, ...]], Any]
 Allowed = Mapping[tuple[str, str], Construct]
 """Constructors by (module, name)."""
 
+_DAMAGE: Final = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(OverflowError, MemoryError, RecursionError, Warning),
+)
 _MAX_DEPTH: Final = 64
-_MAX_OPCODES: Final = 5_000_000
+_MAX_OPCODES: Final = 5_000_000  # Dopamine keeps the return of every episode of 200 iterations
+_FREE_COPIES: Final = 1 << 16
+_COPIES_PER_BYTE: Final = 4  # a byte is text, then bytes, then part of an array
 
 
-class Pending:
-    """An object whose state comes after it (opcode BUILD); `finish` says what it was."""
+class Pending(ABC):
+    """An object whose state comes after it (opcode BUILD)."""
 
     def set_state(self, state: Any) -> None:
         """Takes the state. Raises CorruptDataError if it is none of its kind."""
         raise CorruptDataError(f"a pickled {type(self).__name__} with a state")
 
+    @abstractmethod
     def finish(self) -> Any:
         """The plain value."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +69,30 @@ def read_pickle(
     Returns: the value, and how many bytes the pickle has.
     Raises: CorruptDataError if the stream is damaged, or names a class or function that is not allowed.
     """
-    machine = _Machine(allowed, persistent)
+    machine = _Machine(allowed, persistent, budget=_FREE_COPIES + _COPIES_PER_BYTE * len(data))
     try:
-        for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
-            if count > _MAX_OPCODES:
-                raise CorruptDataError(f"more than {_MAX_OPCODES:,} opcodes")
-            if opcode.name == "STOP":
-                return _finished(machine.pop(), {}, 0), cast(int, position) + 1
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of escapes that no pickler writes
+            return _run(machine, data)
     except CorruptDataError as error:
         raise CorruptDataError(f"{where}: refused: {error}") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+    except _DAMAGE as error:
         raise CorruptDataError(f"{where}: damaged pickle ({type(error).__name__}: {str(error)[:200]})") from error
-    raise CorruptDataError(f"{where}: damaged pickle (it has no end)")
+
+
+def _run(machine: "_Machine", data: bytes) -> tuple[Any, int]:
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+        if count > _MAX_OPCODES:
+            raise CorruptDataError(f"more than {_MAX_OPCODES:,} opcodes")
+        if opcode.name == "STOP":
+            return _finished(machine.pop(), {}, 0), cast(int, position) + 1
+        machine.step(opcode.name, argument)
+    raise CorruptDataError("it has no end")
 
 
 class _Machine:
-    def __init__(self, allowed: Allowed, persistent: Callable[[Any], Any] | None) -> None:
-        self._allowed, self._persistent = allowed, persistent
+    def __init__(self, allowed: Allowed, persistent: Callable[[Any], Any] | None, *, budget: int) -> None:
+        self._allowed, self._persistent, self._budget = allowed, persistent, budget
         self.stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
@@ -108,15 +124,14 @@ class _Machine:
             self._memo[len(self._memo)] = self.stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             self.stack.append(self._memo[int(argument)])
-        elif name in _WITH_ARGUMENT:
-            _WITH_ARGUMENT[name](self, argument)
+        elif name == "GLOBAL":
+            self.push_global(*argument.split(" ", 1))
+        elif name == "PERSID":
+            self.resolve(argument)
         elif name in _OPERATIONS:
             _OPERATIONS[name](self)
         else:
             raise CorruptDataError(f"it uses the opcode {name}")
-
-    def duplicate(self) -> None:
-        self.stack.append(self.stack[-1])
 
     def append(self) -> None:
         value = self.pop()
@@ -128,11 +143,11 @@ class _Machine:
 
     def add_items(self) -> None:
         values = self.pop_to_mark()
-        self.top(set).update(values)
+        self.top(set).update(map(flat_key, values))
 
     def set_item(self) -> None:
         value, key = self.pop(), self.pop()
-        self.top(dict)[key] = value
+        self.top(dict)[flat_key(key)] = value
 
     def set_items(self) -> None:
         values = self.pop_to_mark()
@@ -144,39 +159,37 @@ class _Machine:
             raise CorruptDataError(f"a {type(top).__name__} where a {kind.__name__} belongs")
         return top
 
-    def make_list(self) -> None:
-        self.stack.append(self.pop_to_mark())
-
-    def make_tuple(self) -> None:
-        self.stack.append(tuple(self.pop_to_mark()))
-
-    def make_dict(self) -> None:
-        self.stack.append(dict(_pairs(self.pop_to_mark())))
-
-    def make_frozenset(self) -> None:
-        self.stack.append(frozenset[Any](self.pop_to_mark()))
-
     def tuple_of(self, length: int) -> None:
         values = [self.pop() for _ in range(length)]
         self.stack.append(tuple(reversed(values)))
 
-    def push_named(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
-        self.push_global(module, name)
-
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
-        self.push_global(str(module), str(name))
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise CorruptDataError("a global whose name is no text")
+        self.push_global(module, name)
 
     def push_global(self, module: str, name: str) -> None:
         if (module, name) not in self._allowed:
-            raise CorruptDataError(f"it would construct {module}.{name}, which no agent needs")
+            shown = f"{module}.{name}"[:100].encode("unicode_escape").decode()
+            raise CorruptDataError(f"it would construct {shown}, which no agent needs")
         self.stack.append(Global(module, name))
 
     def construct(self, target: Any, arguments: Any) -> None:
         if not isinstance(target, Global) or not isinstance(arguments, tuple):
             raise CorruptDataError(f"it would call a {type(target).__name__}")
+        self.charge(arguments)
         self.stack.append(self._allowed[target.module, target.name](cast(tuple[Any, ...], arguments)))
+
+    def charge(self, value: Any, depth: int = 3) -> None:
+        """Takes what a constructor may copy of `value` from the budget."""
+        if isinstance(value, _SIZED):
+            self._budget -= len(cast(list[Any], value))
+            if self._budget < 0:
+                raise CorruptDataError("its objects would take many times the memory of the file")
+            if depth and isinstance(value, tuple | list):
+                for item in cast(list[Any], value):
+                    self.charge(item, depth - 1)
 
     def reduce(self) -> None:
         arguments, target = self.pop(), self.pop()
@@ -190,6 +203,7 @@ class _Machine:
 
     def build(self) -> None:
         state, top = self.pop(), self.stack[-1]
+        self.charge(state)
         if isinstance(top, Pending):
             top.set_state(state)
         elif not isinstance(top, dict):  # one with a state is an OrderedDict: its attributes, as torch's _metadata
@@ -200,6 +214,9 @@ class _Machine:
             raise CorruptDataError("it refers to objects outside of it")
         self.stack.append(self._persistent(identity))
 
+
+_SIZED: Final = (str, bytes, bytearray, tuple, list, dict, set, frozenset)
+_SCALARS: Final = (str, bytes, int, float, type(None), Global)
 
 _LITERALS: Final = frozenset(
     {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
@@ -216,23 +233,19 @@ _CONSTANTS: Final[dict[str, Callable[[], Any]]] = {
     "EMPTY_SET": set,
     "MARK": _Mark,
 }
-_WITH_ARGUMENT: Final[dict[str, Callable[[_Machine, Any], object]]] = {
-    "GLOBAL": _Machine.push_named,
-    "PERSID": _Machine.resolve,
-}
 _OPERATIONS: Final[dict[str, Callable[[_Machine], object]]] = {
     "POP": lambda machine: machine.stack.pop(),
     "POP_MARK": _Machine.pop_to_mark,
-    "DUP": _Machine.duplicate,
+    "DUP": lambda machine: machine.stack.append(machine.stack[-1]),
     "APPEND": _Machine.append,
     "APPENDS": _Machine.extend,
     "ADDITEMS": _Machine.add_items,
     "SETITEM": _Machine.set_item,
     "SETITEMS": _Machine.set_items,
-    "LIST": _Machine.make_list,
-    "TUPLE": _Machine.make_tuple,
-    "DICT": _Machine.make_dict,
-    "FROZENSET": _Machine.make_frozenset,
+    "LIST": lambda machine: machine.stack.append(machine.pop_to_mark()),
+    "TUPLE": lambda machine: machine.stack.append(tuple(machine.pop_to_mark())),
+    "DICT": lambda machine: machine.stack.append(dict(_pairs(machine.pop_to_mark()))),
+    "FROZENSET": lambda machine: machine.stack.append(frozenset[Any](map(flat_key, machine.pop_to_mark()))),
     "TUPLE1": lambda machine: machine.tuple_of(1),
     "TUPLE2": lambda machine: machine.tuple_of(2),
     "TUPLE3": lambda machine: machine.tuple_of(3),
@@ -248,7 +261,15 @@ _OPERATIONS: Final[dict[str, Callable[[_Machine], object]]] = {
 def _pairs(values: list[Any]) -> Iterator[tuple[Any, Any]]:
     if len(values) % 2:
         raise CorruptDataError("a key without a value")
-    return zip(values[::2], values[1::2], strict=True)
+    return zip(map(flat_key, values[::2]), values[1::2], strict=True)
+
+
+def flat_key(value: Any) -> Any:
+    """`value`, if it can be a key at a cost that does not depend on what it holds: a scalar, or a flat tuple."""
+    parts: tuple[Any, ...] = cast(Any, value) if isinstance(value, tuple) else (value,)
+    if not all(isinstance(part, _SCALARS) for part in parts):
+        raise CorruptDataError(f"a {type(cast(object, value)).__name__} as a key")
+    return cast(Any, value)
 
 
 def _finished(value: Any, done: dict[int, Any], depth: int) -> Any:

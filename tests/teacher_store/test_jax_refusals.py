@@ -81,7 +81,7 @@ class TestHostilePickles:
             ),
             (
                 (RECONSTRUCT, b"(cnumpy\nndarray\nt", b"(K\x01(K\x01tX\x01\x00\x00\x00O\x89C\x08AAAAAAAAt", b"}"),
-                "no plain numbers",
+                "no plain number",
             ),
         ],
     )
