@@ -183,8 +183,11 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         "experience": "none"
         if experience is None
         else f"{experience.transitions:,} transitions in {experience.chunks:,} chunks",
-        "its teachers": ", ".join(record.parents) or "none: trained from scratch",
-        "made by run": made.run_id or "unknown",
+        "its teachers": ", ".join(record.parents)
+        or ("none: trained from scratch" if made.source is None else "none known: it was imported"),
+        "made by": f"run {made.run_id or 'unknown'}"
+        if made.source is None
+        else f"another framework; imported as {made.source.format} from {made.source.path}",
         "training": ", ".join(
             f"{count:,} {what}"
             for count, what in ((made.learner_steps, "learner steps"), (made.env_frames, "environment frames"))
@@ -201,6 +204,11 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         "folder": str(store.folder(record)),
     }
     table = Table(title=record.id, title_justify="left", show_header=False, box=None)
+    if record.differences:
+        rows["not reproduced"] = "\n".join(record.differences)
+    if record.parity is not None:
+        compared = f"{record.parity.observations} observations, largest difference"
+        rows["compared with its framework"] = f"{compared} {record.parity.largest_difference:.2g}"
     for key, value in (rows | ({"checked": note} if note else {})).items():
         table.add_row(f"[dim]{key}[/dim]", value)
     Console().print(table)

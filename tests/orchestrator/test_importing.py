@@ -191,5 +191,9 @@ def test_a_teacher_no_better_than_random_is_named_on_the_command_line(
     arguments = ["teacher", "import", str(weights_alone), "--set", SHORT_GAMES[0], "--episodes", "2", "--json"]
     assert main([*arguments, "--task", "Pong-v5", "--name", "pong"]) == 0
     assert "plays no better than random" in capsys.readouterr().err
+    assert main(["teacher", "show", "pong"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "imported as dopamine-jax from whatever" in shown
+    assert "not reproduced Dopamine opens an episode" in shown
     assert main(arguments) == 2
     assert "--task" in capsys.readouterr().err
