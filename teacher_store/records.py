@@ -14,7 +14,17 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """One component of a path, never `..`: records come from elsewhere and must not point out of their folder."""
 
-_AGREED: Final = ("task", "frame_size", "frame_stack", "frame_skip", "stack_fill", "sticky_actions")
+_AGREED: Final = (
+    "task",
+    "frame_size",
+    "frame_stack",
+    "frame_skip",
+    "stack_fill",
+    "sticky_actions",
+    "resize_order",
+    "interpolation",
+    "full_action_space",
+)
 """What makes an observation or an action mean something else; the rest of the protocol may differ."""
 
 
@@ -50,6 +60,26 @@ class TrainingState(_Part):
     """Whose state it is."""
     learner_steps: Annotated[int, Field(ge=0)]
     """Gradient steps behind it."""
+
+
+TeacherKind = Literal["q_values", "probabilities", "experience"]
+"""What a teacher says about a state. q_values: one per action; its policy is their softmax at the distillation
+temperature. probabilities: its policy itself. experience: nothing, it only left a buffer."""
+
+
+class Function(_Part):
+    """A policy that is a Python callable, found by its entry point in the group `upcycle.teachers`."""
+
+    entry_point: Name
+    """Name of the entry point."""
+    distribution: str
+    """The installed distribution that has it."""
+    version: str
+    """Its version when it was registered; another one is refused."""
+    cacheable: bool
+    """The same observation always gets the same values, so they are computed once for each stored state."""
+    seconds_per_state: Annotated[float, Field(ge=0)]
+    """What a state cost when it was registered, in batches of 32."""
 
 
 class Parity(_Part):
@@ -137,10 +167,14 @@ class TeacherRecord(_Part):
     """Name and the start of the weights' SHA-256: unique, and says whether two stores hold the same teacher."""
     name: Name
     """What people call it."""
+    kind: TeacherKind = "q_values"
+    """What its outputs are."""
     env: EnvConfig
     """Environment and protocol it was trained for."""
     network: NetworkConfig | None
-    """Its network; None of a buffer without a policy."""
+    """Its network; None of a function, or of a buffer without a policy."""
+    function: Function | None = None
+    """The callable that it is, if it is one."""
     frame_shape: tuple[int, ...]
     """(H, W) of a frame, or (D,) of a vector."""
     frame_stack: Annotated[int, Field(gt=0)]
@@ -199,9 +233,13 @@ class TeacherRecord(_Part):
 
     def describe_policy(self) -> str:
         """What it is, in a few words for people."""
+        if self.function is not None:
+            made_by = f"{self.function.distribution} {self.function.version}"
+            return f"Python function {self.function.entry_point} of {made_by} ({self.kind.replace('_', ' ')})"
         if self.network is None:
             return "experience without a policy"
-        return f"{self.network.kind}, width {self.network.width:g}, hidden {self.network.hidden}"
+        words = f"{self.network.kind}, width {self.network.width:g}, hidden {self.network.hidden}"
+        return words + (", gives probabilities" if self.kind == "probabilities" else "")
 
     def check_reload(self, network: NetworkConfig, optimizer: OptimizerKind | None) -> None:
         """Raises UserError if a student of `network` cannot begin as this teacher.
@@ -210,9 +248,9 @@ class TeacherRecord(_Part):
           network: the student's.
           optimizer: of the student, where it is to go on with the teacher's optimizer state; None where it is not.
         """
-        if self.network is None:
-            remedy = "set teacher.reload=nothing, or choose a teacher that has a network"
-            raise UserError("teacher.reload", self.id, f"is no network but {self.describe_policy()}", remedy)
+        if self.network is None or self.kind != "q_values":
+            remedy = "set teacher.reload=nothing, or choose a teacher that is a Q network"
+            raise UserError("teacher.reload", self.id, f"is no Q network but {self.describe_policy()}", remedy)
         for name in _parameters_depend_on(self.network):
             mine, theirs = getattr(self.network, name), getattr(network, name)
             if mine != theirs:

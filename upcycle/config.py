@@ -29,6 +29,7 @@ __all__ = [
     "ClusterConfig",
     "CqlConfig",
     "DistillationConfig",
+    "EncoderConfig",
     "EnvConfig",
     "EvaluationConfig",
     "GuideConfig",
@@ -59,6 +60,11 @@ class EnvConfig(Section):
     """Frames of one observation; ignored by vector tasks, which use 1."""
     frame_skip: PositiveInt = 4
     """Emulator frames per agent step; ignored by tasks that are no emulators, which count 1."""
+    resize_order: Literal["pool_first", "resize_first"] = "pool_first"
+    """Whether the brighter of the last two emulator frames is taken before they are resized, as nearly everybody does,
+    or after (Gogianu's agents), which costs four times the calls of the emulator's interface."""
+    interpolation: Literal["area", "bilinear"] = "area"
+    """How frames are resized: OpenCV's INTER_AREA or INTER_LINEAR."""
     stack_fill: Literal["first_frame", "zeros"] = "first_frame"
     """What fills a stack at the start of an episode: EnvPool and Gym repeat the first frame, Dopamine uses zeros."""
     sticky_actions: Fraction = 0.0
@@ -69,6 +75,8 @@ class EnvConfig(Section):
     """Press FIRE at the start of an episode where the game has it."""
     episodic_life: bool = False
     """Training episodes end with a life; evaluation always plays whole games."""
+    full_action_space: bool = False
+    """All 18 actions of the console instead of those that the game knows."""
     clip_rewards: bool = True
     """Learn from rewards clipped to [-1, 1]; scores are always raw."""
     max_episode_steps: PositiveInt = 27_000
@@ -137,6 +145,16 @@ class TeacherConfig(Section):
     """Take a teacher that is not above random all the same, as the paper's code does."""
 
 
+class EncoderConfig(Section):
+    """A pretrained encoder: the student's torso begins as that of another network."""
+
+    init_from: str = ""
+    """Name or id of a teacher in the store, or path of a safetensors file with weights named `torso.*`; empty draws the
+    torso's weights afresh. Its torso must be the student's: kind, width, padding, frames and stack."""
+    frozen: bool = False
+    """Leave the torso as it is; only what follows it learns."""
+
+
 class EvaluationConfig(Section):
     """The evaluator: whole episodes, raw returns, pinned weights."""
 
@@ -188,6 +206,8 @@ class RunConfig(Section):
     """Environment and protocol."""
     network: NetworkConfig = NetworkConfig()
     """The student's network."""
+    encoder: EncoderConfig = EncoderConfig()
+    """A pretrained encoder."""
     teacher: TeacherConfig | None = None
     """The teacher; needed by the phases offline and online."""
     replay: ReplayConfig = ReplayConfig()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from teacher_store.importers.source import Source
+from teacher_store.records import TeacherKind
 from upcycle.chunks import Array
 from upcycle.config import NetworkConfig
 
@@ -18,9 +19,11 @@ class Request:
 
     Attributes:
       checkpoint: which of several; None takes the newest.
+      accept_lossy: take frames that were compressed with loss, so that they are not those which an agent saw.
     """
 
     checkpoint: int | None = None
+    accept_lossy: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +36,7 @@ class ImportedAgent:
       frame_shape: (H, W).
       frame_stack: frames of one observation.
       num_actions: outputs.
+      kind: what they are: action values, or the logits of a policy's probabilities.
       protocol: what its framework trains such agents under, without the task.
       sha256: of the files that it was read from.
       differences: what of its protocol we cannot reproduce, a sentence each.
@@ -47,6 +51,7 @@ class ImportedAgent:
     num_actions: int
     protocol: Protocol
     sha256: str
+    kind: TeacherKind = "q_values"
     differences: tuple[str, ...] = ()
     learner_steps: int | None = None
     env_frames: int | None = None
