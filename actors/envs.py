@@ -11,6 +11,7 @@ import types
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final, Self, cast
 
@@ -263,6 +264,7 @@ def _protocol(env: EnvConfig, *, training: bool) -> dict[str, Any]:
     }
 
 
+@cache
 def _is_atari(task: str) -> bool:
     return hasattr(_envpool(task).make_spec(task).config, "repeat_action_probability")
 
