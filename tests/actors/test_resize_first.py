@@ -1,7 +1,7 @@
 """Frames that are resized one by one, against EnvPool's own skipping and against resizing in NumPy."""
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import envpool
 import numpy as np
@@ -103,7 +103,9 @@ def played(env: EnvConfig, actions: list[int], *, seed: int = 0) -> list[LaneRow
 
 
 @pytest.mark.parametrize("interpolation", ["area", "bilinear"])
-def test_frames_are_resized_as_opencv_does_before_or_after_the_maximum(interpolation: str) -> None:
+def test_frames_are_resized_as_opencv_does_before_or_after_the_maximum(
+    interpolation: Literal["area", "bilinear"],
+) -> None:
     env = EnvConfig(task="Breakout-v5", noop_max=1, interpolation=interpolation)
     actions = np.random.default_rng(0).integers(0, 4, 30).tolist()
     lane_seeds = np.random.SeedSequence(0).generate_state(1) % 2**31
@@ -140,7 +142,8 @@ def lives_of_lanes(recv_batch: int, steps: int) -> list[list[tuple[Array, float,
             values = (rows.observation, rows.reward, rows.ended, rows.lives)
             for lane, observation, reward, ended, lives in zip(rows.lane, *values, strict=True):
                 lived[lane].append((observation, float(reward), bool(ended), int(lives)))
-            lanes.send(np.array([len(lived[lane]) * (lane + 2) % 6 for lane in rows.lane]), rows.lane)
+            lived_steps = np.array(list(map(len, lived)))[rows.lane]
+            lanes.send(lived_steps * (rows.lane + 2) % 6, rows.lane)
     return [rows[:steps] for rows in lived]
 
 
