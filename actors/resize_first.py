@@ -5,7 +5,10 @@
 The emulator does the same as under an EnvPool that skips by itself: sticky actions, rewards, lives, time limits and the
 ends of games are equal, frame by frame. Two things are ours: the number of no-ops after a lost life, which EnvPool
 draws too, comes from another generator; and the last observation of a game that ends in the middle of a step is that
-very frame. An agent step costs about twice the time, since four frames are resized instead of one.
+very frame.
+
+Four frames are resized for each step instead of one: a step of Pong or Breakout at 84x84 takes 1.6 times the processor
+time where lanes come by halves, as in actors, and 2.3 times in lockstep, where frames are received one at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +36,7 @@ def frames_per_recv(lanes: int, recv_batch: int) -> int:
 
 
 class ResizeFirstPool:
-    """Stands in for an asynchronous EnvPool of Atari games with gray frames: the same calls, the same rows.
+    """Stands in for an asynchronous EnvPool of Atari games with grey frames: the same calls, the same rows.
 
     Frames from before an episode are left in the stacks, whatever the first observation of a game has of them.
 

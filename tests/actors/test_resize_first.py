@@ -47,8 +47,8 @@ def make(env: EnvConfig, lanes: int, seeds: list[int], **changes: Any) -> Any:
         ("Breakout-v5", 120, {"sticky_actions": 0.25, "episodic_life": True, "noop_max": 1}),
         ("Breakout-v5", 80, {"frame_skip": 3, "episodic_life": True, "noop_max": 1, "max_episode_steps": 35}),
         ("Qbert-v5", 200, {"frame_skip": 7, "fire_reset": False, "noop_max": 30, "sticky_actions": 0.25}),
-        ("MontezumaRevenge-v5", 120, {"episodic_life": True, "noop_max": 1, "full_action_space": True}),
-        ("Boxing-v5", 40, {"frame_skip": 1, "noop_max": 30}),
+        ("MontezumaRevenge-v5", 100, {"episodic_life": True, "noop_max": 1, "full_action_space": True}),
+        ("Boxing-v5", 15, {"frame_skip": 1, "noop_max": 30}),
     ],
 )
 def test_without_resizing_it_is_envpool(task: str, steps: int, protocol: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ def test_names_are_those_of_ale_in_its_order() -> None:
     assert names("Catch-v0") == ()
 
 
-@pytest.mark.parametrize("task", ["Pong-v5", "Enduro-v5", "Asteroids-v5"])
+@pytest.mark.parametrize("task", ["Pong-v5", "Asteroids-v5"])
 def test_actions_of_one_name_do_the_same_in_the_minimal_and_in_the_full_set(task: str) -> None:
     def memory(full: bool, actions: list[str]) -> Array:
         """The console's memory after each step."""
@@ -65,8 +65,9 @@ def test_actions_of_one_name_do_the_same_in_the_minimal_and_in_the_full_set(task
         numbers = [names(task, full=full).index(action) for action in actions]
         return np.array([pool.step(np.array([number], np.int32))[4]["ram"][0] for number in numbers])
 
-    actions = np.random.default_rng(0).choice(names(task), 150).tolist()
-    np.testing.assert_array_equal(memory(False, actions), memory(True, actions))
+    actions = np.random.default_rng(0).choice(names(task), 100).tolist()
+    minimal = memory(False, actions)
+    np.testing.assert_array_equal(minimal, memory(True, actions))
     rotated = names(task)[1:] + names(task)[:1]
     others = [rotated[names(task).index(action)] for action in actions]
-    assert (memory(False, others) != memory(False, actions)).any(), "whatever is pressed"
+    assert (memory(False, others) != minimal).any(), "whatever is pressed"
