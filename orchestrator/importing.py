@@ -228,14 +228,14 @@ def _provenance(options: ImportOptions, contents: _Contents) -> Provenance:
 
 @contextmanager
 def _staging(store: TeacherStore, options: ImportOptions) -> Generator[Path]:
-    """A folder beside the store's teachers, the same for the same import.
+    """A folder from where the store takes files, the same for the same import.
 
     It stays if the import fails after it has begun to write a buffer; the next one goes on with it.
     """
     key = hashlib.sha256(repr(replace(options, path=options.path.resolve())).encode()).hexdigest()
-    folder = store.root / f".importing-{key[:16]}"
-    with disk_full_explained(store.root):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = store.staging / f"importing-{key[:16]}"
+    with disk_full_explained(folder):
+        folder.mkdir(exist_ok=True)
     try:
         yield folder
     except BaseException:

@@ -163,6 +163,8 @@ class TeacherRecord(_Part):
 
     format: Literal[1] = 1
     """Version of this record."""
+    revision: Annotated[int, Field(ge=0)] = 0
+    """Counts the changes that its store has taken; 0 of a record that no store has taken yet."""
     id: Name
     """Name and the start of the weights' SHA-256: unique, and says whether two stores hold the same teacher."""
     name: Name
@@ -211,12 +213,17 @@ class TeacherRecord(_Part):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Inverse of `to_bytes`. Raises CorruptDataError naming the file and the field."""
+        return cls.from_bytes(path.read_bytes(), where=str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes | str, *, where: str) -> Self:
+        """Inverse of `to_bytes`. Raises CorruptDataError naming `where` and the field."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "record"
-            raise CorruptDataError(f"{path}: {field}: {first['msg']}") from error
+            raise CorruptDataError(f"{where}: {field}: {first['msg']}") from error
 
     def check_agrees(self, env: EnvConfig, *, num_actions: int | None = None) -> None:
         """Raises UserError if a student in `env` would see or do something else than this teacher means."""

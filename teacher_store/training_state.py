@@ -67,7 +67,7 @@ def read_training_state(record: TeacherRecord, store: "TeacherStore") -> Trainin
     state = record.training_state
     if state is None:
         raise UserError("teacher", record.id, "was published without its training state", "set teacher.optimizer=fresh")
-    path = store.folder(record) / state.file
+    path = store.folder(record, state.file) / state.file
     return _unpack(path, read_snapshot(path, sha256=state.sha256))
 
 
