@@ -7,7 +7,7 @@ Anything in there can be removed at any time; it is linked again (of a bucket: f
 
 from pathlib import Path
 
-from teacher_store.publishing import files_of, hashes_of
+from teacher_store.publishing import hashes_of
 from teacher_store.records import TeacherRecord, digest_of_files
 from teacher_store.storage import VIEWS, Storage
 from upcycle.files import disk_full_explained
@@ -32,8 +32,9 @@ def place(storage: Storage, record: TeacherRecord, prefix: str = "") -> Path:
     folder = view_folder(storage, record)
     with disk_full_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for sha256, path in files_of(record, folder).items():
-            if path.relative_to(folder).as_posix().startswith(prefix) and not path.exists():
+        for name, sha256 in hashes_of(record).items():
+            path = folder / name
+            if name.startswith(prefix) and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _share(storage.fetch(sha256), path)
     return folder
