@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from actors.envs import EnvSpec, chunk_spec, env_spec
+from orchestrator.bundles import import_bundle
 from orchestrator.parity import check_parity, network_of
 from orchestrator.teachers import Progress, score_teacher
+from teacher_store.importers.bundle import is_bundle
 from teacher_store.importers.imported import ImportedAgent, ImportedExperience, Request
 from teacher_store.importers.registry import find_importers
 from teacher_store.importers.source import Source as Files
@@ -79,11 +81,14 @@ def import_teacher(
     """Reads an agent, a buffer or both, publishes them as a teacher, and lets the agent play for its score.
 
     Weights are checked before anything is written: every tensor against the network, their values against `reference`.
+    A bundle of another store brings all of this with it, and its options are not looked at.
     An import of a large buffer that was interrupted goes on where it was when it is asked for again.
 
     Raises: UserError for what the user can put right, CorruptDataError for files that are damaged, hostile or of
       another shape than their framework writes. The store is as it was then, but for a score that was not reached.
     """
+    if is_bundle(Files(options.path)):
+        return import_bundle(store, options.path)
     contents = _read(options)
     env, spec = _environment(options, contents)
     agent, parity = contents.agent, None

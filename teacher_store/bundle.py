@@ -78,8 +78,13 @@ def small_files(record: TeacherRecord, ancestors: Sequence[TeacherRecord]) -> di
     }
     for ancestor in ancestors:
         files[f"{ANCESTORS}{ancestor.id}.json"] = ancestor.model_copy(update={"revision": 0}).to_bytes()
-    files[LICENCE] = f"Weights and experience of {record.id}: SPDX-License-Identifier: {record.licence}\n".encode()
+    files[LICENCE] = licence_text(record)
     return files
+
+
+def licence_text(record: TeacherRecord) -> bytes:
+    """The file LICENCE.txt."""
+    return f"Weights and experience of {record.id}: SPDX-License-Identifier: {record.licence}\n".encode()
 
 
 def checksums(small: Mapping[str, bytes], hashes: Mapping[str, str]) -> bytes:

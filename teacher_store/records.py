@@ -14,6 +14,11 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """One component of a path, never `..`: records come from elsewhere and must not point out of their folder."""
 
+RelativePath = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63}/){0,8}[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+]
+"""Some components."""
+
 _AGREED: Final = (
     "task",
     "frame_size",
@@ -130,7 +135,7 @@ class Experience(_Part):
     """Transitions in it."""
     chunks: Annotated[int, Field(ge=0)]
     """Chunks in it."""
-    files: dict[str, Sha256]
+    files: dict[RelativePath, Sha256]
     """SHA-256 of every file, by path relative to `directory`."""
 
 
