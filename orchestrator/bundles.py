@@ -56,7 +56,7 @@ def _check_size(record: TeacherRecord) -> None:
                 stack=record.frame_stack,
                 num_actions=record.num_actions,
             )
-    except (ValueError, RuntimeError, OverflowError) as error:
+    except (ValueError, RuntimeError, OverflowError, TypeError) as error:  # TypeError: torch, of sizes beyond 64 bits
         raise CorruptDataError(f"teacher {record.id}: its record describes no network ({error})") from error
     count = sum(parameter.numel() for parameter in network.parameters())
     if record.weights is None or count > record.weights.bytes:
