@@ -65,7 +65,11 @@ class RemoteStorage:
         with self._explained():
             found = cast(dict[str, dict[str, Any]], self._files.find(self._path(prefix.rstrip("/")), detail=True))
         start = len(self._base) + 1
-        return [Entry(path[start:], int(facts["size"]), _modified(facts)) for path, facts in sorted(found.items())]
+        return [  # a folder stands there if something was put into an empty one meanwhile
+            Entry(path[start:], int(facts["size"]), _modified(facts))
+            for path, facts in sorted(found.items())
+            if facts["type"] == "file"
+        ]
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
         """See `Storage.read`."""

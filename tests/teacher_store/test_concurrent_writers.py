@@ -1,16 +1,15 @@
 import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from teacher_store.garbage import collect_garbage
 from teacher_store.publishing import hashes_of
 from teacher_store.records import Function, TeacherRecord
 from teacher_store.store import TeacherStore
 from tests.teacher_store.stored import ENV, SCORE, make_log, make_training_state, make_weights, publish
+from tests.teacher_store.writers import publish_into_folder
 from upcycle.errors import UserError
 
 
@@ -19,26 +18,11 @@ def store(tmp_path: Path) -> TeacherStore:
     return TeacherStore(tmp_path / "store", bundled=None)
 
 
-def publish_some(folder: Path, writer: int) -> list[str]:
-    """Publishes teachers of its own, one that every writer publishes, and changes one that is there already."""
-    store = TeacherStore(folder / "store", bundled=None)
-    mine = folder / str(writer)
-    mine.mkdir()
-    done = [publish(store, make_weights(mine, seed), name=f"writer-{writer}").id for seed in range(3)]
-    with suppress(UserError):  # all but one of the writers
-        done.append(publish(store, make_weights(mine, 100), name="all", log=folder / "log").id)
-    store.add_experience("shared", make_log(mine / "log", chunks=1 + writer))
-    record = store.get("shared")
-    store.replace(record.model_copy(update={"differences": (*record.differences, str(writer))}))
-    collect_garbage(store, keep_seconds=3600)
-    return done
-
-
 def test_processes_that_write_at_once_lose_nothing(store: TeacherStore, tmp_path: Path):
     make_log(tmp_path / "log")
     shared = publish(store, make_weights(tmp_path), name="shared")
     with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
-        done = [name for names in pool.map(publish_some, [tmp_path] * 3, range(3)) for name in names]
+        done = [name for names in pool.map(publish_into_folder, [tmp_path] * 3, range(3)) for name in names]
     assert len(done) == len(set(done)) == 3 * 3 + 1
     assert sorted([*done, shared.id]) == [record.id for record in store.list()]
     for record in store.list():
