@@ -1,14 +1,19 @@
 """Which teachers there are: the revisions of a storage, and the old folders that it has no revision of."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 from teacher_store.old_folders import find_old_folders
 from teacher_store.records import TeacherRecord
 from teacher_store.revisions import Revision, Revisions
 from teacher_store.storage import Storage
 from upcycle.errors import UserError
+
+
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def ancestors_of(records: Mapping[str, TeacherRecord], ids: Iterable[str]) -> set[str]:
@@ -55,6 +60,9 @@ class Catalogue:
 
     def get(self, name: str) -> TeacherRecord:
         """See `TeacherStore.get`."""
+        exact = self.revisions.newest_of(name) if _ID.fullmatch(name) else None
+        if exact is not None and exact.listed:
+            return exact.record
         records = {record.id: record for record in self.list()}
         if name in records:
             return records[name]

@@ -247,6 +247,7 @@ class TeacherStore:
 
         add(None)  # before anything is written
         with self._writing(record, files, [ancestor.id for ancestor in ancestors]):
+            known = self.catalogue.newest()  # the lease keeps it so
             for ancestor in ancestors:
                 if ancestor.id not in known:
                     self.catalogue.remember(ancestor)

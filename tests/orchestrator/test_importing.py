@@ -92,7 +92,7 @@ def test_a_student_is_grown_from_it_without_another_word(store: TeacherStore, tm
 
 
 def test_the_same_import_again_is_refused_before_its_buffer_is_read(store: TeacherStore):
-    record = import_teacher(store, OPTIONS)
+    import_teacher(store, OPTIONS)
     asked: list[int] = []
     with pytest.raises(UserError, match=r"is in the store already.*--name"):
         import_teacher(store, OPTIONS, on_progress=lambda done, _: asked.append(done))
