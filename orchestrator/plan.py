@@ -51,14 +51,14 @@ class Plan:
     Attributes:
       spec: chunks of the whole run; those of the teachers' logs where there are any.
       teachers: in the order of the configuration; none in a run from scratch.
-      store: root of the store that the teachers lie in.
+      store: path or URL of the store that the teachers lie in.
     """
 
     config: RunConfig
     spec: ChunkSpec
     baselines: Baselines
     teachers: tuple[PlannedTeacher, ...]
-    store: Path
+    store: str
 
     @property
     def best(self) -> PlannedTeacher | None:
@@ -79,7 +79,7 @@ class Plan:
             "id": teacher.record.id,
             "name": teacher.record.name,
             "score": teacher.score,
-            "store": str(self.store.resolve()),
+            "store": self.store,
             "log": None if teacher.log is None else str(teacher.log.resolve()),
         }
 
@@ -101,7 +101,7 @@ def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view:
     spec = chunk_spec(config.env, config.replay.chunk_steps, config.replay.max_n_step)
     _check_network(config, spec)
     if not has_teacher(config):
-        return Plan(config, spec, Baselines(_random_score(config, view), None), (), store.root)
+        return Plan(config, spec, Baselines(_random_score(config, view), None), (), store.location)
     records = [_scored(config, record, store, stop=stop, view=view) for record in _find_teachers(config, store)]
     baselines = _baselines(config, records, view)
     logs: list[Path | None] = [None] * len(records)
@@ -109,7 +109,7 @@ def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view:
         records, spec = _with_experience(config, records, store, spec, stop=stop, view=view)
         logs = [store.log_directory(record) for record in records]
     teachers = [PlannedTeacher(record, _score(record), log) for record, log in zip(records, logs, strict=True)]
-    return Plan(config, spec, baselines, tuple(teachers), store.root)
+    return Plan(config, spec, baselines, tuple(teachers), store.location)
 
 
 def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord]:

@@ -104,8 +104,7 @@ def collect_experience(
     """
     spec = spec or chunk_spec(record.env, _CHUNK_STEPS, _LOOKAHEAD)
     frame_skip = env_spec(record.env).frame_skip
-    store.root.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".collecting-", dir=store.root))  # beside the store: linked, not copied
+    temporary = Path(tempfile.mkdtemp(prefix=".collecting-", dir=store.staging))  # from there it is linked, not copied
     try:
         with ExperienceLogWriter.open(temporary / "log", spec, record.env) as log:
             chunks = collect_chunks(
@@ -216,9 +215,8 @@ def _training_state(folder: RunFolder | None, store: TeacherStore) -> Generator[
         config.network, frame_shape=spec.frame_shape, stack=spec.stack, num_actions=spec.num_actions
     )
     arrays = to_training_arrays(found[1]["train_state"], network, config.learner.optimizer)
-    store.root.mkdir(parents=True, exist_ok=True)
-    # Beside the store, so that it is linked and not copied.
-    with tempfile.TemporaryDirectory(prefix=".publishing-", dir=store.root) as temporary:
+    # From there it is linked, not copied.
+    with tempfile.TemporaryDirectory(prefix=".publishing-", dir=store.staging) as temporary:
         path = Path(temporary) / "state"
         write_training_state(path, arrays)
         yield path

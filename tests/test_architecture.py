@@ -46,7 +46,10 @@ OWNERS = {
     "pickle": (),
     "pickletools": ("teacher_store/importers/pickle_reader.py",),
     "msgpack": ("teacher_store/importers/",),
-    "zipfile": ("teacher_store/importers/",),
+    "zipfile": ("teacher_store/importers/", "teacher_store/bundle.py"),
+    "fsspec": ("teacher_store/remote_storage.py",),
+    "s3fs": (),
+    "botocore": ("teacher_store/remote_storage.py",),
     "networkx": ("teacher_store/lineage.py", "orchestrator/lineage_"),
 }
 """Foreign libraries, and the only modules that may import them."""

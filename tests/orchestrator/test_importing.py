@@ -79,7 +79,7 @@ def test_an_agent_with_its_buffer_becomes_a_teacher_with_its_protocol_and_a_scor
     assert record.actions == ("noop", "fire", "right", "left", "right + fire", "left + fire")
     assert record.licence == "NOASSERTION"
     store.verify(record)
-    assert [path.name for path in store.root.iterdir()] == [record.id]
+    assert list(store.staging.iterdir()) == []
 
 
 def test_a_student_is_grown_from_it_without_another_word(store: TeacherStore, tmp_path: Path):
@@ -94,12 +94,12 @@ def test_a_student_is_grown_from_it_without_another_word(store: TeacherStore, tm
 
 
 def test_the_same_import_again_is_refused_before_its_buffer_is_read(store: TeacherStore):
-    record = import_teacher(store, OPTIONS)
+    import_teacher(store, OPTIONS)
     asked: list[int] = []
     with pytest.raises(UserError, match=r"is in the store already.*--name"):
         import_teacher(store, OPTIONS, on_progress=lambda done, _: asked.append(done))
     assert asked == []
-    assert [path.name for path in store.root.iterdir()] == [record.id]
+    assert list(store.staging.iterdir()) == []
 
 
 def test_an_import_that_was_interrupted_goes_on_and_ends_the_same(store: TeacherStore, tmp_path: Path):
