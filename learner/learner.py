@@ -22,7 +22,7 @@ from learner.batch_source import BatchSource
 from learner.batches import Batch
 from learner.labels import TeacherLabels
 from learner.loss_report import LossReport
-from learner.objective import Objective, weights_of
+from learner.objective import Objective, temperatures_of, weights_of
 from learner.ranks import Agreement, Order, Ranks, Verdict
 from learner.readback import Readback
 from learner.saving import Saving
@@ -152,7 +152,8 @@ class Learner:
         self._metrics.set("learner_phase", PHASES.index(phase))
         _log.info("phase_started", phase=phase, **self._standing.counters(self._state.learner_steps))
         weights = weights_of(self._teachers, self._folder.manifest, self._state.device)
-        objective = Objective.of_phase(self._config, phase, weights)
+        temperatures = temperatures_of(self._teachers, self._config.distillation.temperature, self._state.device)
+        objective = Objective.of_phase(self._config, phase, weights, temperatures)
         if objective.imitates and phase == "offline":
             ranks = self._ranks
             self._labels.annotate_table(
@@ -203,7 +204,7 @@ class Learner:
         if batch.largest_weight != agreement.largest_weight:
             batch.importance_weights.mul_(batch.largest_weight / agreement.largest_weight)
         with self._ranks.averaging():
-            result = train_step(self._state, batch, objective, multiplier=agreement.multiplier, teacher_q_values=labels)
+            result = train_step(self._state, batch, objective, multiplier=agreement.multiplier, teacher_values=labels)
         if phase != "offline" and self._config.replay.sampler == "proportional":
             keys = batch.keys
             self._readback.push(result.priorities, lambda values: source.write_back(keys, values.astype("float64")))

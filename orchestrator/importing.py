@@ -103,6 +103,7 @@ def import_teacher(
             frame_stack=spec.stack,
             num_actions=spec.num_actions,
             weights=weights,
+            kind="experience" if agent is None else agent.kind,
             differences=() if agent is None else agent.differences,
             parity=parity,
             log_directory=_write_log(contents.experience, folder, options, env, stop=stop, on_progress=on_progress),

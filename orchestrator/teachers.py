@@ -6,15 +6,16 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 
 from actors.envs import chunk_spec, env_spec
 from actors.policy import QPolicy
-from actors.rollout import EpisodeResults, QFunction, collect_chunks, play_episodes, random_score
+from actors.rollout import EpisodeResults, collect_chunks, play_episodes, random_score
 from learner.checkpoint import CheckpointFolder
 from learner.training_arrays import to_training_arrays
+from orchestrator.acting import acting, way_of_acting
 from orchestrator.baselines import teachers_of
 from teacher_store.records import Provenance, Score, TeacherRecord
 from teacher_store.store import TeacherStore
@@ -59,11 +60,13 @@ def score_teacher(
 ) -> TeacherRecord:
     """Plays whole games with a teacher and writes the score into its record, with the random policy's if it lacks it.
 
-    Raises: UserError if it was stopped before the last game ended; CorruptDataError if the weights are damaged.
+    Raises: UserError if it was stopped before the last game ended, or is no policy; CorruptDataError if the weights
+      are damaged.
     """
+    teacher = load_teacher(record, store)
     results = play_episodes(
         record.env,
-        _q_function(record, store),
+        acting(teacher, seed=seed_for(seed, "actions", 0)),
         episodes=episodes,
         epsilon=epsilon,
         lanes=lanes,
@@ -76,7 +79,9 @@ def score_teacher(
         raise UserError("teacher", record.id, "was stopped before its last game ended", "start the evaluation again")
     random = record.random_score if record.random_score is not None else _random_score(record.env, seed)
     return store.replace(
-        record.model_copy(update={"score": _to_score(results.returns, epsilon), "random_score": random})
+        record.model_copy(
+            update={"score": _to_score(results.returns, epsilon, way_of_acting(teacher)), "random_score": random}
+        )
     )
 
 
@@ -114,7 +119,7 @@ def collect_experience(
         with ExperienceLogWriter.open(temporary / "log", spec, record.env) as log:
             chunks = collect_chunks(
                 record.env,
-                _q_function(record, store),
+                acting(load_teacher(record, store), seed=seed_for(seed, "actions", 0)),
                 spec,
                 frames=frames,
                 epsilons=epsilons,
@@ -277,12 +282,9 @@ def _has_log(folder: RunFolder) -> bool:
         return False
 
 
-def _q_function(record: TeacherRecord, store: TeacherStore) -> QFunction:
-    teacher = load_teacher(record, store)
-    return lambda observation: teacher.q_values(torch.from_numpy(observation)).numpy()
-
-
-def _to_score(returns: Sequence[float] | Array, epsilon: float) -> Score:
+def _to_score(
+    returns: Sequence[float] | Array, epsilon: float, actions: Literal["greedy", "sampled"] = "greedy"
+) -> Score:
     interval = mean_interval(returns)
     return Score(
         mean_return=round(sum(map(float, returns)) / len(returns), 6),
@@ -290,6 +292,7 @@ def _to_score(returns: Sequence[float] | Array, epsilon: float) -> Score:
         epsilon=epsilon,
         interval_low=interval.low,
         interval_high=interval.high,
+        actions=actions,
     )
 
 

@@ -20,11 +20,14 @@ from typing import Final
 
 import platformdirs
 
+from teacher_store.functions import digest_of_function
 from teacher_store.records import (
     Experience,
+    Function,
     Parity,
     Provenance,
     Score,
+    TeacherKind,
     TeacherRecord,
     Weights,
     digest_of_files,
@@ -136,6 +139,8 @@ class TeacherStore:
         frame_stack: int,
         num_actions: int,
         weights: Path | None,
+        kind: TeacherKind = "q_values",
+        function: Function | None = None,
         actions: tuple[str, ...] = (),
         differences: tuple[str, ...] = (),
         parity: Parity | None = None,
@@ -156,15 +161,19 @@ class TeacherStore:
             raise UserError("--name", name, "is no name of a teacher", "use up to 48 letters, digits, dots, - and _")
         if weights is not None:
             sha256 = sha256_of(weights)
+        elif function is not None:
+            sha256 = digest_of_function(function, kind)
         elif log_directory is not None:  # then its experience is what tells it from others
             sha256 = digest_of_files(_hashes(log_directory))
         else:
-            raise ValueError("a teacher without weights and without experience")
+            raise ValueError("a teacher without weights, function or experience")
         record = TeacherRecord(
             id=teacher_id(name, sha256),
             name=name,
+            kind=kind,
             env=env,
             network=network,
+            function=function,
             frame_shape=frame_shape,
             frame_stack=frame_stack,
             num_actions=num_actions,

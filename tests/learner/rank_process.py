@@ -70,7 +70,7 @@ def train(ranks: Ranks) -> TrainState:
             replace(batch, importance_weights=batch.importance_weights * (largest / agreement.largest_weight)),
             OBJECTIVE,
             multiplier=agreement.multiplier,
-            teacher_q_values=teacher(batch.observation).unsqueeze(1),
+            teacher_values=teacher(batch.observation).unsqueeze(1),
         )
     return state
 

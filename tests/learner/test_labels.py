@@ -105,7 +105,7 @@ def test_one_pass_labels_every_stored_state_once_and_a_second_one_nothing(
         labels.annotate_table(replay, "teacher", VIEW, StopSignal())
         assert labels.num_states == len(teachers) * replay.stats("teacher").num_annotated <= 2 * num_states
         states, values = scanned(replay)
-        expected = torch.cat([teacher.q_values(torch.from_numpy(states)) for teacher in teachers], dim=1)
+        expected = torch.cat([teacher.values(torch.from_numpy(states)) for teacher in teachers], dim=1)
         np.testing.assert_allclose(values, expected.numpy(), rtol=1e-5, atol=1e-6)
         again = new_labels(teachers)
         again.annotate_table(replay, "teacher", VIEW, StopSignal())
@@ -151,7 +151,7 @@ def test_only_states_without_a_label_are_computed_and_handed_on(
         values = labels.of(batch, kept)
         assert (values.shape, labels.num_states) == ((32, 2, 2), 64)
         for number, teacher in enumerate(teachers):
-            torch.testing.assert_close(values[:, number], teacher.q_values(batch.observation))
+            torch.testing.assert_close(values[:, number], teacher.values(batch.observation))
         assert kept.keys is not None
         assert kept.values is not None
         replay.annotate("teacher", kept.keys.choose(np.arange(20)), kept.values[:20])
@@ -169,5 +169,5 @@ def test_a_table_without_annotations_gets_labels_all_the_same(teachers: list[Tea
     with stored(experience, width=0) as replay:
         kept, batch = Kept(), next_batch(replay)
         values = new_labels(teachers).of(batch, kept)
-        torch.testing.assert_close(values[:, 1], teachers[1].q_values(batch.observation))
+        torch.testing.assert_close(values[:, 1], teachers[1].values(batch.observation))
         assert kept.keys is None

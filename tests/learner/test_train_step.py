@@ -66,7 +66,7 @@ def test_all_terms_are_added_up_with_their_weights(head: str, form: str) -> None
         cql=CqlConfig(coefficient=0.3),
     )
     teacher = labels(batch)
-    loss, result = compute_loss(state, batch, terms, multiplier=0.6, teacher_q_values=teacher)
+    loss, result = compute_loss(state, batch, terms, multiplier=0.6, teacher_values=teacher)
     weights, q_values = batch.importance_weights, state.online_network(batch.observation)
     log_policy = teacher_policy(teacher, TAU, torch.tensor([0.25, 0.75]))
     by_hand = {
@@ -106,14 +106,14 @@ def td_by_hand(state: TrainState, batch: Batch) -> Tensor:
 
 def test_a_multiplier_of_0_leaves_the_teachers_alone() -> None:
     state, batch = new_state(), new_batch()
-    _, result = compute_loss(state, batch, objective(state), multiplier=0.0, teacher_q_values=None)
+    _, result = compute_loss(state, batch, objective(state), multiplier=0.0, teacher_values=None)
     assert result.terms[1:].tolist() == [0, 0, 0, 0]
 
 
 def test_without_td_loss_only_the_teacher_is_followed() -> None:
     state, batch = new_state(td_coefficient=0.0), new_batch()
     before = state.online_network(batch.observation)
-    loss, result = compute_loss(state, batch, objective(state), multiplier=1.0, teacher_q_values=before[:, None])
+    loss, result = compute_loss(state, batch, objective(state), multiplier=1.0, teacher_values=before[:, None])
     assert float(result.terms[0]) > 0
     loss.backward()
     assert all(
@@ -127,8 +127,8 @@ def test_priorities_are_of_the_td_term_alone(head: str) -> None:
     state, batch = new_state(head), new_batch()
     heavy = replace(batch, importance_weights=batch.importance_weights * 7)
     terms = objective(state)
-    _, plain = compute_loss(state, batch, terms, multiplier=0.0, teacher_q_values=None)
-    _, taught = compute_loss(state, heavy, terms, multiplier=1.0, teacher_q_values=labels(batch))
+    _, plain = compute_loss(state, batch, terms, multiplier=0.0, teacher_values=None)
+    _, taught = compute_loss(state, heavy, terms, multiplier=1.0, teacher_values=labels(batch))
     torch.testing.assert_close(plain.priorities, taught.priorities)
     assert float(plain.priorities.min()) > 0
     if head == "c51":
@@ -140,7 +140,7 @@ def test_double_q_learning_lets_the_online_network_choose() -> None:
     with torch.no_grad():
         for parameter in state.online_network.head.parameters():
             parameter.copy_(torch.randn_like(parameter))
-    _, result = compute_loss(state, batch, objective(state), multiplier=0.0, teacher_q_values=None)
+    _, result = compute_loss(state, batch, objective(state), multiplier=0.0, teacher_values=None)
     best = state.online_network(batch.next_observation).argmax(1, keepdim=True)
     target = batch.n_step_return + batch.discount * state.target_network(batch.next_observation).gather(1, best)[:, 0]
     error = state.online_network(batch.observation).gather(1, batch.action[:, None])[:, 0] - target
@@ -155,7 +155,7 @@ def test_a_gated_teacher_counts_only_where_the_student_thinks_well_of_its_action
 
     def distillation(*teachers: Tensor) -> float:
         values = torch.stack(teachers, dim=1)
-        _, result = compute_loss(state, batch, gated, multiplier=1.0, teacher_q_values=values)
+        _, result = compute_loss(state, batch, gated, multiplier=1.0, teacher_values=values)
         return float(result.terms[TERMS.index("distillation_loss")])
 
     assert distillation(worst, worst) == 0.0
@@ -167,10 +167,10 @@ def test_a_step_moves_the_online_network_and_the_target_follows_its_period() -> 
     state, batch = new_state(target_update_period=2), new_batch()
     weight, target = state.online_network.hidden.weight, state.target_network.hidden.weight
     before = weight.detach().clone()
-    train_step(state, batch, objective(state), multiplier=1.0, teacher_q_values=labels(batch))
+    train_step(state, batch, objective(state), multiplier=1.0, teacher_values=labels(batch))
     assert not torch.equal(weight, before)
     assert torch.equal(target, before)
-    train_step(state, batch, objective(state), multiplier=1.0, teacher_q_values=labels(batch))
+    train_step(state, batch, objective(state), multiplier=1.0, teacher_values=labels(batch))
     assert torch.equal(target, weight)
     assert state.learner_steps == 2
 
@@ -180,9 +180,9 @@ def test_steps_lower_what_they_minimise(head: str) -> None:
     state, batch = new_state(head), new_batch()
     terms, losses = objective(state), list[float]()
     for _ in range(30):
-        loss, _ = compute_loss(state, batch, terms, multiplier=1.0, teacher_q_values=labels(batch))
+        loss, _ = compute_loss(state, batch, terms, multiplier=1.0, teacher_values=labels(batch))
         losses.append(loss.item())
-        train_step(state, batch, terms, multiplier=1.0, teacher_q_values=labels(batch))
+        train_step(state, batch, terms, multiplier=1.0, teacher_values=labels(batch))
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -199,8 +199,8 @@ def test_a_cuda_device_takes_the_same_steps(head: str) -> None:
         state, batch = new_state(head, device), new_batch(device)
         terms = objective(state)
         for _ in range(steps - 1):
-            train_step(state, batch, terms, multiplier=1.0, teacher_q_values=labels(batch))
-        result = train_step(state, batch, terms, multiplier=1.0, teacher_q_values=labels(batch))
+            train_step(state, batch, terms, multiplier=1.0, teacher_values=labels(batch))
+        result = train_step(state, batch, terms, multiplier=1.0, teacher_values=labels(batch))
         return [float(term) for term in result.terms]
 
     cuda = torch.device("cuda")

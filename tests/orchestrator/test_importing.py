@@ -52,7 +52,7 @@ def weights_alone(tmp_path: Path) -> Path:
 
 def write_reference(path: Path, store: TeacherStore, name: str, *, error: float = 0.0) -> Path:
     observations = np.random.default_rng(0).integers(0, 256, (3, 4, 42, 42), np.uint8)
-    q_values = load_teacher(store.get(name), store).q_values(torch.from_numpy(observations)).numpy()
+    q_values = load_teacher(store.get(name), store).values(torch.from_numpy(observations)).numpy()
     np.savez(path, allow_pickle=False, observations=observations, q_values=q_values + np.float32(error))
     return path
 
