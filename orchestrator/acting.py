@@ -1,13 +1,16 @@
-"""How a teacher acts: by its best action, or by drawing from the probabilities that it gives."""
+"""How a teacher acts, by its best action or by drawing from the probabilities that it gives, and the score of that."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 
 from actors.rollout import QFunction
+from teacher_store.records import Score
 from teacher_store.teacher import Teacher
 from upcycle.chunks import Array
+from upcycle.statistics import mean_interval
 
 
 def way_of_acting(teacher: Teacher) -> Literal["greedy", "sampled"]:
@@ -31,3 +34,18 @@ def acting(teacher: Teacher, *, seed: int) -> QFunction:
         return found + rng.gumbel(size=found.shape) if sampled else found
 
     return values
+
+
+def to_score(
+    returns: Sequence[float] | Array, epsilon: float, actions: Literal["greedy", "sampled"] = "greedy"
+) -> Score:
+    """The score of whole games, with the bootstrap interval of its mean."""
+    interval = mean_interval(returns)
+    return Score(
+        mean_return=round(sum(map(float, returns)) / len(returns), 6),
+        episodes=len(returns),
+        epsilon=epsilon,
+        interval_low=interval.low,
+        interval_high=interval.high,
+        actions=actions,
+    )

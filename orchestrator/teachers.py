@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
@@ -15,9 +15,9 @@ from actors.policy import QPolicy
 from actors.rollout import EpisodeResults, collect_chunks, play_episodes, random_score
 from learner.checkpoint import CheckpointFolder
 from learner.training_arrays import to_training_arrays
-from orchestrator.acting import acting, way_of_acting
-from orchestrator.baselines import teachers_of
-from teacher_store.records import Provenance, Score, TeacherRecord
+from orchestrator.acting import acting, to_score, way_of_acting
+from orchestrator.baselines import encoder_of, parents_of
+from teacher_store.records import Provenance, TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from teacher_store.training_state import write_training_state
@@ -31,7 +31,6 @@ from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import Stop, seed_for
 from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
-from upcycle.statistics import mean_interval
 
 _EPSILON: Final = 0.001
 _RANDOM_EPISODES: Final = 20
@@ -80,7 +79,7 @@ def score_teacher(
     random = record.random_score if record.random_score is not None else _random_score(record.env, seed)
     return store.replace(
         record.model_copy(
-            update={"score": _to_score(results.returns, epsilon, way_of_acting(teacher)), "random_score": random}
+            update={"score": to_score(results.returns, epsilon, way_of_acting(teacher)), "random_score": random}
         )
     )
 
@@ -197,17 +196,18 @@ def publish_from_run(
             num_actions=spec.num_actions,
             actions=_ACTIONS.get(config.env.task, ()),
             weights=path,
-            score=_to_score(returns, config.evaluation.epsilon),
+            score=to_score(returns, config.evaluation.epsilon),
             random_score=float(random) if random is not None else _random_score(config.env, config.seed),
             training_state=training_state,
             log_directory=folder.experience if with_experience and _has_log(folder) else None,
             licence=licence,
-            parents=tuple(str(known["id"]) for known in teachers_of(manifest)),
+            parents=parents_of(manifest),
             provenance=Provenance(
                 run_id=str(manifest["run_id"]),
                 config=dump_config(config),
                 learner_steps=int(snapshot.metadata["learner_steps"]),
                 env_frames=int(snapshot.metadata["env_frames"]),
+                encoder=encoder_of(manifest).get("sha256"),
                 versions=manifest.get("versions", {}),
             ),
         )
@@ -280,20 +280,6 @@ def _has_log(folder: RunFolder) -> bool:
         return bool(log_parts(folder.experience))
     except UserError:  # the run was told not to log (replay.log_experience)
         return False
-
-
-def _to_score(
-    returns: Sequence[float] | Array, epsilon: float, actions: Literal["greedy", "sampled"] = "greedy"
-) -> Score:
-    interval = mean_interval(returns)
-    return Score(
-        mean_return=round(sum(map(float, returns)) / len(returns), 6),
-        episodes=len(returns),
-        epsilon=epsilon,
-        interval_low=interval.low,
-        interval_high=interval.high,
-        actions=actions,
-    )
 
 
 def _random_score(env: EnvConfig, seed: int) -> float:

@@ -3,10 +3,11 @@
     [project.entry-points."upcycle.teachers"]
     my-policy = "my_package:policy"
 
-The object is called with a batch of observations, uint8 [B, stack, H, W] or float32 [B, 1, D], and returns float [B, A]:
-action values, or the probabilities of the actions. A class is called without arguments first, once in each process.
-Attributes say what it is: `kind` ("q_values" or "probabilities"), and if it has them `cacheable` (equal observations
-always get equal values, whatever else is in the batch; by default not) and `actions` (the meaning of each, in order).
+The object is called with a batch of observations, uint8 [B, stack, H, W] or float32 [B, 1, D], and returns float
+[B, A]: action values, or the probabilities of the actions. A class is called without arguments first, once in each
+process. Its attributes say what it is: `kind` ("q_values" or "probabilities"), and if it has them `cacheable` (equal
+observations always get equal values, whatever else is in the batch; by default not) and `actions` (the meaning of each
+action, in order).
 """
 
 import difflib

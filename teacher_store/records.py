@@ -147,6 +147,8 @@ class Provenance(_Part):
     """Gradient steps they have seen."""
     env_frames: int | None = None
     """Environment frames of the run."""
+    encoder: Sha256 | None = None
+    """Of the weight file that its torso began as, if there was one."""
     versions: dict[str, str] = {}
     """Versions of the software, by package."""
     created: float | None = None
