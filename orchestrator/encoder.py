@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 
@@ -137,6 +138,9 @@ def _check_shapes(config: RunConfig, spec: EnvSpec, name: str, torso: Tensors) -
         problem = f"its {_TORSO}{key} is {found.get(key, 'missing')}, the student's {expected.get(key, 'missing')}"
         remedy = "set network.kind, network.width, network.padding and env.frame_stack as it was trained with"
         raise UserError(_FIELD, name, problem, remedy)
+    for key, tensor in torso.items():
+        if not np.isfinite(tensor).all():
+            raise CorruptDataError(f"{name}: {_TORSO}{key} holds values that are not finite")
 
 
 def _refuse(field: str, value: Any, problem: str, remedy: str) -> None:
