@@ -7,6 +7,7 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from orchestrator.cli_options import RUNS, Overrides, check_positive, open_run
+from upcycle.errors import UserError
 
 teacher_app = SubcommandApp()
 
@@ -104,7 +105,8 @@ def register(
     task: str,
     name: str | None = None,
     kind: Literal["q_values", "probabilities"] | None = None,
-    cacheable: bool | None = None,
+    cacheable: bool = False,
+    no_cacheable: bool = False,
     set_: Overrides = (),
     licence: str = "NOASSERTION",
     episodes: int = 30,
@@ -118,13 +120,16 @@ def register(
         task: EnvPool task that it plays, for example Pong-v5
         name: what to call the teacher; by default as the entry point
         kind: what it returns, if it does not say so itself
-        cacheable: equal observations always get equal values; by default what it says itself, or else no
+        cacheable: equal observations always get equal values; by default it is as it says itself, or else not so
+        no_cacheable: they may get others
         set_: change one field of the protocol, for example --set env.sticky_actions=0.25; may be given several times
         licence: of the policy, an SPDX identifier
         episodes: whole games to play for the score; 0 plays none
         seed: of these games
         json: print one JSON value
     """
+    if cacheable and no_cacheable:
+        raise UserError("--cacheable", True, "--no-cacheable contradicts it", "give one of them")
     from orchestrator import teacher_commands
     from orchestrator.registering import RegisterOptions
 
@@ -133,7 +138,7 @@ def register(
         task=task,
         name=name or entry_point,
         kind=kind,
-        cacheable=cacheable,
+        cacheable=cacheable or (False if no_cacheable else None),
         overrides=set_,
         licence=licence,
         episodes=episodes,

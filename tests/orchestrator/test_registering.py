@@ -111,7 +111,6 @@ def test_another_version_than_the_one_that_was_registered_is_refused(
         ({"overrides": ("learner.batch_size=3",)}, "--set.*no field of the environment"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 def test_what_a_function_may_not_be(change: dict[str, object], problem: str, store: TeacherStore) -> None:
     with pytest.raises(UserError, match=problem):
         register_function(store, replace(CATCHER, **change))  # pyright: ignore[reportArgumentType]
@@ -133,3 +132,5 @@ def test_the_commands_register_and_show_it(
     assert "once for each stored state" in capsys.readouterr().out
     assert main(arguments) == 2
     assert "--kind" in capsys.readouterr().err
+    assert main([*arguments, "--cacheable", "--no-cacheable"]) == 2
+    assert "contradicts" in capsys.readouterr().err
