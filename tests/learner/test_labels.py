@@ -14,6 +14,7 @@ from learner.labels import TeacherLabels
 from replay_service.server import ReplayShard
 from replay_service.sharding import ShardedReplay, TransitionKeys
 from replay_service.types import TableConfig
+from teacher_store.functions import PolicyFunction
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience
@@ -163,6 +164,43 @@ def test_only_states_without_a_label_are_computed_and_handed_on(
         assert labels.num_states == 64 + 2 * missing
         assert rest.values is not None
         assert rest.values.shape == (missing, 4)
+
+
+class Sequel:
+    """A policy that never says the same twice, in place of `PolicyFunction.call`."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, observation: Array) -> Array:
+        self.calls += 1
+        return np.full((len(observation), 2), self.calls, np.float32)
+
+
+def test_a_teacher_that_is_not_cacheable_is_asked_for_every_batch_and_keeps_its_place(
+    teachers: list[Teacher], experience: list[bytes]
+) -> None:
+    call = Sequel()
+    policy = PolicyFunction("sequel", "tests", "1", call, "q_values")
+    function = policy.describe(seconds_per_state=0.0)
+    record = teachers[0].record.model_copy(update={"function": function, "network": None, "weights": None})
+    labels = new_labels([Teacher(record, policy, CPU), *teachers])
+    with stored(experience) as replay:
+        labels.annotate_table(replay, "teacher", VIEW, StopSignal())
+        before = labels.num_states
+        assert (call.calls, before) == (0, len(teachers) * replay.stats("teacher").num_annotated)
+        for calls in (1, 2):
+            batch = next_batch(replay)
+            values = labels.of(batch, Kept())
+            assert (values.shape, values[:, 0].unique().tolist()) == ((32, 3, 2), [calls])
+            for number, teacher in enumerate(teachers, start=1):
+                torch.testing.assert_close(values[:, number], teacher.values(batch.observation))
+        assert labels.num_states == before + 2 * 32
+    alone, kept = new_labels([Teacher(record, policy, CPU)]), Kept()
+    with stored(experience, width=0) as replay:
+        alone.annotate_table(replay, "teacher", VIEW, StopSignal())
+        assert alone.of(next_batch(replay), kept).unique().tolist() == [3]
+    assert kept.keys is None
 
 
 def test_a_table_without_annotations_gets_labels_all_the_same(teachers: list[Teacher], experience: list[bytes]) -> None:

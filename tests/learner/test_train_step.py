@@ -11,11 +11,21 @@ from torch import Tensor
 from learner.batches import Batch
 from learner.losses import categorical_loss, conservative_loss, distillation_loss, margin_loss, teacher_policy
 from learner.measured_tuning import random_batch
-from learner.objective import TERMS, Objective, score_weights
+from learner.objective import TERMS, Objective, score_weights, temperatures_of
 from learner.train_state import TrainState
 from learner.train_step import compute_loss, train_step
+from teacher_store.records import TeacherKind, TeacherRecord
+from teacher_store.teacher import Teacher
 from upcycle.chunks import ChunkSpec
-from upcycle.config import CqlConfig, DistillationConfig, LearnerConfig, MarginConfig, NetworkConfig, TeacherConfig
+from upcycle.config import (
+    CqlConfig,
+    DistillationConfig,
+    EnvConfig,
+    LearnerConfig,
+    MarginConfig,
+    NetworkConfig,
+    TeacherConfig,
+)
 from upcycle.networks import build_network
 from upcycle.windows import View
 
@@ -145,6 +155,50 @@ def test_double_q_learning_lets_the_online_network_choose() -> None:
     target = batch.n_step_return + batch.discount * state.target_network(batch.next_observation).gather(1, best)[:, 0]
     error = state.online_network(batch.observation).gather(1, batch.action[:, None])[:, 0] - target
     torch.testing.assert_close(result.priorities, error.detach().abs() + 1e-6)
+
+
+@pytest.mark.parametrize("combination", ["mixture", "value_gated"])
+def test_teachers_that_give_probabilities_and_such_that_give_values_teach_together(combination: str) -> None:
+    state, batch = new_state(), new_batch()
+    temperatures = temperatures_of([teacher("q_values"), teacher("probabilities")], TAU, CPU)
+    teaching = TeacherConfig.model_validate({"combination": combination, "gate_tolerance": 100.0})
+    terms = objective(state, teacher=teaching, temperatures=temperatures)
+    values, q_values = labels(batch), state.online_network(batch.observation)
+    probabilities = torch.softmax(values[:, 1] / 0.02, dim=1)
+    policies = [torch.softmax(values[:, 0] / TAU, dim=1), probabilities]
+    mixed = torch.stack([values[:, 0], probabilities.log()], dim=1)
+    if combination == "mixture":
+        expected = 0.25 * policies[0] + 0.75 * policies[1]
+    else:
+        liked = torch.stack([q_values.gather(1, policy.argmax(1, keepdim=True))[:, 0] for policy in policies])
+        expected = torch.where(liked.argmax(0)[:, None] == 0, *policies)
+        assert 0 < int(liked.argmax(0).sum()) < 16
+    _, result = compute_loss(state, batch, terms, multiplier=1.0, teacher_values=mixed)
+    kl = distillation_loss(q_values, expected.log(), TAU)
+    torch.testing.assert_close(result.terms[1], (batch.importance_weights * kl).mean().detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_teachers_of_one_kind_share_a_temperature() -> None:
+    assert temperatures_of([], TAU, CPU) is None
+    assert temperatures_of([teacher("q_values"), teacher("q_values")], TAU, CPU) is None
+    alone = temperatures_of([teacher("probabilities")], TAU, CPU)
+    assert alone is not None
+    assert alone.tolist() == [[1.0]]
+
+
+def teacher(kind: TeacherKind) -> Teacher:
+    record = TeacherRecord(
+        id="some-01234567",
+        name="some",
+        kind=kind,
+        env=EnvConfig(frame_size=42),
+        network=NetworkConfig(),
+        frame_shape=(42, 42),
+        frame_stack=4,
+        num_actions=6,
+        weights=None,
+    )
+    return Teacher(record, new_state().online_network, CPU)
 
 
 def test_a_gated_teacher_counts_only_where_the_student_thinks_well_of_its_action() -> None:
