@@ -171,7 +171,7 @@ def test_teachers_that_give_probabilities_and_such_that_give_values_teach_togeth
         expected = 0.25 * policies[0] + 0.75 * policies[1]
     else:
         liked = torch.stack([q_values.gather(1, policy.argmax(1, keepdim=True))[:, 0] for policy in policies])
-        expected = torch.where(liked.argmax(0)[:, None] == 0, *policies)
+        expected = torch.where(liked.argmax(0)[:, None] == 0, policies[0], policies[1])
         assert 0 < int(liked.argmax(0).sum()) < 16
     _, result = compute_loss(state, batch, terms, multiplier=1.0, teacher_values=mixed)
     kl = distillation_loss(q_values, expected.log(), TAU)

@@ -120,7 +120,7 @@ def test_a_buffer_alone_teaches_nothing_by_itself_and_can_be_given_to_a_teacher(
     buffer = tmp_path / "buffer"
     shutil.copytree(FOLDER, buffer, ignore=shutil.ignore_patterns("ckpt.*"))
     record = import_teacher(store, replace(OPTIONS, path=buffer, name="rows"))
-    assert (record.network, record.weights, record.score) == (None, None, None)
+    assert (record.kind, record.network, record.weights, record.score) == ("experience", None, None, None)
     assert record.describe_policy() == "experience without a policy"
     store.verify(record)
     with pytest.raises(UserError, match="has no weights: it is experience without a policy"):
