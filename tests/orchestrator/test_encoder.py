@@ -64,7 +64,9 @@ def newest(folder: RunFolder) -> Tensors:
 def test_a_run_with_a_frozen_encoder_ends_with_its_torso_and_remembers_it(store: TeacherStore, tmp_path: Path) -> None:
     source = store.get("untrained")
     assert source.weights is not None
-    config = scratch("encoder.frozen=true", "learner.weight_average_decay=0.9", "rl.env_frames=800")
+    config = scratch(
+        "encoder.frozen=true", "learner.weight_average_decay=0.9", "rl.env_frames=800", "env.max_episode_steps=20"
+    )
     run = run_in_process(config, tmp_path / "run", store)
     assert run.status["learner-0"]["learner_steps"] > 5
     expected = read_snapshot(store.weights_path(source)).tensors
