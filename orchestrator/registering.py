@@ -15,6 +15,7 @@ from orchestrator.teachers import Progress, score_teacher
 from teacher_store.functions import PolicyFunction, find_function
 from teacher_store.records import Function, TeacherKind, TeacherRecord
 from teacher_store.store import TeacherStore
+from upcycle.action_names import action_names
 from upcycle.chunks import Array
 from upcycle.config import EnvConfig
 from upcycle.errors import UserError
@@ -68,6 +69,10 @@ def register_function(
     if len(found.actions) not in (0, spec.num_actions):
         problem = f"has {spec.num_actions} actions, the function names {len(found.actions)}"
         raise UserError("--task", options.task, problem, "give the task that it plays")
+    known = action_names(env)
+    if found.actions and known and set(found.actions) != set(known):
+        problem = f"has the actions {', '.join(known)}, the function names {', '.join(found.actions)}"
+        raise UserError("--task", options.task, problem, "let it name them as the task does, or not at all")
     record = store.publish(
         name=options.name,
         kind=found.kind,
@@ -78,7 +83,7 @@ def register_function(
         frame_shape=spec.frame_shape,
         frame_stack=spec.stack,
         num_actions=spec.num_actions,
-        actions=found.actions,
+        actions=found.actions or known,
         licence=options.licence,
     )
     if options.episodes == 0:

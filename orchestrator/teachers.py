@@ -21,6 +21,7 @@ from teacher_store.records import Provenance, TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from teacher_store.training_state import write_training_state
+from upcycle.action_names import action_names
 from upcycle.chunks import Array, ChunkSpec, encode_chunk
 from upcycle.config import EnvConfig
 from upcycle.config_io import dump_config
@@ -36,11 +37,6 @@ _EPSILON: Final = 0.001
 _RANDOM_EPISODES: Final = 20
 _CHUNK_STEPS: Final = 64
 _LOOKAHEAD: Final = 5
-_ACTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "Pong-v5": ("noop", "fire", "right", "left", "right + fire", "left + fire"),
-    "CartPole-v1": ("push left", "push right"),
-}
-"""Meaning of the actions of tasks that we know; EnvPool does not tell."""
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what is to be done."""
@@ -62,7 +58,7 @@ def score_teacher(
     Raises: UserError if it was stopped before the last game ended, or is no policy; CorruptDataError if the weights
       are damaged.
     """
-    teacher = load_teacher(record, store)
+    teacher = load_teacher(record, store, env=record.env)
     results = play_episodes(
         record.env,
         acting(teacher, seed=seed_for(seed, "actions", 0)),
@@ -118,7 +114,7 @@ def collect_experience(
         with ExperienceLogWriter.open(temporary / "log", spec, record.env) as log:
             chunks = collect_chunks(
                 record.env,
-                acting(load_teacher(record, store), seed=seed_for(seed, "actions", 0)),
+                acting(load_teacher(record, store, env=record.env), seed=seed_for(seed, "actions", 0)),
                 spec,
                 frames=frames,
                 epsilons=epsilons,
@@ -194,7 +190,7 @@ def publish_from_run(
             frame_shape=spec.frame_shape,
             frame_stack=spec.stack,
             num_actions=spec.num_actions,
-            actions=_ACTIONS.get(config.env.task, ()),
+            actions=action_names(config.env),
             weights=path,
             score=to_score(returns, config.evaluation.epsilon),
             random_score=float(random) if random is not None else _random_score(config.env, config.seed),

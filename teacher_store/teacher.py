@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from teacher_store.action_order import action_order
 from teacher_store.functions import PolicyFunction, load_function
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
@@ -24,11 +25,13 @@ class Teacher:
       record: what is known about it.
       policy: its network, in evaluation mode and without gradients, or the callable that it is.
       device: where it computes.
+      action_index: int64 [A], which of its outputs are the student's actions; None where they all are.
     """
 
     record: TeacherRecord
     policy: QNetwork | PolicyFunction
     device: torch.device
+    action_index: Tensor | None = None
 
     @property
     def network(self) -> QNetwork:
@@ -53,9 +56,12 @@ class Teacher:
             raise ValueError(f"observation {tuple(observation.shape)}: teacher {self.record.id} sees [B, {expected}]")
         if isinstance(self.policy, PolicyFunction):
             found = self.policy.values(observation.cpu().numpy(), self.record.num_actions)
-            return torch.from_numpy(found).to(self.device)
-        outputs: Tensor = self.policy(observation.to(self.device, non_blocking=True))
-        return functional.log_softmax(outputs, dim=1) if self.record.kind == "probabilities" else outputs
+            values = torch.from_numpy(found).to(self.device)
+        else:
+            values = self.policy(observation.to(self.device, non_blocking=True))
+        if self.action_index is not None:
+            values = values[:, self.action_index]
+        return functional.log_softmax(values, dim=1) if self.record.kind == "probabilities" else values
 
 
 def load_teacher(
@@ -72,15 +78,18 @@ def load_teacher(
       record: which teacher.
       store: where it lies.
       device: where it is to compute.
-      env: the student's environment and protocol, if it is to teach.
+      env: the student's environment and protocol, if it is to teach or to act: its values then have the order of the
+        actions in there.
       num_actions: size of the student's action set.
     Raises: UserError if it does not fit `env` (task, frame size, stack, actions), is no policy, or its callable is not
       the one that was registered; CorruptDataError if the weights are damaged or do not fit the network of the record.
     """
     if env is not None:
         record.check_agrees(env, num_actions=num_actions)
+    order = None if env is None else action_order(record, env)
+    index = None if order is None else torch.tensor(order, device=device)
     if record.function is not None:
-        return Teacher(record, load_function(record.function, record.kind), torch.device(device))
+        return Teacher(record, load_function(record.function, record.kind), torch.device(device), index)
     path = store.weights_path(record)
     assert record.weights is not None
     assert record.network is not None
@@ -97,4 +106,4 @@ def load_teacher(
         raise CorruptDataError(f"teacher {record.id}: its record describes no network ({error})") from error
     load_into(network, snapshot.tensors)
     network.to(torch.device(device)).eval().requires_grad_(False)
-    return Teacher(record, network, torch.device(device))
+    return Teacher(record, network, torch.device(device), index)

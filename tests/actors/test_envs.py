@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from actors.envs import EnvPoolLanes, EnvSpec, LaneRows, check_lane_ids, chunk_spec, env_spec
+from actors.envs import EnvPoolLanes, EnvSpec, LaneRows, chunk_spec, env_spec
+from actors.lane_ids import check_lane_ids
 from upcycle.chunks import Array
 from upcycle.config import EnvConfig
 from upcycle.errors import UserError

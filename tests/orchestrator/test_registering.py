@@ -108,6 +108,10 @@ def test_another_version_than_the_one_that_was_registered_is_refused(
             "said to be cacheable.*in another batch",
         ),
         ({"task": "CartPole-v1"}, "has 2 actions, the function names 3"),
+        (
+            {"entry_point": "catchers.Pusher", "task": "CartPole-v1"},
+            "has the actions push left, push right, the function names go left, go right; let it name them",
+        ),
         ({"overrides": ("learner.batch_size=3",)}, "--set.*no field of the environment"),
     ],
 )

@@ -37,6 +37,12 @@ class Dice(Catcher):
         observation[:] = 7.0
         return found / found.sum(axis=1, keepdims=True)
 
+class Pusher:
+    kind, actions = "q_values", ("go left", "go right")
+
+    def __call__(self, observation):
+        return observation[:, 0, :2]
+
 def plain(observation):
     return values(observation)
 
@@ -57,7 +63,19 @@ def of_the_batch(observation):
 
 not_callable = 3
 '''
-NAMES = ("Catcher", "Dice", "plain", "raises", "narrow", "whole", "infinite", "of_the_batch", "not_callable", "missing")
+NAMES = (
+    "Catcher",
+    "Dice",
+    "Pusher",
+    "plain",
+    "raises",
+    "narrow",
+    "whole",
+    "infinite",
+    "of_the_batch",
+    "not_callable",
+    "missing",
+)
 
 
 def install(
