@@ -170,7 +170,7 @@ class Actor:
         return chunks
 
     def _let_act(self, teacher: QFunction, rows: LaneRows, guided: Array, action: Array) -> None:
-        """Puts the teacher's greedy actions into the guided rows; the student's Q values stay beside them."""
+        """Puts the teacher's actions into the guided rows; the student's Q values stay beside them."""
         if guided.any():
             action[guided] = teacher(rows.observation[guided]).argmax(axis=1)
         counts = ~rows.ended  # the action of a row that ends an episode is ignored

@@ -182,10 +182,10 @@ def bare(subject: Subject) -> Callable[[], None]:
     config, batch = subject.config, subject.batch()
     state = TrainState(subject.network(), config.learner, subject.device, tuning=subject.tuning)
     objective = Objective.of_phase(config, "offline", torch.ones(1, device=subject.device))
-    labels = subject.teacher.q_values(batch.observation).unsqueeze(1)
+    labels = subject.teacher.values(batch.observation).unsqueeze(1)
 
     def step() -> None:
-        train_step(state, batch, objective, multiplier=1.0, teacher_q_values=labels)
+        train_step(state, batch, objective, multiplier=1.0, teacher_values=labels)
 
     return step
 

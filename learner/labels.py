@@ -2,6 +2,7 @@
 
 offline: one pass over the table `teacher`, before its first batch
 online:  for the states of a batch that nobody has labelled yet
+always:  for every batch, where a teacher's values of equal states may differ (a callable that is not cacheable)
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,14 +53,20 @@ class TakesLabels(Protocol):
 
 
 class TeacherLabels:
-    """Q values of K teachers, float32: at temperature 0.1 a half precision's steps near 10 would show.
+    """Values of K teachers, float32: at temperature 0.1 a half precision's steps near 10 would show.
 
     Attributes:
-      num_states: states that the teachers' networks have been given so far.
+      num_states: states that the teachers have been given so far.
     """
 
     def __init__(self, teachers: Sequence[Teacher], device: torch.device, metrics: Metrics) -> None:
-        self._teachers, self._device, self._metrics = list(teachers), device, metrics
+        self._device, self._metrics = device, metrics
+        order = sorted(range(len(teachers)), key=lambda number: not teachers[number].record.cacheable)
+        self._kept = [teachers[number] for number in order if teachers[number].record.cacheable]
+        self._fresh = [teachers[number] for number in order[len(self._kept) :]]
+        # Where each teacher's values are when those that are kept come first; None where that is their order.
+        in_order = order == sorted(order)
+        self._places = None if in_order else torch.tensor(order, device=device).argsort()
         self._readback = Readback(device)
         self.num_states = 0
 
@@ -70,9 +77,9 @@ class TeacherLabels:
 
         The states are taken in batches that depend on the table alone, whatever is labelled already: the same state
         gets the same value to the last bit, however often this was interrupted. Of several ranks each does its share.
-        After a shard was lost for good, or `stop`, the rest is left to `of`.
+        After a shard was lost for good, or `stop`, the rest is left to `of`, as are teachers that are not cacheable.
         """
-        for _ in range(_PASSES):
+        for _ in range(_PASSES if self._kept else 0):
             try:
                 scan = replay.scan(table, _SCAN_BATCH, view=view, only_missing=False, timeout_seconds=_SCAN_SECONDS)
                 for number, batch in enumerate(scan):
@@ -81,29 +88,35 @@ class TeacherLabels:
                     assert batch.annotated is not None, f"table {table!r} keeps no annotations"
                     if number % ranks == rank and not batch.annotated.all():
                         frames = torch.from_numpy(batch.windows.frames)[:, : view.stack].to(self._device)
-                        replay.annotate(table, batch.keys, self._compute(frames).cpu().numpy())
+                        replay.annotate(table, batch.keys, self._compute(self._kept, frames).cpu().numpy())
                 return
             except ScanIncomplete as error:
                 _log.warning("labels_incomplete", table=table, reason=str(error))
 
     def of(self, batch: Batch, source: TakesLabels) -> Tensor:
-        """Q values of a batch's observations, float32 [B, K, A]; new ones go to `source` as well."""
+        """Values of a batch's observations, float32 [B, K, A]; new ones that can be kept go to `source` as well."""
         self._readback.poll()
-        num_teachers, rows = len(self._teachers), len(batch.action)
+        parts = [self._kept_values(batch, source)] if self._kept else []
+        parts += [self._compute(self._fresh, batch.observation)] if self._fresh else []
+        values = torch.cat(parts, dim=1).view(len(batch.action), len(self._kept) + len(self._fresh), -1)
+        return values if self._places is None else values.index_select(1, self._places)
+
+    def _kept_values(self, batch: Batch, source: TakesLabels) -> Tensor:
+        """Of the teachers whose values are kept, float32 [B, K A]."""
         if batch.annotation is None or batch.annotated is None:
-            return self._compute(batch.observation).view(rows, num_teachers, -1)
+            return self._compute(self._kept, batch.observation)
         missing = np.flatnonzero(~batch.annotated)
         if not len(missing):
-            return batch.annotation.view(rows, num_teachers, -1)
+            return batch.annotation
         index = torch.from_numpy(missing).to(self._device, non_blocking=True)
-        labels = self._compute(batch.observation[index])
+        labels = self._compute(self._kept, batch.observation[index])
         keys = batch.keys.choose(missing)
         self._readback.push(labels, lambda values: source.annotate(keys, values))
-        return batch.annotation.index_copy(0, index, labels).view(rows, num_teachers, -1)
+        return batch.annotation.index_copy(0, index, labels)
 
-    def _compute(self, observation: Tensor) -> Tensor:
+    def _compute(self, teachers: Sequence[Teacher], observation: Tensor) -> Tensor:
         """float32 [B, K A]."""
-        num_states = len(observation) * len(self._teachers)
+        num_states = len(observation) * len(teachers)
         self.num_states += num_states
         self._metrics.increment("learner_teacher_states_total", num_states)
-        return torch.cat([teacher.q_values(observation) for teacher in self._teachers], dim=1)
+        return torch.cat([teacher.values(observation) for teacher in teachers], dim=1)

@@ -11,7 +11,7 @@ each of them, in step; what it orders, reads and writes for the run is the first
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -22,7 +22,7 @@ from learner.batch_source import BatchSource
 from learner.batches import Batch
 from learner.labels import TeacherLabels
 from learner.loss_report import LossReport
-from learner.objective import Objective, weights_of
+from learner.objective import Objective, temperatures_of, weights_of
 from learner.ranks import Agreement, Order, Ranks, Verdict
 from learner.readback import Readback
 from learner.saving import Saving
@@ -40,6 +40,7 @@ from upcycle.metrics import Metrics
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal, seed_for
+from upcycle.snapshots import Tensors
 from upcycle.tracker import Tracker
 from upcycle.windows import View
 
@@ -59,6 +60,7 @@ class Learner:
       ranks: this process's place among several; by default it is the only one.
       tuning: how to compute; by default the plainest way that the configuration allows.
       initial_state: of `TrainState`, to begin with in a run without a checkpoint.
+      initial_torso: reads the weights that the torso has in a run without a checkpoint.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Learner:
         ranks: Ranks | None = None,
         tuning: Tuning | None = None,
         initial_state: dict[str, Any] | None = None,
+        initial_torso: Callable[[], Tensors] | None = None,
     ) -> None:
         self._config, self._folder, self._replay = config, folder, replay
         self._metrics, self._stop, self._ranks = metrics, stop, ranks or Ranks.single()
@@ -87,8 +90,11 @@ class Learner:
         network = build_network(
             config.network, frame_shape=spec.frame_shape, stack=self._view.stack, num_actions=spec.num_actions
         )
-        self._state = TrainState(network, config.learner, device, tuning=tuning, wrap=self._ranks.wrap)
-        self._teachers, self._initial_state = list(teachers), initial_state
+        frozen = config.encoder.frozen
+        self._state = TrainState(
+            network, config.learner, device, tuning=tuning, wrap=self._ranks.wrap, frozen_torso=frozen
+        )
+        self._teachers, self._initial_state, self._initial_torso = list(teachers), initial_state, initial_torso
         self._labels = TeacherLabels(teachers, device, metrics)
         self._events = SummaryWriter(logdir=str(folder.events), flush_secs=10, write_to_disk=self._ranks.is_first)
         self._losses = LossReport(metrics, self._events, device, num_actions=spec.num_actions)
@@ -152,7 +158,8 @@ class Learner:
         self._metrics.set("learner_phase", PHASES.index(phase))
         _log.info("phase_started", phase=phase, **self._standing.counters(self._state.learner_steps))
         weights = weights_of(self._teachers, self._folder.manifest, self._state.device)
-        objective = Objective.of_phase(self._config, phase, weights)
+        temperatures = temperatures_of(self._teachers, self._config.distillation.temperature, self._state.device)
+        objective = Objective.of_phase(self._config, phase, weights, temperatures)
         if objective.imitates and phase == "offline":
             ranks = self._ranks
             self._labels.annotate_table(
@@ -203,7 +210,7 @@ class Learner:
         if batch.largest_weight != agreement.largest_weight:
             batch.importance_weights.mul_(batch.largest_weight / agreement.largest_weight)
         with self._ranks.averaging():
-            result = train_step(self._state, batch, objective, multiplier=agreement.multiplier, teacher_q_values=labels)
+            result = train_step(self._state, batch, objective, multiplier=agreement.multiplier, teacher_values=labels)
         if phase != "offline" and self._config.replay.sampler == "proportional":
             keys = batch.keys
             self._readback.push(result.priorities, lambda values: source.write_back(keys, values.astype("float64")))
@@ -277,10 +284,12 @@ class Learner:
         _log.info("resumed", checkpoint=ref.path.name, **ref.counters)
 
     def _begin(self) -> None:
-        """The first step lies ahead: with fresh weights, or as the teacher where the run fine-tunes it."""
+        """The first step lies ahead: with fresh weights, a pretrained encoder, or as the teacher that is fine-tuned."""
         teacher = self._config.teacher
         if self._initial_state is not None:
             self._state.load_state_dict(self._initial_state)
             self._state.learner_steps = 0
         elif teacher is not None and teacher.reload != "nothing":
             self._state.begin_as(self._teachers[0].network)
+        elif self._initial_torso is not None:
+            self._state.begin_with_torso(self._initial_torso())

@@ -86,21 +86,22 @@ def categorical_loss(logits: Tensor, action: Tensor, target: Tensor) -> Tensor:
     return -(target * functional.log_softmax(taken, dim=1)).sum(dim=1)
 
 
-def teacher_policy(teacher_q_values: Tensor, temperature: float, weights: Tensor) -> Tensor:
-    """Log probabilities of a teacher, or of a mixture of several: log sum_k w_k softmax(Q_k / tau).
+def teacher_policy(teacher_values: Tensor, temperature: float | Tensor, weights: Tensor) -> Tensor:
+    """Log probabilities of a teacher, or of a mixture of several: log sum_k w_k softmax(Q_k / tau_k).
 
     Args:
-      teacher_q_values: float32 [B, K, A].
-      temperature: tau > 0.
+      teacher_values: Q values; of a teacher that gives its policy itself log-probabilities, whose tau is 1; float32
+        [B, K, A].
+      temperature: tau > 0; float32 [K, 1] where it is not the same for all.
       weights: float32 [K], >= 0, summing to 1.
     Returns: float32 [B, A]; for K = 1 exactly the log-softmax.
     """
-    log_policies = functional.log_softmax(teacher_q_values / temperature, dim=2)
+    log_policies = functional.log_softmax(teacher_values / temperature, dim=2)
     return (log_policies + weights.log().unsqueeze(1)).logsumexp(dim=1)
 
 
 def gated_teacher(
-    teacher_q_values: Tensor, q_values: Tensor, temperature: float, tolerance: float
+    teacher_values: Tensor, q_values: Tensor, temperature: float, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """Which teacher to follow in each state, and whether at all, by the student's own values.
 
@@ -109,14 +110,14 @@ def gated_teacher(
     greedy policy no teacher could ever win.
 
     Args:
-      teacher_q_values: float32 [B, K, A].
+      teacher_values: float32 [B, K, A]; only which is the largest of each teacher counts.
       q_values: the student's, float32 [B, A], detached.
-      temperature: tau > 0.
+      temperature: tau > 0, the student's.
       tolerance: >= 0, in Q values.
     Returns: k*, int64 [B], the first of equals; and the gate, bool [B].
     Source: Zhang et al. 2022 (CUP, arXiv 2210.08153), adapted to discrete actions.
     """
-    of_teachers = q_values.gather(1, teacher_q_values.argmax(dim=2))  # Q_S(s, a_k), [B, K]
+    of_teachers = q_values.gather(1, teacher_values.argmax(dim=2))  # Q_S(s, a_k), [B, K]
     best, chosen = of_teachers.max(dim=1)
     soft_value = (functional.softmax(q_values / temperature, dim=1) * q_values).sum(dim=1)
     return chosen, best >= soft_value - tolerance

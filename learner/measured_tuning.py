@@ -65,7 +65,8 @@ def measure(
                 network = build_network(
                     config.network, frame_shape=spec.frame_shape, stack=view.stack, num_actions=spec.num_actions
                 )
-                state = TrainState(network, config.learner, device, tuning=way)
+                frozen = config.encoder.frozen
+                state = TrainState(network, config.learner, device, tuning=way, frozen_torso=frozen)
                 seconds[way] = _seconds_per_step(state, batch, objective)
     finally:
         torch.set_num_threads(before)

@@ -33,6 +33,8 @@ class Objective:
       cql: None in phases without that term.
       teacher: how several teachers are combined; None without one.
       teacher_weights: of their mixture, float32 [K], summing to 1; None without a teacher.
+      temperatures: of the softmax that makes each teacher's policy of its values, float32 [K, 1]; None if it is
+        `distillation.temperature` of all.
     """
 
     learner: LearnerConfig
@@ -41,9 +43,16 @@ class Objective:
     cql: CqlConfig | None = None
     teacher: TeacherConfig | None = None
     teacher_weights: Tensor | None = None
+    temperatures: Tensor | None = None
 
     @classmethod
-    def of_phase(cls, config: RunConfig, phase: PhaseName, teacher_weights: Tensor | None) -> "Objective":
+    def of_phase(
+        cls,
+        config: RunConfig,
+        phase: PhaseName,
+        teacher_weights: Tensor | None,
+        temperatures: Tensor | None = None,
+    ) -> "Objective":
         """What a run's configuration says about one of its phases."""
         return cls(
             learner=config.learner,
@@ -52,11 +61,12 @@ class Objective:
             cql=config.cql if config.cql.coefficient > 0 and phase in config.cql.phases else None,
             teacher=config.teacher,
             teacher_weights=teacher_weights,
+            temperatures=temperatures,
         )
 
     @property
     def imitates(self) -> bool:
-        """Whether any term needs the teachers' Q values, as long as the multiplier is above 0."""
+        """Whether any term needs the teachers' values, as long as the multiplier is above 0."""
         return self.teacher_weights is not None and (self.distillation.coefficient > 0 or self.margin.coefficient > 0)
 
 
@@ -83,3 +93,9 @@ def weights_of(teachers: Sequence[Teacher], manifest: Record, device: torch.devi
     assert all(scores), "a plan scores every teacher"
     means = np.array([score.mean_return for score in scores if score is not None])
     return torch.from_numpy(score_weights(means, float(manifest["random_score"]))).to(device)
+
+
+def temperatures_of(teachers: Sequence[Teacher], temperature: float, device: torch.device) -> Tensor | None:
+    """`Objective.temperatures`: 1 of a teacher that gives its policy itself, else `temperature`."""
+    own = [1.0 if teacher.record.kind == "probabilities" else temperature for teacher in teachers]
+    return None if set(own) <= {temperature} else torch.tensor(own, device=device).unsqueeze(1)

@@ -12,6 +12,8 @@ from learner.optimizers import build_optimizer
 from learner.tuning import Tuning, untuned
 from upcycle.config import LearnerConfig
 from upcycle.networks import Outputs, QNetwork
+from upcycle.snapshots import Tensors
+from upcycle.torch_io import load_into
 
 
 class _Forward(nn.Module):
@@ -35,6 +37,7 @@ class TrainState:
       network: with the weights to begin with; becomes the online network.
       tuning: how to compute; by default the plainest way that `config` allows.
       wrap: what distributes the online network's forward pass over several ranks; by default nothing does.
+      frozen_torso: leave the torso as it is. The optimizer knows its parameters all the same, by their places.
 
     Attributes:
       online, target: forward passes, uint8 or float32 observations to `Outputs`.
@@ -50,6 +53,7 @@ class TrainState:
         *,
         tuning: Tuning | None = None,
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+        frozen_torso: bool = False,
     ) -> None:
         self.device, self._config = device, config
         tuning = tuning or untuned(config, device)
@@ -57,6 +61,7 @@ class TrainState:
         if tuning.channels_last:
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.online_network = network.to(device)
+        network.torso.requires_grad_(not frozen_torso)
         self.online = wrap(_Forward(self.online_network))  # of several ranks all have the first one's weights now
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
         self.target = _Forward(self.target_network)
@@ -82,6 +87,14 @@ class TrainState:
         """Takes over the weights of a network of the same architecture, as online, target and policy network."""
         for own in (self.online_network, self.target_network, self.policy_network):
             own.load_state_dict(network.state_dict())
+
+    def begin_with_torso(self, tensors: Tensors) -> None:
+        """Takes over a torso of the same architecture, in online, target and policy network.
+
+        Raises: CorruptDataError if a name or a shape is another, or a value is not finite.
+        """
+        for own in (self.online_network, self.target_network, self.policy_network):
+            load_into(own.torso, tensors)
 
     @torch.no_grad()
     def average_weights(self) -> None:

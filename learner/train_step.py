@@ -41,7 +41,7 @@ class StepResult:
 
 
 def train_step(
-    state: TrainState, batch: Batch, objective: Objective, *, multiplier: float, teacher_q_values: Tensor | None = None
+    state: TrainState, batch: Batch, objective: Objective, *, multiplier: float, teacher_values: Tensor | None = None
 ) -> StepResult:
     """Minimises the objective on one batch by one optimizer step.
 
@@ -49,10 +49,10 @@ def train_step(
       state: changed in place; its step counter grows by one and the target network follows its period.
       batch: windows of B transitions on `state`'s device.
       multiplier: m of the terms that imitate; at 0 they are left out.
-      teacher_q_values: of the batch's observations, float32 [B, K, A] of K teachers; needed while m is above 0.
+      teacher_values: of the batch's observations, float32 [B, K, A] of K teachers; needed while m is above 0.
     Source: Agarwal et al. 2022 (arXiv 2206.01626), section 4; Mnih et al. 2015, Algorithm 1.
     """
-    loss, result = compute_loss(state, batch, objective, multiplier=multiplier, teacher_q_values=teacher_q_values)
+    loss, result = compute_loss(state, batch, objective, multiplier=multiplier, teacher_values=teacher_values)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     state.optimizer.step()
@@ -64,7 +64,7 @@ def train_step(
 
 
 def compute_loss(
-    state: TrainState, batch: Batch, objective: Objective, *, multiplier: float, teacher_q_values: Tensor | None
+    state: TrainState, batch: Batch, objective: Objective, *, multiplier: float, teacher_values: Tensor | None
 ) -> tuple[Tensor, StepResult]:
     """The loss of a batch, a scalar with its graph, and what is reported of it. Arguments as of `train_step`."""
     weights = batch.importance_weights
@@ -75,8 +75,8 @@ def compute_loss(
     zero = torch.zeros((), device=state.device)
     distillation = margin = conservative = entropy = zero
     if multiplier > 0 and objective.imitates:
-        assert teacher_q_values is not None, "imitation without a teacher"
-        log_policy, weights_of_teacher = _teaching(outputs.q_values.detach(), teacher_q_values, objective)
+        assert teacher_values is not None, "imitation without a teacher"
+        log_policy, weights_of_teacher = _teaching(outputs.q_values.detach(), teacher_values, objective)
         entropy = -(log_policy.exp() * log_policy).sum(dim=1).mean()
         weights_of_teacher = weights * weights_of_teacher
         if objective.distillation.coefficient > 0:
@@ -117,21 +117,22 @@ def _td_term(state: TrainState, batch: Batch, outputs: Outputs, config: LearnerC
     return loss, loss.detach() + _LEAST_CROSS_ENTROPY
 
 
-def _teaching(q_values: Tensor, teacher_q_values: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+def _teaching(q_values: Tensor, teacher_values: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     """The policy to imitate, log probabilities [B, A], and how much it counts in each state, float32 [B].
 
     Args:
       q_values: the student's, detached, [B, A].
-      teacher_q_values: [B, K, A].
+      teacher_values: [B, K, A].
     """
     temperature = objective.distillation.temperature
+    temperatures = temperature if objective.temperatures is None else objective.temperatures
     assert objective.teacher is not None
     assert objective.teacher_weights is not None
     if objective.teacher.combination == "value_gated":
         tolerance = objective.teacher.gate_tolerance
-        chosen, gate = gated_teacher(teacher_q_values, q_values, temperature, tolerance)
+        chosen, gate = gated_teacher(teacher_values, q_values, temperature, tolerance)
         rows = torch.arange(len(chosen), device=chosen.device)
-        teaching = teacher_q_values[rows, chosen]  # [B, A]
-        return functional.log_softmax(teaching / temperature, dim=1), gate.to(q_values.dtype)
-    log_policy = teacher_policy(teacher_q_values, temperature, objective.teacher_weights)
+        teaching = (teacher_values / temperatures)[rows, chosen]  # [B, A]
+        return functional.log_softmax(teaching, dim=1), gate.to(q_values.dtype)
+    log_policy = teacher_policy(teacher_values, temperatures, objective.teacher_weights)
     return log_policy, torch.ones_like(log_policy[:, 0])

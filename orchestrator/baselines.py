@@ -37,3 +37,14 @@ def teachers_of(manifest: Record) -> list[Record]:
     """The manifest's teachers, in the order of the configuration; runs of old name one at the most."""
     only = manifest.get("teacher")
     return list(manifest.get("teachers", [] if only is None else [only]))
+
+
+def encoder_of(manifest: Record) -> Record:
+    """What the manifest says of the encoder that the run began with; empty if there was none."""
+    return manifest.get("encoder") or {}
+
+
+def parents_of(manifest: Record) -> tuple[str, ...]:
+    """Ids of the run's teachers, and of the one whose encoder it began with, each once."""
+    named = [str(known["id"]) for known in [*teachers_of(manifest), encoder_of(manifest)] if known.get("id")]
+    return tuple(dict.fromkeys(named))

@@ -1,6 +1,7 @@
 """The verbs `upcycle teacher ...`; see `orchestrator.cli`."""
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
@@ -94,6 +95,56 @@ def import_teacher(
         seed=seed,
     )
     teacher_commands.import_teacher(options, into=into, as_json=json)
+    return 0
+
+
+@teacher_app.command
+def register(
+    entry_point: Positional[str],
+    *,
+    task: str,
+    name: str | None = None,
+    kind: Literal["q_values", "probabilities"] | None = None,
+    cacheable: bool = False,
+    no_cacheable: bool = False,
+    set_: Overrides = (),
+    licence: str = "NOASSERTION",
+    episodes: int = 30,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Make a teacher of a Python function that an installed package offers in the entry point group upcycle.teachers.
+
+    Args:
+        entry_point: name of the entry point
+        task: EnvPool task that it plays, for example Pong-v5
+        name: what to call the teacher; by default as the entry point
+        kind: what it returns, if it does not say so itself
+        cacheable: equal observations always get equal values; by default it is as it says itself, or else not so
+        no_cacheable: they may get others
+        set_: change one field of the protocol, for example --set env.sticky_actions=0.25; may be given several times
+        licence: of the policy, an SPDX identifier
+        episodes: whole games to play for the score; 0 plays none
+        seed: of these games
+        json: print one JSON value
+    """
+    if cacheable and no_cacheable:
+        raise UserError("--cacheable", True, "--no-cacheable contradicts it", "give one of them")
+    from orchestrator import teacher_commands
+    from orchestrator.registering import RegisterOptions
+
+    options = RegisterOptions(
+        entry_point=entry_point,
+        task=task,
+        name=name or entry_point,
+        kind=kind,
+        cacheable=cacheable or (False if no_cacheable else None),
+        overrides=set_,
+        licence=licence,
+        episodes=episodes,
+        seed=seed,
+    )
+    teacher_commands.register(options, as_json=json)
     return 0
 
 

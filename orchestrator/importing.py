@@ -6,11 +6,11 @@ source -> importers that recognise it -> weights and rows in our terms -> record
 
 import hashlib
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from actors.envs import EnvSpec, chunk_spec, env_spec
 from orchestrator.bundles import import_bundle
@@ -110,6 +110,7 @@ def import_teacher(
             num_actions=spec.num_actions,
             actions=action_names(env),
             weights=weights,
+            kind="experience" if agent is None else agent.kind,
             differences=() if agent is None else agent.differences,
             parity=parity,
             log_directory=_write_log(contents.experience, folder, options, env, stop=stop, on_progress=on_progress),
@@ -164,18 +165,22 @@ def _read(options: ImportOptions) -> _Contents:
     return _Contents(known.name, agent, experience)
 
 
-def _environment(options: ImportOptions, contents: _Contents) -> tuple[EnvConfig, EnvSpec]:
-    """The environment that the teacher is to be played in, checked against what is in the files."""
-    for override in options.overrides:
+def parse_environment(values: Mapping[str, Any], overrides: Sequence[str]) -> EnvConfig:
+    """A section `env` of these fields, changed by `env.field=value`. Raises: UserError naming what is none of them."""
+    for override in overrides:
         if not override.startswith("env."):
             problem, remedy = "is no field of the environment", "write for example env.sticky_actions=0.25"
             raise UserError("--set", override, problem, remedy)
+    return parse_config(with_overrides({"phases": ["rl"], "env": dict(values)}, overrides)).env
+
+
+def _environment(options: ImportOptions, contents: _Contents) -> tuple[EnvConfig, EnvSpec]:
+    """The environment that the teacher is to be played in, checked against what is in the files."""
     if options.task is None:
         raise UserError("--task", "", "the files do not say which environment", "give it, for example --task Pong-v5")
     known = contents.agent or contents.experience
     assert known is not None
-    values = {"phases": ["rl"], "env": {**known.protocol, "task": options.task}}
-    env = parse_config(with_overrides(values, options.overrides)).env
+    env = parse_environment({**known.protocol, "task": options.task}, options.overrides)
     spec = env_spec(env)
     for part in (contents.agent, contents.experience):
         if part is not None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
 _log = structlog.get_logger(__name__)
 
 _VERSIONS: Final = ("envpool", "grpcio", "numpy", "ray", "redis", "torch")
-_FIXED: Final = ("env", "network", "phases")
+_FIXED: Final = ("env", "network", "encoder", "phases")
 """Sections that a checkpoint depends on; resuming cannot change them."""
 
 
@@ -92,7 +92,7 @@ def resume(path: Path, overrides: Sequence[str], *, view: View) -> Summary | Non
         old, config = folder.config, load_config(path / "config.toml", overrides)
         _check_changes(folder, old, config)
         _check_redis(config)
-        plan = make_plan(config, TeacherStore.default(), stop=stop, view=view)
+        plan = make_plan(config, TeacherStore.default(), stop=stop, view=view, begins=False)
         if stop.is_set():
             return None
         _check_spec(folder, plan)

@@ -1,6 +1,7 @@
 """The learner as a process of a run, one of its ranks: teachers, way of computing and initial state, then the loop."""
 
 import os
+from functools import partial
 from typing import Any
 
 from learner.learner import Learner
@@ -10,6 +11,7 @@ from learner.rendezvous import meet
 from learner.training_arrays import to_train_state
 from learner.tuning import choose_device
 from orchestrator.context import Context
+from orchestrator.encoder import read_torso
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from teacher_store.training_state import read_training_state
@@ -23,11 +25,13 @@ def build_learner(context: Context) -> Learner:
     Raises: UserError or CorruptDataError if a teacher cannot be used; RankLost if the ranks do not meet.
     """
     config, device = context.config, choose_device(context.config.learner.device)
-    stores = [TeacherStore(str(known["store"])) for known in context.teachers]
+    policies = [known for known in context.teachers if known.get("kind") != "experience"]
+    stores = [TeacherStore(str(known["store"])) for known in policies]
     teachers = [
         load_teacher(store.get(known["id"]), store, device, env=config.env)
-        for known, store in zip(context.teachers, stores, strict=True)
+        for known, store in zip(policies, stores, strict=True)
     ]
+    encoder = context.manifest.get("encoder")
     context.await_shards()  # not before the imports: they take as long as the shards do
     ranks = meet(
         context.folder,
@@ -52,6 +56,7 @@ def build_learner(context: Context) -> Learner:
         ranks=ranks,
         tuning=tuning,
         initial_state=_restored(context, teachers, stores),
+        initial_torso=None if encoder is None else partial(read_torso, encoder),
     )
 
 

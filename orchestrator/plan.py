@@ -14,6 +14,7 @@ from actors.envs import chunk_spec, env_spec
 from actors.rollout import random_score
 from learner.distillation import check_teacher
 from orchestrator.baselines import Baselines
+from orchestrator.encoder import Encoder, find_encoder
 from orchestrator.progress import Progress, View
 from orchestrator.teachers import collect_experience, score_teacher
 from teacher_store.action_order import check_taken_as_is
@@ -25,7 +26,7 @@ from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.networks import build_network
 from upcycle.runtime import StopSignal, seed_for
-from upcycle.teacher_use import has_teacher, wants_teacher_log, with_protocol_of
+from upcycle.teacher_use import has_teacher, wants_teacher_log, wants_teacher_values, with_protocol_of
 
 _RANDOM_EPISODES: Final = 20
 
@@ -35,12 +36,12 @@ class PlannedTeacher:
     """A teacher that fits the run.
 
     Attributes:
-      score: its mean raw return.
+      score: its mean raw return; None of a buffer without a policy.
       log: its experience log; None where the run wants none.
     """
 
     record: TeacherRecord
-    score: float
+    score: float | None
     log: Path | None
 
 
@@ -52,6 +53,7 @@ class Plan:
       spec: chunks of the whole run; those of the teachers' logs where there are any.
       teachers: in the order of the configuration; none in a run from scratch.
       store: path or URL of the store that the teachers lie in.
+      encoder: what the student's torso begins as; None if it is drawn, or the run has begun long ago.
     """
 
     config: RunConfig
@@ -59,11 +61,13 @@ class Plan:
     baselines: Baselines
     teachers: tuple[PlannedTeacher, ...]
     store: str
+    encoder: Encoder | None = None
 
     @property
     def best(self) -> PlannedTeacher | None:
         """The teacher with the highest score, which is the one to reach; the first of several."""
-        return max(self.teachers, key=lambda teacher: teacher.score, default=None)
+        scored = [(teacher.score, teacher) for teacher in self.teachers if teacher.score is not None]
+        return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
     def to_manifest(self) -> dict[str, Any]:
         """The keys that the run's processes read."""
@@ -72,6 +76,7 @@ class Plan:
             "teacher": None if self.best is None else self._describe(self.best),
             "teachers": [self._describe(teacher) for teacher in self.teachers],
             "random_score": self.baselines.random,
+            "encoder": None if self.encoder is None else self.encoder.to_manifest(),
         }
 
     def _describe(self, teacher: PlannedTeacher) -> dict[str, Any]:
@@ -79,6 +84,8 @@ class Plan:
             "id": teacher.record.id,
             "name": teacher.record.name,
             "score": teacher.score,
+            "kind": teacher.record.kind,
+            "cacheable": teacher.record.cacheable,
             "store": self.store,
             "log": None if teacher.log is None else str(teacher.log.resolve()),
         }
@@ -91,17 +98,20 @@ def with_teacher_protocol(config: RunConfig, store: TeacherStore) -> RunConfig:
     return with_protocol_of(config, store.get(config.teacher.id).env)
 
 
-def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view: View) -> Plan:
+def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view: View, begins: bool = True) -> Plan:
     """Checks everything, and lets teachers play that have left no buffer where the run wants one.
 
-    Raises: UserError for an unknown environment or teacher, a network that cannot see it, a teacher that does not fit
-      the environment, is not above the random policy, has no experience or not the network that the run is to begin
-      as; CorruptDataError for damaged weights or logs.
+    Args:
+      begins: False for a run that is resumed: its encoder, taken over long ago, need not be there any more.
+    Raises: UserError for an unknown environment, teacher or encoder, a network that cannot see it, a teacher that does
+      not fit the environment, is not above the random policy, has no policy or no experience where the run needs one,
+      or not the network that the run is to begin as; CorruptDataError for damaged weights or logs.
     """
     spec = chunk_spec(config.env, config.replay.chunk_steps, config.replay.max_n_step)
     _check_network(config, spec)
+    encoder = find_encoder(config, env_spec(config.env), store) if begins else None
     if not has_teacher(config):
-        return Plan(config, spec, Baselines(_random_score(config, view), None), (), store.location)
+        return Plan(config, spec, Baselines(_random_score(config, view), None), (), store.location, encoder)
     records = [_scored(config, record, store, stop=stop, view=view) for record in _find_teachers(config, store)]
     baselines = _baselines(config, records, view)
     logs: list[Path | None] = [None] * len(records)
@@ -109,7 +119,7 @@ def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view:
         records, spec = _with_experience(config, records, store, spec, stop=stop, view=view)
         logs = [store.log_directory(record) for record in records]
     teachers = [PlannedTeacher(record, _score(record), log) for record, log in zip(records, logs, strict=True)]
-    return Plan(config, spec, baselines, tuple(teachers), store.location)
+    return Plan(config, spec, baselines, tuple(teachers), store.location, encoder)
 
 
 def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord]:
@@ -127,7 +137,25 @@ def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord
     if config.teacher.reload != "nothing":
         restored = config.teacher.optimizer == "restored"
         records[0].check_reload(config.network, config.learner.optimizer if restored else None)
+    _check_policies(config, records)
     return records
+
+
+def _check_policies(config: RunConfig, records: Sequence[TeacherRecord]) -> None:
+    """Raises UserError if a teacher has left a buffer alone and the run needs to know what it would do."""
+    mute = [record for record in records if record.kind == "experience"]
+    needs = ""
+    if wants_teacher_values(config):
+        needs, remedy = "imitation", "set distillation.coefficient=0 and margin.coefficient=0"
+    elif config.guide.kind != "nobody" and len(mute) == len(records):
+        needs, remedy = f"guide.kind={config.guide.kind}", "set guide.kind=nobody"
+    else:
+        return
+    if mute:
+        problem = f"is {mute[0].describe_policy()}, and {needs} needs one"
+        raise UserError(
+            "teacher.id", mute[0].id, problem, f"{remedy} to use its buffer alone, or choose another teacher"
+        )
 
 
 def _check_network(config: RunConfig, spec: ChunkSpec) -> None:
@@ -144,31 +172,31 @@ def _check_network(config: RunConfig, spec: ChunkSpec) -> None:
 def _scored(
     config: RunConfig, record: TeacherRecord, store: TeacherStore, *, stop: StopSignal, view: View
 ) -> TeacherRecord:
-    if record.score is not None:
+    if record.score is not None or record.kind == "experience":
         return record
     view.say(f"scoring teacher {record.id}, once")
     return score_teacher(record, store, episodes=config.evaluation.final_episodes, seed=config.seed, stop=stop)
 
 
-def _score(record: TeacherRecord) -> float:
-    assert record.score is not None
-    return record.score.mean_return
+def _score(record: TeacherRecord) -> float | None:
+    return None if record.score is None else record.score.mean_return
 
 
 def _baselines(config: RunConfig, records: Sequence[TeacherRecord], view: View) -> Baselines:
-    """Random play and the best teacher. Raises: UserError if one is not above random, unless any are taken."""
+    """Random play and the best teacher. Raises: UserError if one plays no better than random, unless any are taken."""
     assert config.teacher is not None
     known = [record.random_score for record in records if record.random_score is not None]
     random = known[0] if known else _random_score(config, view)
+    scored = [(record, score) for record in records if (score := _score(record)) is not None]
     if not config.teacher.accept_any:
-        for record in records:
+        for record, score in scored:
             check_teacher(
                 record.id,
-                teacher_score=_score(record),
+                teacher_score=score,
                 random_score=random if record.random_score is None else record.random_score,
                 tolerance=config.teacher.tolerance,
             )
-    return Baselines(random, max(map(_score, records)))
+    return Baselines(random, max((score for _, score in scored), default=None))
 
 
 def _with_experience(

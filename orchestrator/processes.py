@@ -23,7 +23,7 @@ from upcycle.chunks import ChunkSpec
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal, configure_logging, keep_heap
+from upcycle.runtime import StopSignal, configure_logging, keep_heap, seed_for
 from upcycle.snapshots import SnapshotFolder
 from upcycle.tracker import Tracker
 
@@ -167,18 +167,17 @@ def _actor(context: Context) -> Loop:
 
 
 def _guide(context: Context) -> "QFunction | None":
-    """Q values of the run's (best) teacher, if it is to act in the student's place now and then."""
+    """The run's (best) teacher, if it is to act in the student's place now and then."""
     if context.config.guide.kind == "nobody":
         return None
-    import torch
-
+    from orchestrator.acting import acting
     from teacher_store.store import TeacherStore
     from teacher_store.teacher import load_teacher
 
     known = context.manifest["teacher"]
     store = TeacherStore(str(known["store"]))
     teacher = load_teacher(store.get(known["id"]), store, env=context.config.env)
-    return lambda observation: teacher.q_values(torch.from_numpy(observation)).numpy()
+    return acting(teacher, seed=seed_for(context.config.seed, "guide/actions", context.index))
 
 
 def _evaluator(context: Context) -> Loop:

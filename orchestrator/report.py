@@ -153,7 +153,11 @@ def _teacher_table(summary: Summary, record: TeacherRecord | None) -> str:
     teacher = summary["teacher"]
     rows: list[tuple[str, str]] = [("id", str(teacher["id"])), ("score in this run", f"{teacher['score']:.2f}")]
     known = summary.get("teachers", [])  # summaries of old name the best one alone
-    others = [f"{other['id']} ({other['score']:.2f})" for other in known if other["id"] != teacher["id"]]
+    others = [
+        f"{other['id']} ({'a buffer alone' if other['score'] is None else format(other['score'], '.2f')})"
+        for other in known
+        if other["id"] != teacher["id"]
+    ]
     rows += [("other teachers", ", ".join(others))] if others else []
     if record is None:
         return table((), [*rows, ("provenance", "its record is not in this machine's store")])

@@ -33,7 +33,8 @@ class ShardLoop:
         config, spec = context.config, context.spec
         logs, own = _teacher_logs(context), _own_log(context)
         self._has_share = context.index < config.replay.num_shards
-        width = annotation_width(config, num_actions=spec.num_actions, num_teachers=len(context.teachers))
+        num_kept = sum(bool(known.get("cacheable", True)) for known in context.teachers)  # not said by older versions
+        width = annotation_width(config, num_actions=spec.num_actions, num_teachers=num_kept)
         tables = [online_table(config, context.shards(), context.index, width=width)]
         newest = share_capacity([log.num_transitions for log in logs], config.replay.teacher_capacity_steps)
         if wants_teacher_table(config):

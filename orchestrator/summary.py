@@ -16,7 +16,8 @@ Summary = dict[str, Any]
 
   run_id, env_id (EnvPool task), preset, phases_wanted (names in order)
   teacher: {id, score}, the best of several, or null; random_score: mean raw return or null
-  teachers: [{id, score}] of all teachers, in the order of the configuration; empty in a run from scratch
+  teachers: [{id, score}] of all teachers, in the order of the configuration, score null of a buffer without a policy;
+    empty in a run from scratch
   scores: [{phase, env_frames, learner_steps, policy_version, mean_return, normalised, episodes, interval: [low, high]}]
   phases: [{phase, learner_steps, env_frames, seconds, teacher_states, ...}] of the phases that have ended, each counted
     alone; teacher_states are the states that teachers' networks were given, see `RunFolder.write_phases`
@@ -167,6 +168,8 @@ def _whom(summary: Summary) -> str:
 
 def _meaning(summary: Summary) -> str:
     final, teacher = summary["final"], summary.get("teacher")
+    if teacher is None and summary.get("teachers"):
+        return f"Its teacher {summary['teachers'][0]['id']} left a buffer and no policy: there is no score to reach."
     if teacher is None:
         return "It has no teacher: it was trained from scratch."
     if final is None or final["normalised"] is None:

@@ -9,7 +9,7 @@ from upcycle.teacher_use import wants_teacher_values
 
 
 def annotation_width(config: RunConfig, *, num_actions: int, num_teachers: int) -> int:
-    """Floats beside each state: every teacher's action values, where some loss term is made of them; else 0."""
+    """Floats beside each state: values of all teachers that are cacheable, if a loss term is made of them; else 0."""
     return num_actions * num_teachers if wants_teacher_values(config) else 0
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from actors.envs import chunk_spec
 from orchestrator import importing, teachers
 from orchestrator.importing import ImportOptions
+from orchestrator.registering import RegisterOptions, register_function
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 from upcycle.runtime import Stop
@@ -94,13 +95,16 @@ def import_teacher(options: ImportOptions, *, into: str | None = None, stop: Sto
         else:
             record = importing.import_teacher(store, options, stop=stop, on_progress=on_progress)
     _print_result(record, store, as_json=as_json)
-    score, random = record.score, record.random_score
-    if score is not None and random is not None and score.mean_return <= random:
-        print(
-            f"upcycle: {record.id} plays no better than random ({score.mean_return:.2f}, random {random:.2f}): check "
-            "task, checkpoint and protocol (--set env.field=value)",
-            file=sys.stderr,
-        )
+    _warn_of_a_poor_score(record)
+
+
+def register(options: RegisterOptions, *, stop: Stop | None = None, as_json: bool) -> None:
+    """Makes a teacher of a Python function; see `orchestrator.registering`."""
+    store = TeacherStore.default()
+    with _progress("games", show=not as_json) as on_progress:
+        record = register_function(store, options, stop=stop, on_progress=on_progress)
+    _print_result(record, store, as_json=as_json)
+    _warn_of_a_poor_score(record)
 
 
 def publish(
@@ -160,6 +164,16 @@ def evaluate(
     _print_result(record, store, as_json=as_json)
 
 
+def _warn_of_a_poor_score(record: TeacherRecord) -> None:
+    score, random = record.score, record.random_score
+    if score is not None and random is not None and score.mean_return <= random:
+        print(
+            f"upcycle: {record.id} plays no better than random ({score.mean_return:.2f}, random {random:.2f}): check "
+            "task, checkpoint and protocol (--set env.field=value)",
+            file=sys.stderr,
+        )
+
+
 def _print_result(record: TeacherRecord, store: TeacherStore, *, as_json: bool) -> None:
     if as_json:
         _print_json(_brief(record))
@@ -178,7 +192,7 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         "score": "not scored"
         if score is None
         else f"{score.mean_return:.2f} (95 % interval {score.interval_low:.2f} to {score.interval_high:.2f}, "
-        f"{score.episodes} games, epsilon {score.epsilon:g})",
+        f"{score.episodes} games, {score.actions} actions, epsilon {score.epsilon:g})",
         "random play": "unknown" if record.random_score is None else f"{record.random_score:.2f}",
         "experience": "none"
         if experience is None
@@ -204,6 +218,12 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         "folder": store.describe_place(record),
     }
     table = Table(title=record.id, title_justify="left", show_header=False, box=None)
+    if made.encoder is not None:
+        rows["encoder"] = f"began as the torso of weights with SHA-256 {made.encoder}"
+    if record.function is not None:
+        often = "once for each stored state" if record.cacheable else "anew for every batch: it is not cacheable"
+        rows["its teachers"], rows["made by"] = "none known", f"the authors of {record.function.distribution}"
+        rows["cost"] = f"{record.function.seconds_per_state:.2g} s a state, in batches of 32; computed {often}"
     if record.differences:
         rows["not reproduced"] = "\n".join(record.differences)
     if record.parity is not None:

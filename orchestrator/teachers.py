@@ -12,11 +12,12 @@ import torch
 
 from actors.envs import chunk_spec, env_spec
 from actors.policy import QPolicy
-from actors.rollout import EpisodeResults, QFunction, collect_chunks, play_episodes, random_score
+from actors.rollout import EpisodeResults, collect_chunks, play_episodes, random_score
 from learner.checkpoint import CheckpointFolder
 from learner.training_arrays import to_training_arrays
-from orchestrator.baselines import teachers_of
-from teacher_store.records import Provenance, Score, TeacherRecord
+from orchestrator.acting import acting, to_score, way_of_acting
+from orchestrator.baselines import encoder_of, parents_of
+from teacher_store.records import Provenance, TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from teacher_store.training_state import write_training_state
@@ -31,7 +32,6 @@ from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import Stop, seed_for
 from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
-from upcycle.statistics import mean_interval
 
 _EPSILON: Final = 0.001
 _RANDOM_EPISODES: Final = 20
@@ -55,11 +55,13 @@ def score_teacher(
 ) -> TeacherRecord:
     """Plays whole games with a teacher and writes the score into its record, with the random policy's if it lacks it.
 
-    Raises: UserError if it was stopped before the last game ended; CorruptDataError if the weights are damaged.
+    Raises: UserError if it was stopped before the last game ended, or is no policy; CorruptDataError if the weights
+      are damaged.
     """
+    teacher = load_teacher(record, store, env=record.env)
     results = play_episodes(
         record.env,
-        _q_function(record, store),
+        acting(teacher, seed=seed_for(seed, "actions", 0)),
         episodes=episodes,
         epsilon=epsilon,
         lanes=lanes,
@@ -72,7 +74,9 @@ def score_teacher(
         raise UserError("teacher", record.id, "was stopped before its last game ended", "start the evaluation again")
     random = record.random_score if record.random_score is not None else _random_score(record.env, seed)
     return store.replace(
-        record.model_copy(update={"score": _to_score(results.returns, epsilon), "random_score": random})
+        record.model_copy(
+            update={"score": to_score(results.returns, epsilon, way_of_acting(teacher)), "random_score": random}
+        )
     )
 
 
@@ -109,7 +113,7 @@ def collect_experience(
         with ExperienceLogWriter.open(temporary / "log", spec, record.env) as log:
             chunks = collect_chunks(
                 record.env,
-                _q_function(record, store),
+                acting(load_teacher(record, store, env=record.env), seed=seed_for(seed, "actions", 0)),
                 spec,
                 frames=frames,
                 epsilons=epsilons,
@@ -187,17 +191,18 @@ def publish_from_run(
             num_actions=spec.num_actions,
             actions=action_names(config.env),
             weights=path,
-            score=_to_score(returns, config.evaluation.epsilon),
+            score=to_score(returns, config.evaluation.epsilon),
             random_score=float(random) if random is not None else _random_score(config.env, config.seed),
             training_state=training_state,
             log_directory=folder.experience if with_experience and _has_log(folder) else None,
             licence=licence,
-            parents=tuple(str(known["id"]) for known in teachers_of(manifest)),
+            parents=parents_of(manifest),
             provenance=Provenance(
                 run_id=str(manifest["run_id"]),
                 config=dump_config(config),
                 learner_steps=int(snapshot.metadata["learner_steps"]),
                 env_frames=int(snapshot.metadata["env_frames"]),
+                encoder=encoder_of(manifest).get("sha256"),
                 versions=manifest.get("versions", {}),
             ),
         )
@@ -269,22 +274,6 @@ def _has_log(folder: RunFolder) -> bool:
         return bool(log_parts(folder.experience))
     except UserError:  # the run was told not to log (replay.log_experience)
         return False
-
-
-def _q_function(record: TeacherRecord, store: TeacherStore) -> QFunction:
-    teacher = load_teacher(record, store, env=record.env)
-    return lambda observation: teacher.q_values(torch.from_numpy(observation)).numpy()
-
-
-def _to_score(returns: Sequence[float] | Array, epsilon: float) -> Score:
-    interval = mean_interval(returns)
-    return Score(
-        mean_return=round(sum(map(float, returns)) / len(returns), 6),
-        episodes=len(returns),
-        epsilon=epsilon,
-        interval_low=interval.low,
-        interval_high=interval.high,
-    )
 
 
 def _random_score(env: EnvConfig, seed: int) -> float:

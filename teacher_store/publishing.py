@@ -1,7 +1,5 @@
 """What becomes of a publisher's files: checked, hashed, described. Nothing here knows where a store keeps them."""
 
-import hashlib
-import json
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from teacher_store.records import Experience, Function, TeacherRecord, digest_of_files
+from teacher_store.records import Experience, TeacherRecord, digest_of_files
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.files import disk_full_explained, sha256_of
@@ -73,13 +71,6 @@ def verify_log(directory: Path, experience: Experience) -> ExperienceLogReader:
     if found != expected:
         raise CorruptDataError(f"{directory}: holds {found} transitions and chunks, its record says {expected}")
     return reader
-
-
-def digest_of_function(function: Function) -> str:
-    """One SHA-256 over what names a function: its entry point, and the distribution and version that has it."""
-    return hashlib.sha256(
-        json.dumps([function.entry_point, function.distribution, function.version]).encode()
-    ).hexdigest()
 
 
 def hashes_of(record: TeacherRecord) -> dict[str, str]:

@@ -125,6 +125,8 @@ class Score(_Part):
     """Lower end of the mean's 95 % bootstrap interval."""
     interval_high: float
     """Upper end."""
+    actions: Literal["greedy", "sampled"] = "greedy"
+    """How it chose its actions otherwise: the best one, or one drawn from the probabilities that it gives."""
 
 
 class Experience(_Part):
@@ -151,6 +153,8 @@ class Provenance(_Part):
     """Gradient steps they have seen."""
     env_frames: int | None = None
     """Environment frames of the run."""
+    encoder: Sha256 | None = None
+    """Of the weight file that its torso began as, if there was one."""
     versions: dict[str, str] = {}
     """Versions of the software, by package."""
     created: float | None = None
@@ -211,6 +215,11 @@ class TeacherRecord(_Part):
     """Ids of the teachers that it was reincarnated from."""
     provenance: Provenance = Provenance()
     """Where the weights come from."""
+
+    @property
+    def cacheable(self) -> bool:
+        """Equal observations always get equal values, so that they are kept beside stored states."""
+        return self.function is None or self.function.cacheable
 
     def to_bytes(self) -> bytes:
         """The record as a readable JSON file."""

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from teacher_store.catalogue import Catalogue
+from teacher_store.functions import digest_of_function
 from teacher_store.leases import hold_lease
 from teacher_store.locations import default_location, open_storage
 from teacher_store.publishing import (
     check_name,
     compare_files,
-    digest_of_function,
     files_of,
     hashes_of,
     shared_log,
@@ -196,7 +196,7 @@ class TeacherStore:
             if sha256 is not None and weights is not None:
                 digest, files = sha256, {**files, sha256: weights}
             elif function is not None:
-                digest = digest_of_function(function)
+                digest = digest_of_function(function, kind)
             elif experience is not None:  # then it is what tells this teacher from others
                 digest, kind = digest_of_files(experience.files), "experience"
             else:

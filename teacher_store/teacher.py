@@ -1,11 +1,13 @@
-"""A teacher in memory: its network, frozen, and nothing that could train it."""
+"""A teacher in memory: its network, frozen, or its callable, and nothing that could train it."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from teacher_store.action_order import action_order
+from teacher_store.functions import PolicyFunction, load_function
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 from upcycle.config import EnvConfig
@@ -21,29 +23,45 @@ class Teacher:
 
     Attributes:
       record: what is known about it.
-      network: in evaluation mode, without gradients.
+      policy: its network, in evaluation mode and without gradients, or the callable that it is.
       device: where it computes.
-      action_index: int64 [A], which of the network's outputs are the student's actions; None where they all are.
+      action_index: int64 [A], which of its outputs are the student's actions; None where they all are.
     """
 
     record: TeacherRecord
-    network: QNetwork
+    policy: QNetwork | PolicyFunction
     device: torch.device
     action_index: Tensor | None = None
 
+    @property
+    def network(self) -> QNetwork:
+        """Its network, of a teacher that is known to have one."""
+        assert isinstance(self.policy, QNetwork), f"teacher {self.record.id} has no network"
+        return self.policy
+
     @torch.no_grad()
-    def q_values(self, observation: Tensor) -> Tensor:
-        """Action values, float32 [B, A] on the teacher's device.
+    def values(self, observation: Tensor) -> Tensor:
+        """What it thinks of each action, float32 [B, A] on the teacher's device.
+
+        Action values, or log-probabilities of a teacher that gives probabilities: the largest is its best action, and
+        the softmax, of action values at some temperature, is its policy.
 
         Args:
           observation: uint8 [B, stack, H, W] or float32 [B, stack, D]; moved to the teacher's device if need be.
-        Raises: ValueError if the observation has another shape than the teacher was trained on.
+        Raises: ValueError if the observation has another shape than the teacher was trained on; UserError if it is a
+          callable that fails.
         """
         expected = (self.record.frame_stack, *self.record.frame_shape)
         if tuple(observation.shape[1:]) != expected:
             raise ValueError(f"observation {tuple(observation.shape)}: teacher {self.record.id} sees [B, {expected}]")
-        values = self.network(observation.to(self.device, non_blocking=True))
-        return values if self.action_index is None else values[:, self.action_index]
+        if isinstance(self.policy, PolicyFunction):
+            found = self.policy.values(observation.cpu().numpy(), self.record.num_actions)
+            values = torch.from_numpy(found).to(self.device)
+        else:
+            values = self.policy(observation.to(self.device, non_blocking=True))
+        if self.action_index is not None:
+            values = values[:, self.action_index]
+        return functional.log_softmax(values, dim=1) if self.record.kind == "probabilities" else values
 
 
 def load_teacher(
@@ -54,7 +72,7 @@ def load_teacher(
     env: EnvConfig | None = None,
     num_actions: int | None = None,
 ) -> Teacher:
-    """Reads a teacher's verified weights.
+    """Reads a teacher's verified weights, or loads its callable.
 
     Args:
       record: which teacher.
@@ -63,11 +81,15 @@ def load_teacher(
       env: the student's environment and protocol, if it is to teach or to act: its values then have the order of the
         actions in there.
       num_actions: size of the student's action set.
-    Raises: UserError if it does not fit `env` (task, frame size, stack, actions); CorruptDataError if the weights are
-      damaged or do not fit the network of the record.
+    Raises: UserError if it does not fit `env` (task, frame size, stack, actions), is no policy, or its callable is not
+      the one that was registered; CorruptDataError if the weights are damaged or do not fit the network of the record.
     """
     if env is not None:
         record.check_agrees(env, num_actions=num_actions)
+    order = None if env is None else action_order(record, env)
+    index = None if order is None else torch.tensor(order, device=device)
+    if record.function is not None:
+        return Teacher(record, load_function(record.function, record.kind), torch.device(device), index)
     path = store.weights_path(record)
     assert record.weights is not None
     assert record.network is not None
@@ -84,6 +106,4 @@ def load_teacher(
         raise CorruptDataError(f"teacher {record.id}: its record describes no network ({error})") from error
     load_into(network, snapshot.tensors)
     network.to(torch.device(device)).eval().requires_grad_(False)
-    order = None if env is None else action_order(record, env)
-    index = None if order is None else torch.tensor(order, device=device)
     return Teacher(record, network, torch.device(device), index)

@@ -70,6 +70,11 @@ def _check_reuse(config: "RunConfig") -> None:
         raise ValueError("teacher.reload begins as one teacher; leave out teacher.also")
     if teacher is not None and teacher.optimizer == "restored" and teacher.reload == "nothing":
         raise ValueError("teacher.optimizer=restored needs teacher.reload=weights or weights_and_replay")
+    begins_as = teacher is not None and teacher.reload != "nothing"
+    if config.encoder.init_from and begins_as:
+        raise ValueError("teacher.reload begins as the teacher, encoder.init_from as another; leave out one of them")
+    if config.encoder.frozen and not (config.encoder.init_from or begins_as):
+        raise ValueError("encoder.frozen would leave the torso at random; set encoder.init_from or teacher.reload")
     for name, asked in (
         ("guide.kind", config.guide.kind != "nobody"),
         ("online.teacher_fraction", config.online.teacher_fraction > 0),

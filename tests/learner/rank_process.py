@@ -45,14 +45,14 @@ def teacher(observation: Tensor) -> Tensor:
     return 0.3 * torch.sin(mean[:, None] * 40 + torch.arange(NUM_ACTIONS))
 
 
-def train(ranks: Ranks) -> TrainState:
+def train(ranks: Ranks, *, frozen_torso: bool = False) -> TrainState:
     """Takes STEPS steps on this rank's rows of the same batches, whoever shares them."""
     torch.manual_seed(ranks.rank)  # parameters become rank 0's
     config = NetworkConfig(kind="nature", width=0.25, hidden=16)
     network = build_network(config, frame_shape=(42, 42), stack=2, num_actions=NUM_ACTIONS)
     if ranks.rank:
         network.load_state_dict({name: tensor + 1 for name, tensor in network.state_dict().items()})
-    state = TrainState(network, LEARNER, torch.device("cpu"), wrap=ranks.wrap)
+    state = TrainState(network, LEARNER, torch.device("cpu"), wrap=ranks.wrap, frozen_torso=frozen_torso)
     rng = np.random.default_rng(1)
     for step in range(STEPS):
         sampled, raw = draw(rng)
@@ -70,7 +70,7 @@ def train(ranks: Ranks) -> TrainState:
             replace(batch, importance_weights=batch.importance_weights * (largest / agreement.largest_weight)),
             OBJECTIVE,
             multiplier=agreement.multiplier,
-            teacher_q_values=teacher(batch.observation).unsqueeze(1),
+            teacher_values=teacher(batch.observation).unsqueeze(1),
         )
     return state
 
@@ -120,6 +120,8 @@ def main(rank: int, path: Path) -> None:
     ):
         state = train(ranks)
         results["parameters"] = [parameter.detach().clone() for parameter in state.online_network.parameters()]
+        frozen = train(ranks, frozen_torso=True)
+        results["frozen"] = [parameter.detach().clone() for parameter in frozen.online_network.parameters()]
         ranks.check_equal([*state.online_network.parameters(), *state.target_network.parameters()])
         results["agreements"] = [plain(agreement) for agreement in disagreeing(ranks)]
         if rank == 0:

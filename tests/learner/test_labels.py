@@ -14,6 +14,7 @@ from learner.labels import TeacherLabels
 from replay_service.server import ReplayShard
 from replay_service.sharding import ShardedReplay, TransitionKeys
 from replay_service.types import TableConfig
+from teacher_store.functions import PolicyFunction
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience
@@ -105,7 +106,7 @@ def test_one_pass_labels_every_stored_state_once_and_a_second_one_nothing(
         labels.annotate_table(replay, "teacher", VIEW, StopSignal())
         assert labels.num_states == len(teachers) * replay.stats("teacher").num_annotated <= 2 * num_states
         states, values = scanned(replay)
-        expected = torch.cat([teacher.q_values(torch.from_numpy(states)) for teacher in teachers], dim=1)
+        expected = torch.cat([teacher.values(torch.from_numpy(states)) for teacher in teachers], dim=1)
         np.testing.assert_allclose(values, expected.numpy(), rtol=1e-5, atol=1e-6)
         again = new_labels(teachers)
         again.annotate_table(replay, "teacher", VIEW, StopSignal())
@@ -151,7 +152,7 @@ def test_only_states_without_a_label_are_computed_and_handed_on(
         values = labels.of(batch, kept)
         assert (values.shape, labels.num_states) == ((32, 2, 2), 64)
         for number, teacher in enumerate(teachers):
-            torch.testing.assert_close(values[:, number], teacher.q_values(batch.observation))
+            torch.testing.assert_close(values[:, number], teacher.values(batch.observation))
         assert kept.keys is not None
         assert kept.values is not None
         replay.annotate("teacher", kept.keys.choose(np.arange(20)), kept.values[:20])
@@ -165,9 +166,46 @@ def test_only_states_without_a_label_are_computed_and_handed_on(
         assert rest.values.shape == (missing, 4)
 
 
+class Sequel:
+    """A policy that never says the same twice, in place of `PolicyFunction.call`."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, observation: Array) -> Array:
+        self.calls += 1
+        return np.full((len(observation), 2), self.calls, np.float32)
+
+
+def test_a_teacher_that_is_not_cacheable_is_asked_for_every_batch_and_keeps_its_place(
+    teachers: list[Teacher], experience: list[bytes]
+) -> None:
+    call = Sequel()
+    policy = PolicyFunction("sequel", "tests", "1", call, "q_values")
+    function = policy.describe(seconds_per_state=0.0)
+    record = teachers[0].record.model_copy(update={"function": function, "network": None, "weights": None})
+    labels = new_labels([Teacher(record, policy, CPU), *teachers])
+    with stored(experience) as replay:
+        labels.annotate_table(replay, "teacher", VIEW, StopSignal())
+        before = labels.num_states
+        assert (call.calls, before) == (0, len(teachers) * replay.stats("teacher").num_annotated)
+        for calls in (1, 2):
+            batch = next_batch(replay)
+            values = labels.of(batch, Kept())
+            assert (values.shape, values[:, 0].unique().tolist()) == ((32, 3, 2), [calls])
+            for number, teacher in enumerate(teachers, start=1):
+                torch.testing.assert_close(values[:, number], teacher.values(batch.observation))
+        assert labels.num_states == before + 2 * 32
+    alone, kept = new_labels([Teacher(record, policy, CPU)]), Kept()
+    with stored(experience, width=0) as replay:
+        alone.annotate_table(replay, "teacher", VIEW, StopSignal())
+        assert alone.of(next_batch(replay), kept).unique().tolist() == [3]
+    assert kept.keys is None
+
+
 def test_a_table_without_annotations_gets_labels_all_the_same(teachers: list[Teacher], experience: list[bytes]) -> None:
     with stored(experience, width=0) as replay:
         kept, batch = Kept(), next_batch(replay)
         values = new_labels(teachers).of(batch, kept)
-        torch.testing.assert_close(values[:, 1], teachers[1].q_values(batch.observation))
+        torch.testing.assert_close(values[:, 1], teachers[1].values(batch.observation))
         assert kept.keys is None

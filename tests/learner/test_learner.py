@@ -134,7 +134,7 @@ def test_the_offline_phase_makes_a_student_that_acts_like_its_teacher(
     assert [(phase["phase"], phase["learner_steps"]) for phase in folder.phases()] == [("offline", 300)]
     frames = np.concatenate([decode_chunk(chunk, CHUNKS).frame for chunk in experience])
     seen = torch.from_numpy(frames[:, None])
-    theirs, ours = teacher.q_values(seen), student_q_values(folder, seen)
+    theirs, ours = teacher.values(seen), student_q_values(folder, seen)
     assert 0.2 < (theirs.argmax(1) == 0).float().mean() < 0.8, "this teacher is too easy to imitate"
     assert (theirs.argmax(1) == ours.argmax(1)).float().mean() > 0.85  # the draws of a shard are not seeded
     latest = SnapshotFolder(folder.snapshots).latest()

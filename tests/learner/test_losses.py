@@ -34,9 +34,9 @@ def draws(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def kl_to_teacher(q_values: Tensor, teacher_q_values: Tensor, temperature: float) -> Tensor:
+def kl_to_teacher(q_values: Tensor, teacher_values: Tensor, temperature: float) -> Tensor:
     one = torch.ones(1, dtype=q_values.dtype)
-    return distillation_loss(q_values, teacher_policy(teacher_q_values.unsqueeze(1), temperature, one), temperature)
+    return distillation_loss(q_values, teacher_policy(teacher_values.unsqueeze(1), temperature, one), temperature)
 
 
 # TD

@@ -10,6 +10,8 @@ import torch
 from learner.ranks import Order, RankLost, Ranks, Verdict
 from learner.rendezvous import meet
 from tests.learner import rank_process
+from upcycle.config import NetworkConfig
+from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
 
@@ -36,6 +38,19 @@ def test_two_ranks_on_halves_of_a_batch_end_where_one_ends_on_the_whole(results:
     for first, second, one in zip(results[0]["parameters"], results[1]["parameters"], alone, strict=True):
         assert torch.equal(first, second)
         torch.testing.assert_close(first, one, rtol=1e-5, atol=1e-6)
+
+
+def test_two_ranks_leave_a_frozen_torso_alone_and_learn_the_rest(results: list[dict[str, Any]]):
+    trained = rank_process.train(Ranks.single(), frozen_torso=True)
+    names = [name for name, _ in trained.online_network.named_parameters()]
+    torch.manual_seed(0)
+    config = NetworkConfig(kind="nature", width=0.25, hidden=16)
+    untouched = build_network(config, frame_shape=(42, 42), stack=2, num_actions=rank_process.NUM_ACTIONS)
+    start, alone = dict(untouched.named_parameters()), dict(trained.online_network.named_parameters())
+    for name, first, second in zip(names, results[0]["frozen"], results[1]["frozen"], strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, alone[name].detach(), rtol=1e-5, atol=1e-6)
+        assert torch.equal(first, start[name]) == name.startswith("torso.")
 
 
 def test_all_ranks_agree_on_what_they_do_not_see_alike(results: list[dict[str, Any]]):

@@ -11,11 +11,21 @@ from torch import Tensor
 from learner.batches import Batch
 from learner.losses import categorical_loss, conservative_loss, distillation_loss, margin_loss, teacher_policy
 from learner.measured_tuning import random_batch
-from learner.objective import TERMS, Objective, score_weights
+from learner.objective import TERMS, Objective, score_weights, temperatures_of
 from learner.train_state import TrainState
 from learner.train_step import compute_loss, train_step
+from teacher_store.records import TeacherKind, TeacherRecord
+from teacher_store.teacher import Teacher
 from upcycle.chunks import ChunkSpec
-from upcycle.config import CqlConfig, DistillationConfig, LearnerConfig, MarginConfig, NetworkConfig, TeacherConfig
+from upcycle.config import (
+    CqlConfig,
+    DistillationConfig,
+    EnvConfig,
+    LearnerConfig,
+    MarginConfig,
+    NetworkConfig,
+    TeacherConfig,
+)
 from upcycle.networks import build_network
 from upcycle.windows import View
 
@@ -66,7 +76,7 @@ def test_all_terms_are_added_up_with_their_weights(head: str, form: str) -> None
         cql=CqlConfig(coefficient=0.3),
     )
     teacher = labels(batch)
-    loss, result = compute_loss(state, batch, terms, multiplier=0.6, teacher_q_values=teacher)
+    loss, result = compute_loss(state, batch, terms, multiplier=0.6, teacher_values=teacher)
     weights, q_values = batch.importance_weights, state.online_network(batch.observation)
     log_policy = teacher_policy(teacher, TAU, torch.tensor([0.25, 0.75]))
     by_hand = {
@@ -106,14 +116,14 @@ def td_by_hand(state: TrainState, batch: Batch) -> Tensor:
 
 def test_a_multiplier_of_0_leaves_the_teachers_alone() -> None:
     state, batch = new_state(), new_batch()
-    _, result = compute_loss(state, batch, objective(state), multiplier=0.0, teacher_q_values=None)
+    _, result = compute_loss(state, batch, objective(state), multiplier=0.0, teacher_values=None)
     assert result.terms[1:].tolist() == [0, 0, 0, 0]
 
 
 def test_without_td_loss_only_the_teacher_is_followed() -> None:
     state, batch = new_state(td_coefficient=0.0), new_batch()
     before = state.online_network(batch.observation)
-    loss, result = compute_loss(state, batch, objective(state), multiplier=1.0, teacher_q_values=before[:, None])
+    loss, result = compute_loss(state, batch, objective(state), multiplier=1.0, teacher_values=before[:, None])
     assert float(result.terms[0]) > 0
     loss.backward()
     assert all(
@@ -127,8 +137,8 @@ def test_priorities_are_of_the_td_term_alone(head: str) -> None:
     state, batch = new_state(head), new_batch()
     heavy = replace(batch, importance_weights=batch.importance_weights * 7)
     terms = objective(state)
-    _, plain = compute_loss(state, batch, terms, multiplier=0.0, teacher_q_values=None)
-    _, taught = compute_loss(state, heavy, terms, multiplier=1.0, teacher_q_values=labels(batch))
+    _, plain = compute_loss(state, batch, terms, multiplier=0.0, teacher_values=None)
+    _, taught = compute_loss(state, heavy, terms, multiplier=1.0, teacher_values=labels(batch))
     torch.testing.assert_close(plain.priorities, taught.priorities)
     assert float(plain.priorities.min()) > 0
     if head == "c51":
@@ -140,11 +150,55 @@ def test_double_q_learning_lets_the_online_network_choose() -> None:
     with torch.no_grad():
         for parameter in state.online_network.head.parameters():
             parameter.copy_(torch.randn_like(parameter))
-    _, result = compute_loss(state, batch, objective(state), multiplier=0.0, teacher_q_values=None)
+    _, result = compute_loss(state, batch, objective(state), multiplier=0.0, teacher_values=None)
     best = state.online_network(batch.next_observation).argmax(1, keepdim=True)
     target = batch.n_step_return + batch.discount * state.target_network(batch.next_observation).gather(1, best)[:, 0]
     error = state.online_network(batch.observation).gather(1, batch.action[:, None])[:, 0] - target
     torch.testing.assert_close(result.priorities, error.detach().abs() + 1e-6)
+
+
+@pytest.mark.parametrize("combination", ["mixture", "value_gated"])
+def test_teachers_that_give_probabilities_and_such_that_give_values_teach_together(combination: str) -> None:
+    state, batch = new_state(), new_batch()
+    temperatures = temperatures_of([teacher("q_values"), teacher("probabilities")], TAU, CPU)
+    teaching = TeacherConfig.model_validate({"combination": combination, "gate_tolerance": 100.0})
+    terms = objective(state, teacher=teaching, temperatures=temperatures)
+    values, q_values = labels(batch), state.online_network(batch.observation)
+    probabilities = torch.softmax(values[:, 1] / 0.02, dim=1)
+    policies = [torch.softmax(values[:, 0] / TAU, dim=1), probabilities]
+    mixed = torch.stack([values[:, 0], probabilities.log()], dim=1)
+    if combination == "mixture":
+        expected = 0.25 * policies[0] + 0.75 * policies[1]
+    else:
+        liked = torch.stack([q_values.gather(1, policy.argmax(1, keepdim=True))[:, 0] for policy in policies])
+        expected = torch.where(liked.argmax(0)[:, None] == 0, policies[0], policies[1])
+        assert 0 < int(liked.argmax(0).sum()) < 16
+    _, result = compute_loss(state, batch, terms, multiplier=1.0, teacher_values=mixed)
+    kl = distillation_loss(q_values, expected.log(), TAU)
+    torch.testing.assert_close(result.terms[1], (batch.importance_weights * kl).mean().detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_teachers_of_one_kind_share_a_temperature() -> None:
+    assert temperatures_of([], TAU, CPU) is None
+    assert temperatures_of([teacher("q_values"), teacher("q_values")], TAU, CPU) is None
+    alone = temperatures_of([teacher("probabilities")], TAU, CPU)
+    assert alone is not None
+    assert alone.tolist() == [[1.0]]
+
+
+def teacher(kind: TeacherKind) -> Teacher:
+    record = TeacherRecord(
+        id="some-01234567",
+        name="some",
+        kind=kind,
+        env=EnvConfig(frame_size=42),
+        network=NetworkConfig(),
+        frame_shape=(42, 42),
+        frame_stack=4,
+        num_actions=6,
+        weights=None,
+    )
+    return Teacher(record, new_state().online_network, CPU)
 
 
 def test_a_gated_teacher_counts_only_where_the_student_thinks_well_of_its_action() -> None:
@@ -155,7 +209,7 @@ def test_a_gated_teacher_counts_only_where_the_student_thinks_well_of_its_action
 
     def distillation(*teachers: Tensor) -> float:
         values = torch.stack(teachers, dim=1)
-        _, result = compute_loss(state, batch, gated, multiplier=1.0, teacher_q_values=values)
+        _, result = compute_loss(state, batch, gated, multiplier=1.0, teacher_values=values)
         return float(result.terms[TERMS.index("distillation_loss")])
 
     assert distillation(worst, worst) == 0.0
@@ -167,10 +221,10 @@ def test_a_step_moves_the_online_network_and_the_target_follows_its_period() -> 
     state, batch = new_state(target_update_period=2), new_batch()
     weight, target = state.online_network.hidden.weight, state.target_network.hidden.weight
     before = weight.detach().clone()
-    train_step(state, batch, objective(state), multiplier=1.0, teacher_q_values=labels(batch))
+    train_step(state, batch, objective(state), multiplier=1.0, teacher_values=labels(batch))
     assert not torch.equal(weight, before)
     assert torch.equal(target, before)
-    train_step(state, batch, objective(state), multiplier=1.0, teacher_q_values=labels(batch))
+    train_step(state, batch, objective(state), multiplier=1.0, teacher_values=labels(batch))
     assert torch.equal(target, weight)
     assert state.learner_steps == 2
 
@@ -180,9 +234,9 @@ def test_steps_lower_what_they_minimise(head: str) -> None:
     state, batch = new_state(head), new_batch()
     terms, losses = objective(state), list[float]()
     for _ in range(30):
-        loss, _ = compute_loss(state, batch, terms, multiplier=1.0, teacher_q_values=labels(batch))
+        loss, _ = compute_loss(state, batch, terms, multiplier=1.0, teacher_values=labels(batch))
         losses.append(loss.item())
-        train_step(state, batch, terms, multiplier=1.0, teacher_q_values=labels(batch))
+        train_step(state, batch, terms, multiplier=1.0, teacher_values=labels(batch))
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -199,8 +253,8 @@ def test_a_cuda_device_takes_the_same_steps(head: str) -> None:
         state, batch = new_state(head, device), new_batch(device)
         terms = objective(state)
         for _ in range(steps - 1):
-            train_step(state, batch, terms, multiplier=1.0, teacher_q_values=labels(batch))
-        result = train_step(state, batch, terms, multiplier=1.0, teacher_q_values=labels(batch))
+            train_step(state, batch, terms, multiplier=1.0, teacher_values=labels(batch))
+        result = train_step(state, batch, terms, multiplier=1.0, teacher_values=labels(batch))
         return [float(term) for term in result.terms]
 
     cuda = torch.device("cuda")

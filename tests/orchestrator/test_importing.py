@@ -53,7 +53,7 @@ def weights_alone(tmp_path: Path) -> Path:
 
 def write_reference(path: Path, store: TeacherStore, name: str, *, error: float = 0.0) -> Path:
     observations = np.random.default_rng(0).integers(0, 256, (3, 4, 42, 42), np.uint8)
-    q_values = load_teacher(store.get(name), store).q_values(torch.from_numpy(observations)).numpy()
+    q_values = load_teacher(store.get(name), store).values(torch.from_numpy(observations)).numpy()
     np.savez(path, allow_pickle=False, observations=observations, q_values=q_values + np.float32(error))
     return path
 
@@ -122,7 +122,7 @@ def test_a_buffer_alone_teaches_nothing_by_itself_and_can_be_given_to_a_teacher(
     buffer = tmp_path / "buffer"
     shutil.copytree(FOLDER, buffer, ignore=shutil.ignore_patterns("ckpt.*"))
     record = import_teacher(store, replace(OPTIONS, path=buffer, name="rows"))
-    assert (record.network, record.weights, record.score) == (None, None, None)
+    assert (record.kind, record.network, record.weights, record.score) == ("experience", None, None, None)
     assert record.describe_policy() == "experience without a policy"
     store.verify(record)
     with pytest.raises(UserError, match="has no weights: it is experience without a policy"):

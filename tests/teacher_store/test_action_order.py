@@ -51,18 +51,18 @@ def test_a_teacher_of_all_actions_teaches_those_that_the_game_knows(store: Teach
     seen = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 4, 42, 42), np.uint8))
     teacher = load_teacher(record, store, env=MINIMAL, num_actions=6)
     everything = network(seen).detach()
-    torch.testing.assert_close(teacher.q_values(seen), everything[:, [0, 1, 3, 4, 11, 12]])
+    torch.testing.assert_close(teacher.values(seen), everything[:, [0, 1, 3, 4, 11, 12]])
     chosen = torch.softmax(everything, dim=1)[:, [0, 1, 3, 4, 11, 12]]
-    policy = torch.softmax(teacher.q_values(seen), dim=1)
+    policy = torch.softmax(teacher.values(seen), dim=1)
     torch.testing.assert_close(policy, chosen / chosen.sum(dim=1, keepdim=True))
-    torch.testing.assert_close(load_teacher(record, store, env=FULL).q_values(seen), everything)
+    torch.testing.assert_close(load_teacher(record, store, env=FULL).values(seen), everything)
 
 
 def test_a_teacher_with_its_own_order_teaches_and_plays_in_that_of_the_environment(store: TeacherStore) -> None:
     record, network = publish(store, MINIMAL, 6, actions=BACKWARDS)
     seen = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 4, 42, 42), np.uint8))
     teacher = load_teacher(record, store, env=MINIMAL, num_actions=6)
-    torch.testing.assert_close(teacher.q_values(seen), network(seen).detach().flip(1))
+    torch.testing.assert_close(teacher.values(seen), network(seen).detach().flip(1))
     assert action_order(record, FULL.model_copy(update={"full_action_space": False})) == (5, 4, 3, 2, 1, 0)
 
 

@@ -48,7 +48,7 @@ def test_values_are_those_of_the_published_network_without_gradients(store: Teac
     teacher = load_teacher(record, store, env=ENV, num_actions=6)
     assert torch.equal(torch.random.get_rng_state(), generator)
     seen = observations(5, 4, 42, 42)
-    values = teacher.q_values(seen)
+    values = teacher.values(seen)
     assert values.shape == (5, 6)
     assert values.dtype == torch.float32
     assert not values.requires_grad
@@ -60,7 +60,7 @@ def test_values_are_those_of_the_published_network_without_gradients(store: Teac
 def test_other_observations_are_refused(store: TeacherStore, tmp_path: Path, shape: tuple[int, ...]) -> None:
     teacher = load_teacher(publish(store, tmp_path)[0], store)
     with pytest.raises(ValueError, match="sees"):
-        teacher.q_values(observations(*shape))
+        teacher.values(observations(*shape))
 
 
 def test_a_student_with_frames_of_another_size_is_refused(store: TeacherStore, tmp_path: Path) -> None:
