@@ -19,6 +19,7 @@ from orchestrator.progress import Progress, View
 from orchestrator.teachers import collect_experience, score_teacher
 from teacher_store.action_order import check_taken_as_is
 from teacher_store.records import TeacherRecord
+from teacher_store.reload import check_reload
 from teacher_store.store import TeacherStore
 from upcycle.chunks import ChunkSpec
 from upcycle.config import RunConfig
@@ -136,7 +137,7 @@ def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord
         records.append(record)
     if config.teacher.reload != "nothing":
         restored = config.teacher.optimizer == "restored"
-        records[0].check_reload(config.network, config.learner.optimizer if restored else None)
+        check_reload(records[0], config.network, config.learner.optimizer if restored else None)
     _check_policies(config, records)
     return records
 

@@ -19,6 +19,7 @@ from orchestrator import importing, teachers
 from orchestrator.importing import ImportOptions
 from orchestrator.registering import RegisterOptions, register_function
 from teacher_store.records import TeacherRecord
+from teacher_store.revisions import Revision
 from teacher_store.store import TeacherStore
 from upcycle.runtime import Stop
 
@@ -51,7 +52,7 @@ def show_teacher(name: str, *, as_json: bool, verify: bool = False) -> None:
     if verify:
         store.verify(record)
     if as_json:
-        _print_json(record.model_dump(mode="json") | {"folder": store.describe_place(record), "verified": verify})
+        _print_json(record.model_dump(mode="json") | {"folder": _place(store, record), "verified": verify})
         return
     _print_record(record, store, note="every file verified" if verify else None)
 
@@ -215,7 +216,7 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         if state is None
         else f"networks and {state.optimizer} after {state.learner_steps:,} learner steps, {state.bytes:,} bytes",
         "licence": record.licence,
-        "folder": store.describe_place(record),
+        "folder": _place(store, record),
     }
     table = Table(title=record.id, title_justify="left", show_header=False, box=None)
     if made.encoder is not None:
@@ -241,6 +242,11 @@ def _brief(record: TeacherRecord) -> dict[str, Any]:
     if values["experience"]:
         del values["experience"]["files"]
     return values
+
+
+def _place(store: TeacherStore, record: TeacherRecord) -> str:
+    """Where a teacher's record lies, for people."""
+    return f"{store.location}/{Revision(record).name}" if record.revision else str(store.folder(record))
 
 
 def _print_json(value: object) -> None:

@@ -261,41 +261,6 @@ class TeacherRecord(_Part):
         words = f"{self.network.kind}, width {self.network.width:g}, hidden {self.network.hidden}"
         return words + (", gives probabilities" if self.kind == "probabilities" else "")
 
-    def check_reload(self, network: NetworkConfig, optimizer: OptimizerKind | None) -> None:
-        """Raises UserError if a student of `network` cannot begin as this teacher.
-
-        Args:
-          network: the student's.
-          optimizer: of the student, where it is to go on with the teacher's optimizer state; None where it is not.
-        """
-        if self.network is None or self.kind != "q_values":
-            remedy = "set teacher.reload=nothing, or choose a teacher that is a Q network"
-            raise UserError("teacher.reload", self.id, f"is no Q network but {self.describe_policy()}", remedy)
-        for name in _parameters_depend_on(self.network):
-            mine, theirs = getattr(self.network, name), getattr(network, name)
-            if mine != theirs:
-                problem = f"teacher.reload begins with the weights of {self.id}, whose network has {mine!r}"
-                raise UserError(f"network.{name}", theirs, problem, f"set network.{name}={mine}")
-        if optimizer is None:
-            return
-        known = None if self.training_state is None else self.training_state.optimizer
-        if known != optimizer:
-            problem = f"teacher {self.id} was published " + (
-                "without its optimizer" if known is None else f"with the state of {known}, the student has {optimizer}"
-            )
-            remedy = "set teacher.optimizer=fresh" + ("" if known is None else f" or learner.optimizer={known}")
-            raise UserError("teacher.optimizer", "restored", problem, remedy)
-
-
-def _parameters_depend_on(network: NetworkConfig) -> list[str]:
-    """The fields that decide which parameters a network has and what they mean."""
-    unused = {"noisy_sigma"}  # of the first draw alone
-    if network.head == "q":
-        unused |= {"atoms", "support_limit"}
-    if network.kind == "mlp":
-        unused |= {"width", "padding"}
-    return [name for name in NetworkConfig.model_fields if name not in unused]
-
 
 def teacher_id(name: str, weights_sha256: str) -> str:
     """The id of a teacher: its name and the first eight digits of its weights' SHA-256."""

@@ -121,12 +121,6 @@ class TeacherStore:
             return place(self.storage, record, prefix)
         return self.catalogue.old_folder(record)
 
-    def describe_place(self, record: TeacherRecord) -> str:
-        """Where a teacher's record lies, for people."""
-        if not record.revision:
-            return str(self.folder(record))
-        return f"{self.location}/{Revision(record).name}"
-
     def weights_path(self, record: TeacherRecord) -> Path:
         """The weight file; reading it is to compare `record.weights.sha256`. Raises UserError if it has none."""
         if record.weights is None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from teacher_store.records import OptimizerKind
+from teacher_store.reload import check_reload
 from teacher_store.store import TeacherStore
 from tests.teacher_store.stored import ENV, make_training_state, make_weights, publish
 from upcycle.config import NetworkConfig
@@ -55,15 +56,15 @@ def test_a_student_that_cannot_begin_as_its_teacher_is_refused(
     make_training_state(tmp_path / "state")
     record = publish(store, make_weights(tmp_path), training_state=tmp_path / "state")
     with pytest.raises(UserError, match=message):
-        record.check_reload(NetworkConfig().model_copy(update=change), optimizer)
+        check_reload(record, NetworkConfig().model_copy(update=change), optimizer)
 
 
 def test_a_student_that_can_begin_as_its_teacher_may(store: TeacherStore, tmp_path: Path) -> None:
     make_training_state(tmp_path / "state")
     record = publish(store, make_weights(tmp_path), training_state=tmp_path / "state")
-    record.check_reload(NetworkConfig(atoms=5), "adam")  # a q head has no atoms
-    record.check_reload(NetworkConfig(), None)
+    check_reload(record, NetworkConfig(atoms=5), "adam")  # a q head has no atoms
+    check_reload(record, NetworkConfig(), None)
     without = publish(store, make_weights(tmp_path), name="without")
-    without.check_reload(NetworkConfig(), None)
+    check_reload(without, NetworkConfig(), None)
     with pytest.raises(UserError, match=r"without its optimizer; set teacher\.optimizer=fresh"):
-        without.check_reload(NetworkConfig(), "adam")
+        check_reload(without, NetworkConfig(), "adam")
