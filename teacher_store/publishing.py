@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from teacher_store.records import Experience, Function, TeacherRecord, digest_of_files
+from teacher_store.records import Experience, Function, TeacherRecord, Weights, digest_of_files
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.files import disk_full_explained, sha256_of
@@ -75,11 +75,21 @@ def verify_log(directory: Path, experience: Experience) -> ExperienceLogReader:
     return reader
 
 
-def digest_of_function(function: Function) -> str:
-    """One SHA-256 over what names a function: its entry point, and the distribution and version that has it."""
-    return hashlib.sha256(
-        json.dumps([function.entry_point, function.distribution, function.version]).encode()
-    ).hexdigest()
+def describe_weights(path: Path, sha256: str) -> Weights:
+    """The entry of a record about a weight file."""
+    return Weights(sha256=sha256, bytes=path.stat().st_size)
+
+
+def identify(weights_sha256: str | None, function: Function | None, experience: Experience | None) -> str:
+    """What tells a teacher from others: the SHA-256 of its weights, else of its function's name, else of its log."""
+    if weights_sha256 is not None:
+        return weights_sha256
+    if function is not None:
+        named = [function.entry_point, function.distribution, function.version]
+        return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+    if experience is not None:
+        return digest_of_files(experience.files)
+    raise ValueError("a teacher without weights, function and experience")
 
 
 def hashes_of(record: TeacherRecord) -> dict[str, str]:
