@@ -44,7 +44,7 @@ def shared_log(log_directory: Path | None, staging: Path) -> Generator[tuple[Exp
         name = f"experience-{digest_of_files(files)[:8]}"
         yield (
             Experience(directory=name, transitions=transitions, chunks=chunks, files=files),
-            {sha256: folder / file for file, sha256 in files.items()},
+            {sha256: folder / file for file, sha256 in reversed(files.items())},  # of files alike the first
         )
 
 
