@@ -11,11 +11,14 @@ storage's clock.
 import json
 import time
 import uuid
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
+from teacher_store.publishing import hashes_of
+from teacher_store.records import TeacherRecord
 from teacher_store.storage import Entry, Storage
 from upcycle.errors import CorruptDataError, UserError
 
@@ -69,6 +72,21 @@ def hold_lease(
         yield HeldLease(storage, name)
     finally:
         storage.delete(name)
+
+
+@contextmanager
+def put_leased(
+    storage: Storage, files: Mapping[str, Path], record: TeacherRecord, *ancestors: TeacherRecord
+) -> Generator[None]:
+    """Puts files as objects. Until it ends nothing clears them up, or what the record names, or records of ancestors.
+
+    Raises: as `hold_lease`; UserError if it took so long that the lease counts no longer.
+    """
+    teachers = {record.id, *record.parents, *(ancestor.id for ancestor in ancestors)}
+    with hold_lease(storage, {*files, *hashes_of(record).values()}, teachers) as lease:
+        storage.put_objects(files)
+        lease.check()
+        yield
 
 
 def read_leases(storage: Storage) -> list[Lease]:

@@ -18,6 +18,6 @@ def find_old_folders(root: Path) -> dict[str, tuple[TeacherRecord, Path]]:
     found = dict[str, tuple[TeacherRecord, Path]]()
     for path in sorted(root.glob(f"*/{RECORD}")):
         if not path.parent.name.startswith("."):  # what a killed process of an older version has left
-            record = TeacherRecord.read(path).model_copy(update={"revision": 0})
+            record = TeacherRecord.from_bytes(path.read_bytes(), where=str(path)).model_copy(update={"revision": 0})
             found[record.id] = (record, path.parent)
     return found

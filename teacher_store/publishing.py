@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from teacher_store.records import Experience, TeacherRecord, digest_of_files
+from teacher_store.functions import digest_of_function
+from teacher_store.records import Experience, Function, TeacherKind, TeacherRecord, Weights, digest_of_files
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.files import disk_full_explained, sha256_of
@@ -42,7 +43,7 @@ def shared_log(log_directory: Path | None, staging: Path) -> Generator[tuple[Exp
         name = f"experience-{digest_of_files(files)[:8]}"
         yield (
             Experience(directory=name, transitions=transitions, chunks=chunks, files=files),
-            {sha256: folder / file for file, sha256 in files.items()},
+            {sha256: folder / file for file, sha256 in reversed(files.items())},  # of files alike the first
         )
 
 
@@ -71,6 +72,24 @@ def verify_log(directory: Path, experience: Experience) -> ExperienceLogReader:
     if found != expected:
         raise CorruptDataError(f"{directory}: holds {found} transitions and chunks, its record says {expected}")
     return reader
+
+
+def describe_weights(path: Path, sha256: str) -> Weights:
+    """The entry of a record about a weight file."""
+    return Weights(sha256=sha256, bytes=path.stat().st_size)
+
+
+def identify(
+    weights_sha256: str | None, function: Function | None, kind: TeacherKind, experience: Experience | None
+) -> str:
+    """What tells a teacher from others: the SHA-256 of its weights, else of its function's name, else of its log."""
+    if weights_sha256 is not None:
+        return weights_sha256
+    if function is not None:
+        return digest_of_function(function, kind)
+    if experience is not None:
+        return digest_of_files(experience.files)
+    raise ValueError("a teacher without weights, function and experience")
 
 
 def hashes_of(record: TeacherRecord) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -224,11 +223,6 @@ class TeacherRecord(_Part):
     def to_bytes(self) -> bytes:
         """The record as a readable JSON file."""
         return json.dumps(self.model_dump(mode="json"), indent=1).encode() + b"\n"
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Inverse of `to_bytes`. Raises CorruptDataError naming the file and the field."""
-        return cls.from_bytes(path.read_bytes(), where=str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes | str, *, where: str) -> Self:

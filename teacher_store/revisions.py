@@ -40,6 +40,10 @@ class Revision:
         """Its name in a storage."""
         return revision_name(self.record.id, self.record.revision)
 
+    def numbered(self, number: int) -> "Revision":
+        """The same with another number."""
+        return Revision(self.record.model_copy(update={"revision": number}), self.listed)
+
     def to_bytes(self) -> bytes:
         """The revision as a readable JSON file with its checksum."""
         values = {"listed": self.listed, "record": self.record.model_dump(mode="json")}
@@ -115,11 +119,11 @@ class Revisions:
     def begin(self, revision: Revision) -> None:
         """Puts the first revision of an id; nothing happens if it has one."""
         if self.newest_of(revision.record.id) is None:
-            first = Revision(revision.record.model_copy(update={"revision": 1}), revision.listed)
+            first = revision.numbered(1)
             self._storage.put_if_absent(first.name, first.to_bytes())
 
     def append(self, identity: str, change: Callable[[Revision | None], Revision]) -> Revision:
-        """Puts the next revision of an id; all or nothing.
+        """Puts the next revision of an id, whole or not at all; none where the change changes nothing.
 
         Args:
           identity: whose.
@@ -130,8 +134,10 @@ class Revisions:
         for _ in range(_ATTEMPTS):
             before = self.newest_of(identity)
             after = change(before)
-            number = 1 if before is None else before.record.revision + 1
-            after = Revision(after.record.model_copy(update={"revision": number}), after.listed)
+            number = 0 if before is None else before.record.revision
+            if before is not None and before == after.numbered(number):
+                return before
+            after = after.numbered(number + 1)
             assert after.record.id == identity
             if self._storage.put_if_absent(after.name, after.to_bytes()):
                 return after

@@ -12,20 +12,19 @@ where they are; a change to one writes a revision and its objects beside them.
 """
 
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from teacher_store.catalogue import Catalogue
-from teacher_store.functions import digest_of_function
-from teacher_store.leases import hold_lease
+from teacher_store.leases import put_leased
 from teacher_store.locations import default_location, open_storage
 from teacher_store.publishing import (
     check_name,
     compare_files,
+    describe_weights,
     files_of,
-    hashes_of,
+    identify,
     shared_log,
     verify_log,
 )
@@ -36,8 +35,6 @@ from teacher_store.records import (
     Score,
     TeacherKind,
     TeacherRecord,
-    Weights,
-    digest_of_files,
     teacher_id,
 )
 from teacher_store.revisions import Revision, changed_fields
@@ -188,19 +185,13 @@ class TeacherStore:
         sha256 = None if weights is None else sha256_of(weights)
         with shared_log(log_directory, self.storage.local / STAGING) as (experience, files):
             if sha256 is not None and weights is not None:
-                digest, files = sha256, {**files, sha256: weights}
-            elif function is not None:
-                digest = digest_of_function(function, kind)
-            elif experience is not None:  # then it is what tells this teacher from others
-                digest, kind = digest_of_files(experience.files), "experience"
-            else:
-                raise ValueError("a teacher without weights, function and experience")
+                files = {**files, sha256: weights}
             if state is not None and training_state is not None:
                 files = {**files, state.sha256: training_state}
             record = TeacherRecord(
-                id=teacher_id(name, digest),
+                id=teacher_id(name, identify(sha256, function, kind, experience)),
                 name=name,
-                kind=kind,
+                kind="experience" if weights is None and function is None else kind,
                 env=env,
                 network=network,
                 function=function,
@@ -210,7 +201,7 @@ class TeacherStore:
                 actions=actions,
                 differences=differences,
                 parity=parity,
-                weights=None if weights is None else Weights(sha256=digest, bytes=weights.stat().st_size),
+                weights=None if sha256 is None or weights is None else describe_weights(weights, sha256),
                 score=score,
                 random_score=random_score,
                 experience=experience,
@@ -240,7 +231,7 @@ class TeacherStore:
             return Revision(record)
 
         add(None)  # before anything is written
-        with self._writing(record, files, [ancestor.id for ancestor in ancestors]):
+        with put_leased(self.storage, files, record, *ancestors):
             known = self.catalogue.newest()  # the lease keeps it so
             for ancestor in ancestors:
                 if ancestor.id not in known:
@@ -286,14 +277,5 @@ class TeacherStore:
             return Revision((base if before is None else before.record).model_copy(update=dict(changes)))
 
         old = {} if base.revision else files_of(base, self.folder(base))
-        with self._writing(base, {**old, **files}, []):
+        with put_leased(self.storage, {**old, **files}, base):
             return self.catalogue.revisions.append(base.id, change).record
-
-    @contextmanager
-    def _writing(self, record: TeacherRecord, files: Mapping[str, Path], ancestors: Iterable[str]) -> Generator[None]:
-        """Puts files as objects; until it ends, nothing clears up what they and the record are."""
-        objects = {*files, *hashes_of(record).values()}
-        with hold_lease(self.storage, objects, {record.id, *record.parents, *ancestors}) as lease:
-            self.storage.put_objects(files)
-            lease.check()
-            yield

@@ -40,6 +40,7 @@ def test_changes_of_different_fields_are_all_kept_whatever_record_they_began_wit
     assert scored.experience == with_log.experience
     later = store.replace(record.model_copy(update={"random_score": -20.0}))  # of one field the later counts
     assert (later.random_score, later.score, later.experience) == (-20.0, None, with_log.experience)
+    assert store.replace(later) == later  # what changes nothing writes nothing
     old = store.catalogue.revisions.get(record.id, 3)
     assert old is not None
     assert old.record == scored
