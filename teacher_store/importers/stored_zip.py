@@ -3,8 +3,8 @@
 Python's `zipfile` is not used: it takes in a directory of any length before it can be asked how many entries there are,
 of two entries of one name it gives the last, and its entries may lie over one another, which makes bombs. Here the
 directory is read whole or not at all, and nothing of an entry is decompressed beyond the size that it states. Comments,
-several disks, encryption, and compression other than deflate are refused; so are 64-bit sizes, beyond `MAX_WEIGHT_BYTES`.
-Source: PKWARE's APPNOTE 6.3.10.
+several disks, encryption, and compression other than deflate are refused, and so are sizes of 64 bits, which lie beyond
+`MAX_WEIGHT_BYTES`. Source: PKWARE's APPNOTE 6.3.10.
 """
 
 import os

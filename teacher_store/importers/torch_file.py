@@ -9,14 +9,14 @@ values are asked for, so that a file that names one storage a million times cost
 import io
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import numpy as np
 
 from teacher_store.importers.pickle_numpy import plain_constructors, refuse_call
-from teacher_store.importers.pickle_reader import Construct, Global, read_pickle
+from teacher_store.importers.pickle_reader import Allowed, Global, read_pickle
 from teacher_store.importers.stored_zip import LOCAL_MAGIC, StoredZip
 from upcycle.chunks import Array
 from upcycle.errors import CorruptDataError
@@ -153,7 +153,7 @@ def _read_zip(archive: StoredZip, where: str) -> TorchFile:
 
 
 def _read_legacy(data: bytes, where: str) -> TorchFile:
-    """Five pickles (a magic number, the format's version, the machine, the value, the storages' keys) and the storages."""
+    """Five pickles, of a magic number, the format's version, the machine, the value, and keys; then the storages."""
     storages, at = dict[str, Storage](), 0
     values = list[Any]()
     for _ in range(5):
@@ -204,13 +204,20 @@ def _storage(identity: Any) -> Storage:
     return Storage(key, _DTYPES[kind.name], _whole(length))
 
 
-def _allowed() -> Mapping[tuple[str, str], Construct]:
-    return plain_constructors() | {
-        ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-        ("torch._utils", "_rebuild_parameter"): lambda arguments: arguments[0],
-        ("torch", "Size"): lambda arguments: tuple(arguments[0]),
-        **{("torch", name): refuse_call for name in _DTYPES},
-    }
+def _allowed() -> Allowed:
+    constructors = plain_constructors() | dict.fromkeys([("torch", name) for name in _DTYPES], refuse_call)
+    constructors["torch._utils", "_rebuild_tensor_v2"] = _tensor
+    constructors["torch._utils", "_rebuild_parameter"] = _parameter
+    constructors["torch", "Size"] = _size
+    return constructors
+
+
+def _parameter(arguments: tuple[Any, ...]) -> Any:
+    return arguments[0]
+
+
+def _size(arguments: tuple[Any, ...]) -> tuple[int, ...]:
+    return _lengths(arguments[0])
 
 
 def _tensor(arguments: tuple[Any, ...]) -> Tensor:
