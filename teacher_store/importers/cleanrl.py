@@ -1,4 +1,4 @@
-"""What CleanRL's agents have in common, in whatever framework: their protocol, their files' names, their command line."""
+"""What CleanRL's agents have in common in every framework: protocol, names of files, command line."""
 
 import re
 from collections.abc import Iterable, Mapping

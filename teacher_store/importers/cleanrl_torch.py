@@ -5,17 +5,15 @@ command line}. `ppo_atari` saves nothing by itself, and its users the state dict
 its critic is not.
 """
 
+import math
 from collections.abc import Iterator
-from typing import Any, Final
-
-import numpy as np
+from typing import Final
 
 from teacher_store.importers import checkpoints, cleanrl
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
-from teacher_store.importers.network_shapes import Support
 from teacher_store.importers.source import Source
-from teacher_store.importers.torch_file import TorchFile, read_torch_file, starts_torch_file
-from teacher_store.importers.torch_weights import Layout, choose_layout, convert
+from teacher_store.importers.torch_file import read_torch_file, starts_torch_file
+from teacher_store.importers.torch_weights import Layout, choose_layout, convert, named, support_of
 from upcycle.errors import CorruptDataError
 
 _NATURE: Final = ("network.0", "network.2", "network.4")
@@ -48,24 +46,18 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
     name = cleanrl.choose(source, _models(source), request)
     where = str(source.locate(name))
     file = read_torch_file(source.read(name), where)
-    if not isinstance(file.value, dict):
-        raise CorruptDataError(f"{where}: a {type(file.value).__name__} where a model belongs")
-    arguments = cleanrl.read_arguments(file.value, where)
+    values = named(file.value, where)
+    arguments = cleanrl.read_arguments(values, where)
     support = cleanrl.support_of(arguments, where)
-    tensors: Any = file.value.get("model_weights", file.value)
+    tensors = named(values.get("model_weights", values), where)
     layout = choose_layout(tensors, (_Q, _PPO, _IMPALA) if support is None else (_C51,), where)
     if support is not None:
-        _check_atoms(file, tensors, support, where)
+        atoms, limit = support_of(file, tensors.get("atoms"), f"{where}: atoms")
+        if atoms != support.atoms or not math.isclose(limit, support.limit, rel_tol=1e-5):
+            raise CorruptDataError(f"{where}: atoms are not those of args")
     weights = convert(file, tensors, layout, where=where, frame_shape=cleanrl.FRAME_SHAPE, support=support)
     kind = "probabilities" if layout is _PPO else "q_values"
     return cleanrl.agent(weights, arguments, where=where, sha256=source.sha256(name), kind=kind)
-
-
-def _check_atoms(file: TorchFile, tensors: dict[str, Any], support: Support, where: str) -> None:
-    atoms = file.array(tensors.get("atoms"), f"{where}: atoms")
-    expected = np.linspace(-support.limit, support.limit, support.atoms)
-    if atoms.shape != expected.shape or np.abs(atoms - expected).max() > 1e-5 * support.limit:
-        raise CorruptDataError(f"{where}: atoms are not those that args says")
 
 
 IMPORTER: Final = Importer(

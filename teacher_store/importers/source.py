@@ -113,6 +113,14 @@ class Source:
         """All of a gzip file, decompressed. Raises: CorruptDataError if it is damaged, or more than `limit` bytes."""
         return gunzip(self.read(name, limit=limit), limit=limit, where=str(self.locate(name)))
 
+    def gunzip_head(self, name: str = "", count: int = 16) -> bytes:
+        """The first bytes of a gzip file, decompressed; as many as are sound."""
+        stream = zlib_ng.decompressobj(zlib_ng.MAX_WBITS + 16)
+        try:
+            return stream.decompress(self.head(name, count), count)
+        except _DAMAGED:
+            return b""
+
 
 def gunzip(data: bytes, *, limit: int, where: str) -> bytes:
     """Decompresses gzip without ever holding more than `limit` bytes. Raises: CorruptDataError."""

@@ -7,12 +7,15 @@ ones pad their pools on every side.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
+
+import numpy as np
 
 from teacher_store.importers.network_shapes import (
     IMPALA,
     IMPALA_PLACES,
     MAX_ACTIONS,
+    MAX_ATOMS,
     MAX_STACK,
     NATURE,
     NATURE_PLACES,
@@ -57,25 +60,32 @@ class Layout:
         return self.names <= names <= self.names | set(self.others)
 
 
-def choose_layout(tensors: Any, layouts: Sequence[Layout], where: str) -> Layout:
+def named(value: Any, where: str) -> dict[str, Any]:
+    """`value`, if it is a dict by names, as a state dict is. Raises: CorruptDataError."""
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in cast(dict[Any, Any], value)):
+        kind = type(cast(object, value)).__name__
+        raise CorruptDataError(f"{where}: a {kind} where a state dict belongs, or one with other keys than names")
+    return cast(dict[str, Any], value)
+
+
+def choose_layout(tensors: Mapping[str, Any], layouts: Sequence[Layout], where: str) -> Layout:
     """The layout of a network.
 
     Args:
-      tensors: what stands where its state dict belongs.
+      tensors: its state dict.
+      layouts: those that its framework has.
       where: names the file in errors.
-    Raises: CorruptDataError if it is no state dict, UserError if it has none of the layouts.
+    Raises: CorruptDataError if tensors are missing, UserError if it is a network of another layout.
     """
-    if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
-        raise CorruptDataError(f"{where}: a {type(tensors).__name__} where a state dict belongs, or one without names")
     names = set(tensors)
     for layout in layouts:
         if layout.fits(names):
             return layout
     nearest = max(layouts, key=lambda layout: len(layout.names & names))
     missing, more = nearest.names - names, names - nearest.names - set(nearest.others)
-    if len(missing) < len(nearest.names) // 2 and not more:
+    if missing and not more:
         raise CorruptDataError(f"{where}: missing: {_listed(missing)}")
-    raise unsupported(where, f"a network with the tensors {_listed(more or names)}")
+    raise unsupported(where, f"a network with the tensors {_listed(more)}")
 
 
 def convert(
@@ -126,6 +136,20 @@ def convert(
     if support is not None:
         network = network.model_copy(update={"atoms": support.atoms, "support_limit": support.limit})
     return Weights(network, read.ours, frame_stack, outputs // atoms)
+
+
+def support_of(file: TorchFile, atoms: Any, where: str) -> Support:
+    """What the tensor of a C51 network's atoms says. Raises: CorruptDataError if they do not lie evenly around 0.
+
+    Args:
+      where: names file and tensor in errors.
+    """
+    values = file.array(atoms, where)
+    if values.ndim == 1 and 2 <= len(values) <= MAX_ATOMS and values[-1] > 0:
+        limit = float(values[-1])
+        if np.allclose(values, np.linspace(-limit, limit, len(values)), rtol=0, atol=1e-5 * limit):
+            return Support(len(values), limit)
+    raise CorruptDataError(f"{where} are no atoms that lie evenly around 0")
 
 
 def unsupported(where: str, what: str) -> UserError:
