@@ -19,7 +19,7 @@ from upcycle.errors import CorruptDataError
 _NATURE: Final = ("network.0", "network.2", "network.4")
 _Q: Final = Layout("nature", _NATURE, "network.7", "network.9")
 _C51: Final = Layout("nature", _NATURE, "network.7", "network.9", others=("atoms",))
-_PPO: Final = Layout("nature", _NATURE, "network.7", "actor", others=("critic.weight", "critic.bias"))
+_PPO: Final = Layout("nature", _NATURE, "network.7", "actor", others=("critic.",))
 _IMPALA: Final = Layout(
     "impala",
     tuple(

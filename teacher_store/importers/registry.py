@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from teacher_store.importers import cleanrl_jax, cleanrl_torch, dopamine_jax, dopamine_replay, dopamine_tf, gogianu
+from teacher_store.importers import (
+    cleanrl_jax,
+    cleanrl_torch,
+    dopamine_jax,
+    dopamine_replay,
+    dopamine_tf,
+    gogianu,
+    stable_baselines3,
+)
 from teacher_store.importers.imported import Importer
 from teacher_store.importers.source import Source
 from upcycle.errors import UserError
@@ -16,6 +24,7 @@ IMPORTERS: Final[tuple[Importer, ...]] = (
     cleanrl_jax.IMPORTER,
     cleanrl_torch.IMPORTER,
     gogianu.IMPORTER,
+    stable_baselines3.IMPORTER,
 )
 """In the order of help and errors; at most one that reads agents recognises a source, and one that reads buffers."""
 

@@ -41,7 +41,7 @@ class Layout:
       kind: of the torso.
       convolutions: from the first to the last.
       hidden, head: the dense layers.
-      others: names of tensors that may stand beside, such as a critic's, and are left alone.
+      others: how names of tensors begin that may stand beside, such as a critic's, and are left alone.
     """
 
     kind: Literal["nature", "impala"]
@@ -57,7 +57,11 @@ class Layout:
 
     def fits(self, names: set[str]) -> bool:
         """Whether a network with tensors of these names is laid out so."""
-        return self.names <= names <= self.names | set(self.others)
+        return self.names <= names and not self.beyond(names)
+
+    def beyond(self, names: set[str]) -> set[str]:
+        """Which of `names` have no place in it."""
+        return {name for name in names - self.names if not name.startswith(self.others)}
 
 
 def named(value: Any, where: str) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def choose_layout(tensors: Mapping[str, Any], layouts: Sequence[Layout], where: 
         if layout.fits(names):
             return layout
     nearest = max(layouts, key=lambda layout: len(layout.names & names))
-    missing, more = nearest.names - names, names - nearest.names - set(nearest.others)
+    missing, more = nearest.names - names, nearest.beyond(names)
     if missing and not more:
         raise CorruptDataError(f"{where}: missing: {_listed(missing)}")
     raise unsupported(where, f"a network with the tensors {_listed(more)}")
