@@ -18,6 +18,7 @@ MAX_WEIGHT_BYTES: Final = 2 << 30
 MAX_NAMES: Final = 100_000
 """The most files of a folder that are looked at."""
 _MAX_DEPTH: Final = 4
+_PART_BYTES: Final = 1 << 20
 _DAMAGED: Final = cast(type[Exception], zlib_ng.error)
 
 
@@ -124,11 +125,15 @@ class Source:
 
 def gunzip(data: bytes, *, limit: int, where: str) -> bytes:
     """Decompresses gzip without ever holding more than `limit` bytes. Raises: CorruptDataError."""
+    parts, size = list[bytes](), 0
     try:
         with gzip_ng.GzipFile(fileobj=io.BytesIO(data)) as file:
-            result = file.read(limit + 1)
+            while part := file.read(_PART_BYTES):  # as much is allocated as is asked for
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    problem = f"decompresses to more than {limit:,} bytes (a decompression bomb?); refused"
+                    raise CorruptDataError(f"{where}: {problem}")
     except (OSError, EOFError, _DAMAGED) as error:
         raise CorruptDataError(f"{where}: damaged gzip data ({error})") from error
-    if len(result) > limit:
-        raise CorruptDataError(f"{where}: decompresses to more than {limit:,} bytes (a decompression bomb?); refused")
-    return result
+    return b"".join(parts)

@@ -37,6 +37,7 @@ _NAME_PART: Final = re.compile(r"[^\\:\x00-\x1f\x7f]{1,255}")
 @dataclass(frozen=True, slots=True)
 class _Entry:
     name: str
+    raw_name: bytes
     method: int
     checksum: int
     compressed: int
@@ -125,7 +126,7 @@ class StoredZip:
             raw = directory[name_at : name_at + name_length]
             if magic != b"PK\x01\x02" or at > len(directory) or disk:
                 raise self._refused("its directory is damaged")
-            entry = _Entry(self._name(raw, flags), method, checksum, compressed, size, offset)
+            entry = _Entry(self._name(raw, flags), raw, method, checksum, compressed, size, offset)
             self._check(entry, flags, attributes)
             if entry.name in entries:
                 raise self._refused(f"it has two entries {entry.name}")
@@ -158,14 +159,14 @@ class StoredZip:
             raise self._refused(f"decompresses to {total:,} bytes (a decompression bomb?)")
         in_order = sorted(entries, key=lambda entry: entry.offset)
         for entry, following in zip(in_order, [entry.offset for entry in in_order[1:]] + [end], strict=True):
-            if entry.offset + _LOCAL.size + len(entry.name) + entry.compressed > following:
+            if entry.offset + _LOCAL.size + len(entry.raw_name) + entry.compressed > following:
                 raise self._refused(f"{entry.name} reaches into what comes after it (a bomb?)")
 
     def _data_offset(self, entry: _Entry) -> int:
         self._file.seek(entry.offset)
         fields = _LOCAL.unpack(self._exactly(_LOCAL.size))
-        magic, flags, name_length, extra_length = fields[0], fields[2], fields[9], fields[10]
-        if magic != LOCAL_MAGIC or self._name(self._exactly(name_length), flags) != entry.name:
+        magic, name_length, extra_length = fields[0], fields[9], fields[10]
+        if magic != LOCAL_MAGIC or self._exactly(name_length) != entry.raw_name:
             raise self._refused(f"{entry.name} is not where the directory says")
         start = entry.offset + _LOCAL.size + name_length + extra_length
         following = [other.offset for other in self._entries.values() if other.offset > entry.offset]
