@@ -158,7 +158,8 @@ class StoredZip:
         if total > MAX_WEIGHT_BYTES:
             raise self._refused(f"decompresses to {total:,} bytes (a decompression bomb?)")
         in_order = sorted(entries, key=lambda entry: entry.offset)
-        for entry, following in zip(in_order, [entry.offset for entry in in_order[1:]] + [end], strict=True):
+        ends = [*[entry.offset for entry in in_order[1:]], end]
+        for entry, following in zip(in_order, ends, strict=False):  # of no entries there is an end all the same
             if entry.offset + _LOCAL.size + len(entry.raw_name) + entry.compressed > following:
                 raise self._refused(f"{entry.name} reaches into what comes after it (a bomb?)")
 
