@@ -5,7 +5,7 @@ import io
 import os
 import stat
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, cast
 
@@ -19,6 +19,7 @@ MAX_NAMES: Final = 100_000
 """The most files of a folder that are looked at."""
 _MAX_DEPTH: Final = 4
 _PART_BYTES: Final = 1 << 20
+_HEAD_BYTES: Final = 1 << 12
 _DAMAGED: Final = cast(type[Exception], zlib_ng.error)
 
 
@@ -116,11 +117,13 @@ class Source:
 
     def gunzip_head(self, name: str = "", count: int = 16) -> bytes:
         """The first bytes of a gzip file, decompressed; as many as are sound."""
-        stream = zlib_ng.decompressobj(zlib_ng.MAX_WBITS + 16)
-        try:
-            return stream.decompress(self.head(name, count), count)
-        except _DAMAGED:
-            return b""
+        stream, packed, found = zlib_ng.decompressobj(zlib_ng.MAX_WBITS + 16), self.head(name, count), bytearray()
+        with suppress(_DAMAGED):
+            for at in range(0, len(packed), _HEAD_BYTES):
+                found += stream.decompress(packed[at : at + _HEAD_BYTES], max(count - len(found), 1))
+                if len(found) >= count:
+                    break
+        return bytes(found[:count])
 
 
 def gunzip(data: bytes, *, limit: int, where: str) -> bytes:
