@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from teacher_store.importers.torch_file import TorchFile, read_torch_file, starts_torch_file
-from tests.teacher_store.torch_agents import entry, rezipped, saved
+from tests.teacher_store.torch_agents import Evil, entry, rezipped, saved
 from upcycle.errors import CorruptDataError
 
 BASE = torch.arange(24.0).reshape(2, 3, 4) - 7.5
@@ -124,14 +124,6 @@ class TestTensors:
     def test_a_whole_module_is_refused(self):
         with pytest.raises(CorruptDataError, match=r"agent\.pt: refused: it would construct torch\.nn\.modules"):
             array(torch.nn.Linear(2, 2))
-
-
-class Evil:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self._path,)
 
 
 @BOTH

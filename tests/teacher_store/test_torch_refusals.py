@@ -1,31 +1,20 @@
 """What the importers of CleanRL's, Gogianu's and Stable-Baselines3's PyTorch agents refuse."""
 
-import base64
 import gzip
-import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from teacher_store.importers import cleanrl_torch, gogianu, stable_baselines3
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.registry import IMPORTERS
 from teacher_store.importers.source import Source
-from tests.teacher_store.fixture_files import unzip
-from tests.teacher_store.torch_agents import Tensors, cleanrl, entry, layer, nature, read, rezipped, saved
+from tests.teacher_store.torch_agents import Evil, Tensors, cleanrl, dqn_zip, layer, nature, read, saved
 from upcycle.errors import CorruptDataError, UserError
-
-
-class Evil:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self._path,)
 
 
 def gogianu_names() -> list[str]:
@@ -43,11 +32,6 @@ def cleanrl_file(tensors: Any) -> bytes:
 
 def gogianu_file(tensors: Any) -> bytes:
     return gzip.compress(saved({"estimator_state": tensors}), 1)
-
-
-def dqn_zip(tmp_path: Path, changes: dict[str, bytes]) -> bytes:
-    """The fixture with other contents."""
-    return rezipped((unzip("stable_baselines3/dqn", tmp_path / "genuine") / "dqn.zip").read_bytes(), changes)
 
 
 KINDS: dict[str, tuple[Importer, str, Callable[[Path, Any], bytes], Callable[[], Tensors], list[str]]] = {
@@ -75,6 +59,28 @@ KINDS: dict[str, tuple[Importer, str, Callable[[Path, Any], bytes], Callable[[],
 }
 
 
+WRONG: list[tuple[int, str, Callable[[Tensor], Any], str]] = [
+    (
+        0,
+        "weight",
+        lambda tensor: tensor[:, :, :7],
+        r"weight has the shape \(4, 4, 7, 8\), not \(\*, \*, 8, 8\)",
+    ),
+    (0, "weight", lambda tensor: tensor[0], r"weight has the shape \(4, 8, 8\), not \(\*, \*, 8, 8\)"),
+    (1, "weight", lambda tensor: tensor[:, :3], r"weight has the shape \(8, 3, 4, 4\), not \(\*, 4, 4, 4\)"),
+    (3, "weight", lambda tensor: tensor[:, :-1], r"weight has the shape \(6, 391\), not \(\*, 392\)"),
+    (4, "weight", lambda tensor: tensor.T.contiguous(), r"weight has the shape \(6, 4\), not \(\*, 6\)"),
+    (2, "bias", lambda tensor: tensor[:-1], r"bias has the shape \(7,\), not \(8,\)"),
+    (2, "bias", lambda tensor: tensor[0], r"bias has the shape \(\), not \(8,\)"),
+    (3, "bias", lambda tensor: tensor + float("nan"), "bias holds values that are not finite"),
+    (4, "weight", lambda tensor: tensor / 0, "weight holds values that are not finite"),
+    (4, "bias", lambda tensor: tensor.int(), "bias is a tensor of int32, no weights"),
+    (4, "bias", lambda tensor: list(tensor), "bias is a list, no tensor"),
+    (3, "bias", lambda _: torch.ones(1).expand(1 << 40), r"shape \(1099511627776,\)"),
+]
+"""Which layer, which part of it, what becomes of it, and what is said about that."""
+
+
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -90,28 +96,7 @@ class TestAll:
         agent = read_kind(kind, tmp_path, KINDS[kind][3]())
         assert (agent.network.width, agent.network.hidden, agent.num_actions) == (1 / 8, 6, 4)
 
-    @pytest.mark.parametrize(
-        ("place", "part", "change", "problem"),
-        [
-            (
-                0,
-                "weight",
-                lambda tensor: tensor[:, :, :7],
-                r"weight has the shape \(4, 4, 7, 8\), not \(\*, \*, 8, 8\)",
-            ),
-            (0, "weight", lambda tensor: tensor[0], r"weight has the shape \(4, 8, 8\), not \(\*, \*, 8, 8\)"),
-            (1, "weight", lambda tensor: tensor[:, :3], r"weight has the shape \(8, 3, 4, 4\), not \(\*, 4, 4, 4\)"),
-            (3, "weight", lambda tensor: tensor[:, :-1], r"weight has the shape \(6, 391\), not \(\*, 392\)"),
-            (4, "weight", lambda tensor: tensor.T.contiguous(), r"weight has the shape \(6, 4\), not \(\*, 6\)"),
-            (2, "bias", lambda tensor: tensor[:-1], r"bias has the shape \(7,\), not \(8,\)"),
-            (2, "bias", lambda tensor: tensor[0], r"bias has the shape \(\), not \(8,\)"),
-            (3, "bias", lambda tensor: tensor + float("nan"), "bias holds values that are not finite"),
-            (4, "weight", lambda tensor: tensor / 0, "weight holds values that are not finite"),
-            (4, "bias", lambda tensor: tensor.int(), "bias is a tensor of int32, no weights"),
-            (4, "bias", lambda tensor: tensor.tolist(), "bias is a list, no tensor"),
-            (3, "bias", lambda _: torch.ones(1).expand(1 << 40), r"shape \(1099511627776,\)"),
-        ],
-    )
+    @pytest.mark.parametrize(("place", "part", "change", "problem"), WRONG)
     def test_tensors_that_are_wrong_are_refused(
         self, kind: str, place: int, part: str, change: Callable[[Any], Any], problem: str, tmp_path: Path
     ):
@@ -236,78 +221,6 @@ class TestGogianu:
     def test_other_frames_are_refused(self, tmp_path: Path):
         with pytest.raises(CorruptDataError, match="a network of 3 frames; Gogianu's see 4"):
             read(gogianu.IMPORTER, tmp_path / "model_1.gz", gogianu_file(nature(*gogianu_names(), frames=3)))
-
-
-class TestStableBaselines3:
-    def read(self, tmp_path: Path, **changes: Any) -> ImportedAgent:
-        """The fixture, with other settings."""
-        data = (unzip("stable_baselines3/dqn", tmp_path / "genuine") / "dqn.zip").read_bytes()
-        settings = json.loads(entry(data, "data")) | changes
-        changed = rezipped(data, {"data": json.dumps(settings).encode()})
-        return read(stable_baselines3.IMPORTER, tmp_path / "agent.zip", changed)
-
-    def test_pickles_in_base64_are_never_decoded(self, tmp_path: Path):
-        """Stable-Baselines3's own `load` runs them: here one would make a file."""
-        mark = tmp_path / "executed"
-        hostile = pickle.dumps(Evil(mark))
-        planted = {":type:": "<class 'float'>", ":serialized:": base64.b64encode(hostile).decode()}
-        names = ("policy_class", "gamma", "lr_schedule", "replay_buffer_class", "num_timesteps", "seed")
-        agent = self.read(tmp_path, **dict.fromkeys(names, planted))
-        assert agent.env_frames is None
-        assert "gamma" not in agent.facts
-        assert not mark.exists()
-        pickle.loads(hostile)
-        assert mark.exists(), "the pickle would have done nothing anyhow"
-
-    def test_pickles_beside_the_policy_are_left_alone(self, tmp_path: Path):
-        mark = tmp_path / "executed"
-        hostile = {"pytorch_variables.pth": pickle.dumps(Evil(mark)), "policy.optimizer.pth": pickle.dumps(Evil(mark))}
-        assert read(stable_baselines3.IMPORTER, tmp_path / "agent.zip", dqn_zip(tmp_path, hostile)).num_actions == 4
-        assert not mark.exists()
-
-    @pytest.mark.parametrize("fixture", ["ppo-layers", "ppo-raw"])
-    def test_policies_that_compute_something_else_are_refused(self, fixture: str, tmp_path: Path):
-        path = unzip(f"stable_baselines3/{fixture}", tmp_path) / f"{fixture}.zip"
-        problem = "normalize_images=False" if fixture == "ppo-raw" else r"mlp_extractor\.policy_net\.0\.bias"
-        with pytest.raises(UserError, match=problem):
-            read(stable_baselines3.IMPORTER, path)
-
-    @pytest.mark.parametrize(
-        ("changes", "problem"),
-        [
-            ({"policy_kwargs": {"normalize_images": "False"}}, "normalize_images=False"),
-            ({"policy_kwargs": {"features_extractor_class": "<class 'a.b.ImpalaCNN'>"}}, "features of .*ImpalaCNN"),
-            (
-                {"action_space": {":type:": "<class 'gymnasium.spaces.multi_discrete.MultiDiscrete'>"}},
-                "over actions of",
-            ),
-            ({"action_space": {":type:": "<class 'gymnasium.spaces.box.Box'>"}}, "over actions of .*Box"),
-            ({"observation_space": {"_shape": [4]}}, r"observations of the shape \[4\]"),
-            ({"observation_space": {"_shape": "84"}}, "observations of the shape 84"),
-            ({"observation_space": {"_shape": [4, -84, -84]}}, "observations of the shape"),
-            ({"observation_space": {"_shape": [4, 84, 96]}}, "frames of 84x96, which are not square"),
-            ({"observation_space": {"_shape": [4, 128, 128]}}, r"linear\.0\.weight has the shape \(16, 3136\)"),
-            ({"observation_space": {"_shape": [4, 20, 20]}}, r"linear\.0\.weight has the shape \(16, 3136\)"),
-        ],
-    )
-    def test_settings_of_something_else_are_refused(self, changes: dict[str, Any], problem: str, tmp_path: Path):
-        with pytest.raises((UserError, CorruptDataError), match=rf"agent\.zip.*{problem}"):
-            self.read(tmp_path, **changes)
-
-    @pytest.mark.parametrize("data", [b"", b"{", b"[" * 200_000, b"\xff\xfe", b'{"a": 1' + b"0" * 5_000 + b"}", b"[1]"])
-    def test_settings_that_are_damaged_are_refused(self, data: bytes, tmp_path: Path):
-        with pytest.raises(CorruptDataError, match=r"agent\.zip: data: (damaged JSON|a list where)"):
-            read(stable_baselines3.IMPORTER, tmp_path / "agent.zip", dqn_zip(tmp_path, {"data": data}))
-
-    @pytest.mark.parametrize("value", [True, -1, 1 << 60, 0.5, "100", [1], float("nan")])
-    def test_counts_that_are_none_are_left_out(self, value: Any, tmp_path: Path):
-        agent = self.read(tmp_path, num_timesteps=value, _n_updates=value)
-        assert (agent.learner_steps, agent.env_frames) == (None, None)
-
-    def test_a_policy_that_is_no_file_of_pytorch_is_refused(self, tmp_path: Path):
-        data = dqn_zip(tmp_path, {"policy.pth": b"nothing"})
-        with pytest.raises(CorruptDataError, match=r"agent\.zip: policy\.pth: is no file of torch\.save"):
-            read(stable_baselines3.IMPORTER, tmp_path / "agent.zip", data)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,19 @@ from torch import Tensor
 
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.source import Source
+from tests.teacher_store.fixture_files import unzip
 
 Tensors = dict[str, Any]
+
+
+class Evil:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
 
 
 def layer(name: str, *shape: int) -> dict[str, Tensor]:
@@ -48,6 +59,11 @@ def rezipped(data: bytes, changes: Mapping[str, bytes]) -> bytes:
             left.discard(str(change))
     assert not left, "no entry was changed"
     return buffer.getvalue()
+
+
+def dqn_zip(tmp_path: Path, changes: dict[str, bytes]) -> bytes:
+    """The fixture of Stable-Baselines3, with other contents in some entries."""
+    return rezipped((unzip("stable_baselines3/dqn", tmp_path / "genuine") / "dqn.zip").read_bytes(), changes)
 
 
 def entry(data: bytes, end: str) -> bytes:
