@@ -21,6 +21,7 @@ from teacher_store.importers.source import Source as Files
 from teacher_store.importers.writing import write_experience
 from teacher_store.records import Provenance, Source, TeacherRecord, teacher_id
 from teacher_store.store import TeacherStore
+from upcycle.action_names import action_names
 from upcycle.config import EnvConfig
 from upcycle.config_io import parse_config, with_overrides
 from upcycle.errors import UserError
@@ -102,6 +103,7 @@ def import_teacher(
             frame_shape=spec.frame_shape,
             frame_stack=spec.stack,
             num_actions=spec.num_actions,
+            actions=action_names(env),
             weights=weights,
             differences=() if agent is None else agent.differences,
             parity=parity,

@@ -16,6 +16,7 @@ from learner.distillation import check_teacher
 from orchestrator.baselines import Baselines
 from orchestrator.progress import Progress, View
 from orchestrator.teachers import collect_experience, score_teacher
+from teacher_store.action_order import check_taken_as_is
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 from upcycle.chunks import ChunkSpec
@@ -120,6 +121,8 @@ def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord
         record.check_agrees(config.env, num_actions=num_actions)
         if record.id in [known.id for known in records]:
             raise UserError("teacher.also", name, f"is {record.id}, which is named twice", "name each teacher once")
+        begins_as = config.teacher.reload != "nothing"
+        check_taken_as_is(record, config.env, weights=begins_as, buffer=wants_teacher_log(config))
         records.append(record)
     if config.teacher.reload != "nothing":
         restored = config.teacher.optimizer == "restored"

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from teacher_store.action_order import check_actions
 from upcycle.config import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 
@@ -23,9 +24,9 @@ _AGREED: Final = (
     "sticky_actions",
     "resize_order",
     "interpolation",
-    "full_action_space",
 )
-"""What makes an observation or an action mean something else; the rest of the protocol may differ."""
+"""What makes an observation or an action mean something else; the rest of the protocol may differ, and actions may have
+other numbers, see `teacher_store.action_order`."""
 
 
 class _Part(BaseModel):
@@ -227,9 +228,7 @@ class TeacherRecord(_Part):
                     " (wrong frame size)" if name == "frame_size" else ""
                 )
                 raise UserError(f"env.{name}", theirs, problem, f"set env.{name}={mine} or choose another teacher")
-        if num_actions is not None and num_actions != self.num_actions:
-            problem = f"teacher {self.id} has {self.num_actions} actions, the environment {num_actions}"
-            raise UserError("teacher.id", self.id, problem, "choose a teacher of this environment")
+        check_actions(self, env, num_actions)
 
     def describe_policy(self) -> str:
         """What it is, in a few words for people."""

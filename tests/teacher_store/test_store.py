@@ -239,6 +239,8 @@ def test_a_record_cannot_point_out_of_its_folder(store: TeacherStore, tmp_path: 
         ({"task": "Breakout-v5"}, r"env\.task = 'Breakout-v5': .* trained with 'Pong-v5'"),
         ({"sticky_actions": 0.25}, r"env\.sticky_actions = 0\.25"),
         ({"stack_fill": "zeros"}, r"env\.stack_fill = 'zeros'"),
+        ({"resize_order": "resize_first"}, r"env\.resize_order = 'resize_first': .*; set env\.resize_order=pool_first"),
+        ({"interpolation": "bilinear"}, r"env\.interpolation = 'bilinear': .* trained with 'area'"),
     ],
 )
 def test_a_student_that_would_see_something_else_is_refused(
