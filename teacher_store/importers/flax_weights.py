@@ -10,53 +10,32 @@ Source of names and order of layers: the networks of Dopamine and of Reincarnati
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
 from teacher_store.importers.flax_layers import Layer, read_layers, unsupported
+from teacher_store.importers.network_shapes import (
+    IMPALA,
+    IMPALA_PLACES,
+    MAX_ACTIONS,
+    MAX_ATOMS,
+    MAX_STACK,
+    NATURE,
+    NATURE_PLACES,
+    Support,
+    Weights,
+    impala_size,
+    nature_size,
+    width_of,
+)
 from upcycle.chunks import Array
 from upcycle.config import NetworkConfig
 from upcycle.errors import CorruptDataError
 
-_NATURE: Final = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-"""Channels at width 1, kernel and stride of each convolution."""
-_NATURE_PLACES: Final = {"same": (1, 4, 7), "valid": (0, 2, 4)}
-"""Where they are in our torso, by padding."""
-_IMPALA: Final = (16, 32, 32)
-"""Channels at width 1 of each stack."""
 _STACK: Final = re.compile(r"(?:encoder/)?(?:Stack_|_stacks_|ConvSequence_)([0-2])/(?:ResidualBlock_([01])/)?Conv_(\d)")
-_MAX_ACTIONS: Final = 18
-"""The console has no more. Outputs beyond are distributions."""
-_MAX_STACK: Final = 16
-_MAX_WIDTH: Final = 8
 _NOISY_SIGMA: Final = 0.1
 """Dopamine's initial scale of noise."""
-
-
-class Support(NamedTuple):
-    """Atoms of a C51 head, evenly from -limit to limit."""
-
-    atoms: int
-    limit: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Weights:
-    """A network in our terms.
-
-    Attributes:
-      network: which one.
-      tensors: float32, by the names of `QNetwork.state_dict`.
-      frame_stack: frames of one observation.
-      num_actions: outputs.
-    """
-
-    network: NetworkConfig
-    tensors: dict[str, Array]
-    frame_stack: int
-    num_actions: int
 
 
 def convert(
@@ -86,7 +65,7 @@ def convert(
     is_nature = "Conv_0" in convolutions
     torso = _nature(convolutions, where, nature_padding) if is_nature else _impala(convolutions, where)
     padding = nature_padding if is_nature else "same"
-    rows, columns = (_nature_size(length, padding) if is_nature else -(-length // 8) for length in frame_shape)
+    rows, columns = (nature_size(length, padding) if is_nature else impala_size(length) for length in frame_shape)
     flat = (rows, columns, torso.channels)
     dense = _dense(
         {name: layer for name, layer in layers.items() if name not in convolutions}, where, flat, frame_shape
@@ -120,12 +99,12 @@ class _Torso(NamedTuple):
 
 
 def _nature(convolutions: dict[str, Layer], where: str, padding: Literal["same", "valid"]) -> _Torso:
-    names = [f"Conv_{index}" for index in range(len(_NATURE))]
+    names = [f"Conv_{index}" for index in range(len(NATURE))]
     if sorted(convolutions) != names:
         raise unsupported(where, f"a network with the convolutions {_listed(convolutions)}")
     layers = [convolutions[name] for name in names]
-    kernels = [kernel for _, kernel, _ in _NATURE]
-    return _torso(layers, where, [base for base, _, _ in _NATURE], kernels, [str(at) for at in _NATURE_PLACES[padding]])
+    kernels = [kernel for _, kernel, _ in NATURE]
+    return _torso(layers, where, [base for base, _, _ in NATURE], kernels, [str(at) for at in NATURE_PLACES[padding]])
 
 
 def _impala(convolutions: dict[str, Layer], where: str) -> _Torso:
@@ -140,19 +119,11 @@ def _impala(convolutions: dict[str, Layer], where: str) -> _Torso:
         if place in found:
             raise CorruptDataError(f"{where}: {name} and {found[place].name} are one layer under two names")
         found[place] = layer
-    places = [(stack, index) for stack in range(len(_IMPALA)) for index in range(5)]
+    places = [(stack, index) for stack in range(len(IMPALA)) for index in range(5)]
     if sorted(found) != places:
         raise unsupported(where, f"an impala network with the convolutions {_listed(convolutions)}")
-    ours = [
-        name
-        for stack in range(len(_IMPALA))
-        for name in (
-            str(4 * stack),
-            *(f"{4 * stack + 2 + block}.{half}" for block in (0, 1) for half in ("first", "second")),
-        )
-    ]
     layers = [found[place] for place in places]
-    return _torso(layers, where, [base for base in _IMPALA for _ in range(5)], [3] * len(layers), ours)
+    return _torso(layers, where, [base for base in IMPALA for _ in range(5)], [3] * len(layers), IMPALA_PLACES)
 
 
 def _torso(
@@ -160,7 +131,7 @@ def _torso(
 ) -> _Torso:
     """Args: channels at width 1, kernels, and our names in the torso, layer by layer."""
     stack = layers[0].inputs
-    if stack > _MAX_STACK:
+    if stack > MAX_STACK:
         raise unsupported(where, f"a network that sees {stack} frames")
     before, tensors = stack, dict[str, Array]()
     for layer, kernel, name in zip(layers, kernels, ours, strict=True):
@@ -171,16 +142,10 @@ def _torso(
         tensors[f"torso.{name}.weight"] = np.ascontiguousarray(layer.kernel.transpose(3, 2, 0, 1))
         tensors[f"torso.{name}.bias"] = layer.bias
     channels = [layer.outputs for layer in layers]
-    for width in (count / base for count, base in zip(channels, bases, strict=True)):
-        if width <= _MAX_WIDTH and channels == [max(1, round(base * width)) for base in bases]:
-            return _Torso(tensors, width, channels[-1], stack)
-    raise unsupported(where, f"convolutions of {channels} channels (multiples of {list(bases)} are known)")
-
-
-def _nature_size(length: int, padding: Literal["same", "valid"]) -> int:
-    for _, kernel, stride in _NATURE:
-        length = -(-length // stride) if padding == "same" else (length - kernel) // stride + 1
-    return length
+    width = width_of(channels, bases)
+    if width is None:
+        raise unsupported(where, f"convolutions of {channels} channels (multiples of {list(bases)} are known)")
+    return _Torso(tensors, width, channels[-1], stack)
 
 
 def _dense(
@@ -213,11 +178,11 @@ def _outputs(dense: Sequence[Layer], where: str, support: Support | None) -> tup
             support = Support(atoms, standard.limit)
         if atoms != (1 if support is None else support.atoms):
             raise CorruptDataError(f"{where}: {dense[2].name} has {atoms} outputs, not {support and support.atoms}")
-    elif support is None and outputs > _MAX_ACTIONS:
+    elif support is None and outputs > MAX_ACTIONS:
         support = standard
     atoms = 1 if support is None else support.atoms
-    if outputs % atoms or outputs // atoms > _MAX_ACTIONS or (support is not None and not 2 <= atoms <= 512):
-        what = f"a network with {outputs} outputs, neither at most {_MAX_ACTIONS} actions nor {atoms} atoms for each"
+    if outputs % atoms or outputs // atoms > MAX_ACTIONS or (support is not None and not 2 <= atoms <= MAX_ATOMS):
+        what = f"a network with {outputs} outputs, neither at most {MAX_ACTIONS} actions nor {atoms} atoms for each"
         raise unsupported(where, f"{what} (a quantile network?)")
     return outputs // atoms, support
 

@@ -16,7 +16,7 @@ def plain_constructors() -> dict[tuple[str, str], Construct]:
     """NumPy's numbers under its names of all versions, and the containers that older protocols call by name."""
     constructors: dict[tuple[str, str], Construct] = {
         ("numpy", "dtype"): _Dtype,
-        ("numpy", "ndarray"): _refuse_call,
+        ("numpy", "ndarray"): refuse_call,
         ("_codecs", "encode"): _encoded,
         ("collections", "OrderedDict"): _ordered_dict,
     }
@@ -31,7 +31,8 @@ def plain_constructors() -> dict[tuple[str, str], Construct]:
     return constructors
 
 
-def _refuse_call(_: tuple[Any, ...]) -> Any:
+def refuse_call(_: tuple[Any, ...]) -> Any:
+    """Stands in for a class that a stream may name, and never call."""
     raise CorruptDataError("it would call a class that it may only name")
 
 

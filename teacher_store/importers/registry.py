@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from teacher_store.importers import cleanrl_jax, dopamine_jax, dopamine_replay, dopamine_tf
+from teacher_store.importers import (
+    cleanrl_jax,
+    cleanrl_torch,
+    dopamine_jax,
+    dopamine_replay,
+    dopamine_tf,
+    gogianu,
+    stable_baselines3,
+)
 from teacher_store.importers.imported import Importer
 from teacher_store.importers.source import Source
 from upcycle.errors import UserError
@@ -14,6 +22,9 @@ IMPORTERS: Final[tuple[Importer, ...]] = (
     dopamine_tf.IMPORTER,
     dopamine_replay.IMPORTER,
     cleanrl_jax.IMPORTER,
+    cleanrl_torch.IMPORTER,
+    gogianu.IMPORTER,
+    stable_baselines3.IMPORTER,
 )
 """In the order of help and errors; at most one that reads agents recognises a source, and one that reads buffers."""
 

@@ -5,7 +5,7 @@ import io
 import os
 import stat
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, cast
 
@@ -18,6 +18,8 @@ MAX_WEIGHT_BYTES: Final = 2 << 30
 MAX_NAMES: Final = 100_000
 """The most files of a folder that are looked at."""
 _MAX_DEPTH: Final = 4
+_PART_BYTES: Final = 1 << 20
+_HEAD_BYTES: Final = 1 << 12
 _DAMAGED: Final = cast(type[Exception], zlib_ng.error)
 
 
@@ -113,14 +115,28 @@ class Source:
         """All of a gzip file, decompressed. Raises: CorruptDataError if it is damaged, or more than `limit` bytes."""
         return gunzip(self.read(name, limit=limit), limit=limit, where=str(self.locate(name)))
 
+    def gunzip_head(self, name: str = "", count: int = 16) -> bytes:
+        """The first bytes of a gzip file, decompressed; as many as are sound."""
+        stream, packed, found = zlib_ng.decompressobj(zlib_ng.MAX_WBITS + 16), self.head(name, count), bytearray()
+        with suppress(_DAMAGED):
+            for at in range(0, len(packed), _HEAD_BYTES):
+                found += stream.decompress(packed[at : at + _HEAD_BYTES], max(count - len(found), 1))
+                if len(found) >= count:
+                    break
+        return bytes(found[:count])
+
 
 def gunzip(data: bytes, *, limit: int, where: str) -> bytes:
     """Decompresses gzip without ever holding more than `limit` bytes. Raises: CorruptDataError."""
+    parts, size = list[bytes](), 0
     try:
         with gzip_ng.GzipFile(fileobj=io.BytesIO(data)) as file:
-            result = file.read(limit + 1)
+            while part := file.read(_PART_BYTES):  # as much is allocated as is asked for
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    problem = f"decompresses to more than {limit:,} bytes (a decompression bomb?); refused"
+                    raise CorruptDataError(f"{where}: {problem}")
     except (OSError, EOFError, _DAMAGED) as error:
         raise CorruptDataError(f"{where}: damaged gzip data ({error})") from error
-    if len(result) > limit:
-        raise CorruptDataError(f"{where}: decompresses to more than {limit:,} bytes (a decompression bomb?); refused")
-    return result
+    return b"".join(parts)
