@@ -1,0 +1,249 @@
+"""Bringing a teacher's buffer in at full scale: `python -m benchmarks.teachers --json`.
+
+A Dopamine replay log of real EnvPool frames, made by `benchmarks.replay_log`, is imported by `upcycle teacher import`
+in a process of its own, and shards are seeded from the log that came of it:
+
+import_transitions_per_s        of the whole command, its start and the publication in the store included
+import_peak_rss_mb              its highest resident memory, with that of its children
+bytes_per_transition            of the log on disk
+codec_limit_transitions_per_s   compressing the same chunks, on all cores, with nothing else to do
+seed_transitions_per_s          of all shards together, with the most shards; `seeding` has the others, and the bounds
+
+These are of `--game`; `games` has them for each game. A small import is killed half way, given again, and compared.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.measure import Disturbance
+from benchmarks.replay_log import SIZE, recorded_log
+from benchmarks.seeding import bounds, seed_rate
+from benchmarks.workers import ROOT
+from teacher_store.store import TeacherStore
+from upcycle.experience_log import ExperienceLogReader
+from upcycle.log_segment import compress_chunk
+
+GAMES: Final = {"pong": "Pong-v5", "breakout": "Breakout-v5"}
+_NAME: Final = "imported"
+_SHARDS: Final = (1, 2, 4)
+_TIER: Final = "warm"
+_CODEC_CHUNKS: Final = 384  # some 200 MB of frames, from all over the log
+_POLL_SECONDS: Final = 0.02
+_TIMEOUT_SECONDS: Final = 7200.0
+
+
+def import_log(
+    source: Path, store: Path, task: str, *, watch: Callable[[], bool] = lambda: True
+) -> tuple[float, float]:
+    """Gives the import as a user would, and returns its seconds and its peak of resident memory in MB.
+
+    Args:
+      watch: asked all the time; False kills the import with SIGKILL.
+    """
+    command = [sys.executable, "-m", "orchestrator.cli", "teacher", "import", str(source), "--name", _NAME]
+    command += ["--task", task, "--set", f"env.frame_size={SIZE}", "--json"]
+    environment = os.environ | {"UPCYCLE_TEACHERS": str(store)}
+    start, peaks = time.perf_counter(), dict[int, int]()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=ROOT) as process:
+        while process.poll() is None:
+            _note_peaks(process.pid, peaks)
+            if not watch():
+                process.kill()
+                break
+            if time.perf_counter() - start > _TIMEOUT_SECONDS:
+                process.kill()
+                raise TimeoutError(f"{' '.join(command)} took over {_TIMEOUT_SECONDS} s")
+            time.sleep(_POLL_SECONDS)
+        seconds = time.perf_counter() - start
+    if process.returncode > 0:
+        raise RuntimeError(f"{' '.join(command)} failed; its reason is above")
+    return seconds, sum(peaks.values()) / 1000
+
+
+def _note_peaks(pid: int, peaks: dict[int, int]) -> None:
+    """Keeps the highest resident memory, in kB, of a process and its descendants, as far as they are there."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    peaks[pid] = max([peaks.get(pid, 0), *(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))])
+    for child in children:
+        _note_peaks(int(child), peaks)
+
+
+def codec_rate(log: Path) -> float:
+    """Transitions a second that all cores compress as records of a log, with the chunks in memory."""
+    reader = ExperienceLogReader.open(log)
+    step = max(reader.num_chunks // _CODEC_CHUNKS, 1)
+    chunks = [reader.read(index) for index in range(0, reader.num_chunks, step)][:_CODEC_CHUNKS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compress_chunk, chunks[:16]))
+        start = time.perf_counter()
+        list(pool.map(compress_chunk, chunks))
+        seconds = time.perf_counter() - start
+    return len(chunks) * reader.num_transitions / reader.num_chunks / seconds
+
+
+def survives_a_kill(source: Path, task: str, folder: Path) -> bool:
+    """Whether an import that is killed half way and given again writes the chunks that an undisturbed one does."""
+    import_log(source, folder / "whole", task)
+    wanted = _chunks(folder / "whole")
+    half = sum(path.stat().st_size for path in _log(folder / "whole").glob("segment-*.log")) // 2
+
+    def is_below_half() -> bool:
+        written = (folder / "killed").glob(".importing-*/log/segment-*.log")
+        return sum(path.stat().st_size for path in written) < half
+
+    import_log(source, folder / "killed", task, watch=is_below_half)
+    if TeacherStore(folder / "killed").root.joinpath(_NAME).exists():
+        raise RuntimeError("the import was done before it could be killed")
+    import_log(source, folder / "killed", task)
+    return _chunks(folder / "killed") == wanted
+
+
+def _log(store: Path) -> Path:
+    teachers = TeacherStore(store)
+    return teachers.log_directory(teachers.get(_NAME))
+
+
+def _chunks(store: Path) -> list[bytes]:
+    return list(ExperienceLogReader.open(_log(store)).iterate())
+
+
+def measure(
+    game: str, workload: Path, folder: Path, *, transitions: int, played: int, seeded: int, killed: int
+) -> dict[str, Any]:
+    """All figures of one game."""
+    task = GAMES[game]
+    source = recorded_log(task, workload, transitions=transitions, played=played)
+    print(f"{game}: importing {source}", file=sys.stderr)
+    store = folder / game
+    seconds, peak = import_log(source, store, task)
+    log = _log(store)
+    reader = ExperienceLogReader.open(log)
+    limit = codec_rate(log)
+    num_bytes = sum(path.stat().st_size for path in log.iterdir())
+    newest = min(seeded, reader.num_transitions)
+    seeding = list[dict[str, float]]()
+    for shards in _SHARDS:
+        print(f"{game}: seeding {shards} shards", file=sys.stderr)
+        limits = bounds(log, shards=shards, newest=newest)
+        rate = seed_rate(log, shards=shards, newest=newest, tier=_TIER)
+        seeding.append({"shards": shards, "transitions_per_s": round(rate)} | {
+            f"{name}_limit_transitions_per_s": round(value) for name, value in asdict(limits).items()
+        })  # fmt: skip
+    small = recorded_log(task, workload, transitions=killed, played=killed)
+    return {
+        "transitions": reader.num_transitions,
+        "import_transitions_per_s": round(reader.num_transitions / seconds),
+        "import_peak_rss_mb": round(peak),
+        "bytes_per_transition": round(num_bytes / reader.num_transitions, 1),
+        "seed_transitions_per_s": seeding[-1]["transitions_per_s"],
+        "codec_limit_transitions_per_s": round(limit),
+        "import_of_codec_limit": round(reader.num_transitions / seconds / limit, 2),
+        "source_bytes": sum(path.stat().st_size for path in source.glob("*.gz")),
+        "seeding": seeding,
+        "resumed_after_kill_alike": survives_a_kill(small, task, folder / f"{game}-killed"),
+    }
+
+
+def page(values: dict[str, Any], command: str) -> str:
+    """The figures for people, in Markdown."""
+    lines = [
+        "# A teacher's buffer, imported at full scale",
+        "",
+        f"`{command}`, {os.cpu_count()} cores ({platform.machine()}), {values['other_cores']:.1f} of them busy with "
+        "something else meanwhile: what counts are ratios within one run. Replay logs in Dopamine's format, full and "
+        f"rotated, of real EnvPool frames of {SIZE}x{SIZE} (sticky random play under Dopamine's protocol).",
+        "",
+        "| | goal | " + " | ".join(values["games"]) + " |",
+        "|---|---|" + "---|" * len(values["games"]),
+    ]
+    rows: dict[str, tuple[str, str]] = {
+        "transitions": ("transitions", ""),
+        "import_transitions_per_s": ("imported a second", ""),
+        "codec_limit_transitions_per_s": ("compressed a second, all cores, nothing else", ""),
+        "import_of_codec_limit": ("import, of that", "at least 0.5"),
+        "import_peak_rss_mb": ("peak resident memory, MB", "at most 1,074"),
+        "bytes_per_transition": ("bytes per transition in the log", "at most 1,500"),
+        "source_bytes": ("bytes of the source", ""),
+        "resumed_after_kill_alike": ("killed half way (small), resumed, the same chunks", "yes"),
+    }
+    for name, (title, goal) in rows.items():
+        lines.append(
+            f"| {title} | {goal} | " + " | ".join(_shown(game[name]) for game in values["games"].values()) + " |"
+        )
+    lines += [
+        "",
+        f"Seeding {values['seeded']:,} transitions into shards of the tier {_TIER}, transitions a second, beside what "
+        "reading the log from disk (out of the kernel's cache) and decompressing it in as many processes allow:",
+        "",
+        "| game | shards | seeded | disk | decompression | of the lower bound |",
+        "|---|---|---|---|---|---|",
+    ]
+    for game, found in values["games"].items():
+        for row in found["seeding"]:
+            disk, codec = row["disk_limit_transitions_per_s"], row["decompression_limit_transitions_per_s"]
+            rate = row["transitions_per_s"]
+            lines.append(
+                f"| {game} | {row['shards']} | {rate:,} | {disk:,} | {codec:,} | {rate / min(disk, codec):.0%} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: float | bool) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
+
+
+def main() -> None:
+    """Prints one JSON line, or a page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--game", choices=list(GAMES), default="pong", help="whose figures stand at the top")
+    parser.add_argument("--only", action="store_true", help="leave the other game out")
+    parser.add_argument("--transitions", type=int, default=1_000_000)
+    parser.add_argument("--played", type=int, help="different ones of them, repeated (default: all)")
+    parser.add_argument("--seeded", type=int, default=500_000, help="transitions to seed at the most")
+    parser.add_argument("--killed", type=int, default=50_000, help="transitions of the import that is killed")
+    parser.add_argument("--workload", type=Path, help="folder in which replay logs are kept (default: a temporary one)")
+    parser.add_argument("--results", type=Path, help="folder to write teachers.md and teachers.json to")
+    parser.add_argument("--json", action="store_true", help="one JSON line and nothing else")
+    arguments = parser.parse_args()
+    disturbance = Disturbance()
+    games = [arguments.game] if arguments.only else list(GAMES)
+    with tempfile.TemporaryDirectory(prefix="upcycle-teachers-") as scratch:
+        found = {
+            game: measure(
+                game,
+                arguments.workload or Path(scratch) / "logs",
+                Path(scratch),
+                transitions=arguments.transitions,
+                played=arguments.played or arguments.transitions,
+                seeded=arguments.seeded,
+                killed=min(arguments.killed, arguments.transitions),
+            )
+            for game in games
+        }
+    top = {name: value for name, value in found[arguments.game].items() if name != "seeding"}
+    values = {"game": arguments.game, **top, "seeded": arguments.seeded, "tier": _TIER, "games": found}
+    values["other_cores"] = round(disturbance.cores(), 2)
+    shown = page(values, "python -m benchmarks.teachers " + " ".join(sys.argv[1:]))
+    if arguments.results is not None:
+        (arguments.results / "teachers.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        (arguments.results / "teachers.md").write_text(shown, encoding="utf-8")
+    print(json.dumps(values) if arguments.json else shown)
+
+
+if __name__ == "__main__":
+    main()
