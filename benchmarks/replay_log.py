@@ -111,7 +111,9 @@ def _play(task: str, spools: Path, *, transitions: int) -> list[_Lane]:
             EnvPoolLanes(env, lanes=lanes, recv_batch=lanes, seed=_SEED, threads=2, training=True)
         )
         files = [
-            stack.enter_context(zstandard.open(spools / f"{lane}.zst", "wb", zstandard.ZstdCompressor(level=1)))
+            stack.enter_context(
+                cast(BinaryIO, zstandard.open(spools / f"{lane}.zst", "wb", zstandard.ZstdCompressor(level=1)))
+            )
             for lane in range(lanes)
         ]
         action = np.zeros(lanes, np.int32)
@@ -173,8 +175,8 @@ def _write(lanes: list[_Lane], folder: Path) -> None:
     path("episode_end_indices").write_bytes(gzip.compress(pickle.dumps(set(time_limits))))
     header = {"descr": "|u1", "fortran_order": False, "shape": (capacity, SIZE, SIZE)}
     # Dopamine's level is 9, whose file is hardly smaller and takes 17 times as long to write; reading costs the same.
-    with gzip_ng.open(path("$store$_observation"), "wb", compresslevel=6) as file:
-        npy.write_array_header_1_0(cast(BinaryIO, file), header)
+    with cast(BinaryIO, gzip_ng.open(path("$store$_observation"), "wb", compresslevel=6)) as file:
+        npy.write_array_header_1_0(file, header)
         for lane in ordered:
             for frames in lane.frames():
                 file.write(frames)

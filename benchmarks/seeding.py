@@ -6,52 +6,54 @@ A shard is a process, as in a run, and each reads its part of the log; all do it
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.cluster import TABLE, Cluster
 from replay_service.types import Tier
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.log_folder import load_segments
+from upcycle.runtime import keep_heap
 
 _TIMEOUT_SECONDS: Final = 900.0
 _READ_BYTES: Final = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What seeding cannot be faster than, in transitions a second.
+def seed_figures(log: Path, *, shards: int, newest: int, tier: Tier) -> dict[str, Any]:
+    """Transitions a second and CPU time of seeding the newest transitions of a log, and of what bounds it."""
+    disk, decompression, decompression_us = _bounds(log, shards=shards, newest=newest)
+    rate, cpu_us = _seed(log, shards=shards, newest=newest, tier=tier)
+    return {
+        "shards": shards,
+        "transitions_per_s": round(rate),
+        "disk_limit_transitions_per_s": round(disk),
+        "decompression_limit_transitions_per_s": round(decompression),
+        "cpu_us_per_transition": round(cpu_us, 2),
+        "decompression_cpu_us_per_transition": round(decompression_us, 2),
+    }
 
-    Attributes:
-      disk: reading the log's files, which the kernel was told to forget.
-      decompression: decompressing its chunks in as many processes as there are shards.
-    """
 
-    disk: float
-    decompression: float
-
-
-def seed_rate(log: Path, *, shards: int, newest: int, tier: Tier) -> float:
-    """Transitions a second, from the first request to the last answer; the shards' start does not count."""
+def _seed(log: Path, *, shards: int, newest: int, tier: Tier) -> tuple[float, float]:
+    """Transitions a second and CPU microseconds, from the first request to the last answer."""
     reader = ExperienceLogReader.open(log)
     with Cluster(reader.spec, tier=tier, capacity=newest + shards * reader.spec.steps, shards=shards) as cluster:
         client = cluster.open_client("auto")
         try:
             client.stats(TABLE)  # connections
-            forget(log)
-            start = time.perf_counter()
+            _forget(log)
+            start, before = time.perf_counter(), sum(cluster.cpu_seconds())
             stored = client.seed(TABLE, log, newest_transitions=newest, timeout_seconds=_TIMEOUT_SECONDS)
-            return stored / (time.perf_counter() - start)
+            seconds, used = time.perf_counter() - start, sum(cluster.cpu_seconds()) - before
+            return stored / seconds, 1e6 * used / stored
         finally:
             client.close()
 
 
-def bounds(log: Path, *, shards: int, newest: int) -> Bounds:
-    """Both, measured over the same chunks that `seed_rate` stores."""
+def _bounds(log: Path, *, shards: int, newest: int) -> tuple[float, float, float]:
+    """Transitions a second of the disk, which the kernel was told to forget; of decompression, and its CPU us."""
     share = newest / ExperienceLogReader.open(log).num_transitions
-    forget(log)
+    _forget(log)
     start = time.perf_counter()
     for path in _files(log):
         with path.open("rb", buffering=0) as file:
@@ -61,12 +63,12 @@ def bounds(log: Path, *, shards: int, newest: int) -> Bounds:
     with ProcessPoolExecutor(shards, mp_context=get_context("spawn")) as pool:
         list(pool.map(_warm_up, range(shards)))
         start = time.perf_counter()
-        list(pool.map(_decompress, [log] * shards, range(shards), [shards] * shards, [newest] * shards))
+        used = list(pool.map(_decompress, [log] * shards, range(shards), [shards] * shards, [newest] * shards))
         seconds = time.perf_counter() - start
-    return Bounds(disk=newest / read_seconds, decompression=newest / seconds)
+    return newest / read_seconds, newest / seconds, 1e6 * sum(used) / newest
 
 
-def forget(log: Path) -> None:
+def _forget(log: Path) -> None:
     """Takes a log's files out of the kernel's cache, once they are on disk."""
     for path in _files(log):
         descriptor = os.open(path, os.O_RDONLY)
@@ -86,7 +88,10 @@ def _warm_up(_number: int) -> None:
     time.sleep(0.2)
 
 
-def _decompress(log: Path, part: int, parts: int, newest: int) -> None:
-    """Decompresses one shard's part of a log."""
+def _decompress(log: Path, part: int, parts: int, newest: int) -> float:
+    """Decompresses one shard's part of a log; returns CPU seconds."""
+    keep_heap()
+    start = time.process_time()
     for _ in ExperienceLogReader.open(log).iterate(shard_index=part, num_shards=parts, newest_transitions=newest):
         pass
+    return time.process_time() - start

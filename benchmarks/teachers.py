@@ -6,7 +6,8 @@ in a process of its own, and shards are seeded from the log that came of it:
 import_transitions_per_s        of the whole command, its start and the publication in the store included
 import_peak_rss_mb              its highest resident memory, with that of its children
 bytes_per_transition            of the log on disk
-codec_limit_transitions_per_s   compressing the same chunks, on all cores, with nothing else to do
+codec_limit_transitions_per_s   compressing the same chunks, from frames in memory to records, on all cores, with
+                                nothing else to do; zstd_limit_transitions_per_s is what zstd alone takes of it
 seed_transitions_per_s          of all shards together, with the most shards; `seeding` has the others, and the bounds
 
 These are of `--game`; `games` has them for each game. A small import is killed half way, given again, and compared.
@@ -16,21 +17,23 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.measure import Disturbance
+from benchmarks.measure import Disturbance, Rate, timed
 from benchmarks.replay_log import SIZE, recorded_log
-from benchmarks.seeding import bounds, seed_rate
+from benchmarks.seeding import seed_figures
 from benchmarks.workers import ROOT
 from teacher_store.store import TeacherStore
+from upcycle.chunks import Chunk, decode_chunk, encode_chunk
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.log_segment import compress_chunk
 
@@ -39,14 +42,22 @@ _NAME: Final = "imported"
 _SHARDS: Final = (1, 2, 4)
 _TIER: Final = "warm"
 _CODEC_CHUNKS: Final = 384  # some 200 MB of frames, from all over the log
+_CODEC_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.02
 _TIMEOUT_SECONDS: Final = 7200.0
 
 
-def import_log(
-    source: Path, store: Path, task: str, *, watch: Callable[[], bool] = lambda: True
-) -> tuple[float, float]:
-    """Gives the import as a user would, and returns its seconds and its peak of resident memory in MB.
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What an import took: seconds, CPU seconds of all threads, the peak of its resident memory."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+
+def import_log(source: Path, store: Path, task: str, *, watch: Callable[[], bool] = lambda: True) -> Import:
+    """Gives the import as a user would.
 
     Args:
       watch: asked all the time; False kills the import with SIGKILL.
@@ -54,7 +65,7 @@ def import_log(
     command = [sys.executable, "-m", "orchestrator.cli", "teacher", "import", str(source), "--name", _NAME]
     command += ["--task", task, "--set", f"env.frame_size={SIZE}", "--json"]
     environment = os.environ | {"UPCYCLE_TEACHERS": str(store)}
-    start, peaks = time.perf_counter(), dict[int, int]()
+    start, before, peaks = time.perf_counter(), _children_cpu_seconds(), dict[int, int]()
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=ROOT) as process:
         while process.poll() is None:
             _note_peaks(process.pid, peaks)
@@ -68,7 +79,12 @@ def import_log(
         seconds = time.perf_counter() - start
     if process.returncode > 0:
         raise RuntimeError(f"{' '.join(command)} failed; its reason is above")
-    return seconds, sum(peaks.values()) / 1000
+    return Import(seconds, _children_cpu_seconds() - before, sum(peaks.values()) / 1000)
+
+
+def _children_cpu_seconds() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime
 
 
 def _note_peaks(pid: int, peaks: dict[int, int]) -> None:
@@ -83,17 +99,29 @@ def _note_peaks(pid: int, peaks: dict[int, int]) -> None:
         _note_peaks(int(child), peaks)
 
 
-def codec_rate(log: Path) -> float:
-    """Transitions a second that all cores compress as records of a log, with the chunks in memory."""
+def codec_rates(log: Path) -> tuple[Rate, Rate]:
+    """Chunks in memory made records of a log on all cores: encoding and compression, and zstd's part of it alone."""
     reader = ExperienceLogReader.open(log)
     step = max(reader.num_chunks // _CODEC_CHUNKS, 1)
-    chunks = [reader.read(index) for index in range(0, reader.num_chunks, step)][:_CODEC_CHUNKS]
+    encoded = [reader.read(index) for index in range(0, reader.num_chunks, step)][:_CODEC_CHUNKS]
+    chunks = [decode_chunk(data, reader.spec) for data in encoded]
+    transitions = sum(chunk.num_transitions(reader.spec) for chunk in chunks)
+
+    def make_record(chunk: Chunk) -> None:
+        compress_chunk(encode_chunk(chunk, reader.spec))
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compress_chunk, chunks[:16]))
-        start = time.perf_counter()
-        list(pool.map(compress_chunk, chunks))
-        seconds = time.perf_counter() - start
-    return len(chunks) * reader.num_transitions / reader.num_chunks / seconds
+
+        def all_chunks() -> int:
+            list(pool.map(make_record, chunks))
+            return transitions
+
+        def all_encoded() -> int:
+            list(pool.map(compress_chunk, encoded))
+            return transitions
+
+        all_chunks()
+        return timed(all_chunks, seconds=_CODEC_SECONDS), timed(all_encoded, seconds=_CODEC_SECONDS)
 
 
 def survives_a_kill(source: Path, task: str, folder: Path) -> bool:
@@ -130,29 +158,30 @@ def measure(
     source = recorded_log(task, workload, transitions=transitions, played=played)
     print(f"{game}: importing {source}", file=sys.stderr)
     store = folder / game
-    seconds, peak = import_log(source, store, task)
+    imported = import_log(source, store, task)
     log = _log(store)
     reader = ExperienceLogReader.open(log)
-    limit = codec_rate(log)
+    codec, zstd = codec_rates(log)
+    rate = reader.num_transitions / imported.seconds
     num_bytes = sum(path.stat().st_size for path in log.iterdir())
     newest = min(seeded, reader.num_transitions)
-    seeding = list[dict[str, float]]()
+    seeding = list[dict[str, Any]]()
     for shards in _SHARDS:
         print(f"{game}: seeding {shards} shards", file=sys.stderr)
-        limits = bounds(log, shards=shards, newest=newest)
-        rate = seed_rate(log, shards=shards, newest=newest, tier=_TIER)
-        seeding.append({"shards": shards, "transitions_per_s": round(rate)} | {
-            f"{name}_limit_transitions_per_s": round(value) for name, value in asdict(limits).items()
-        })  # fmt: skip
+        seeding.append(seed_figures(log, shards=shards, newest=newest, tier=_TIER))
     small = recorded_log(task, workload, transitions=killed, played=killed)
     return {
         "transitions": reader.num_transitions,
-        "import_transitions_per_s": round(reader.num_transitions / seconds),
-        "import_peak_rss_mb": round(peak),
+        "import_transitions_per_s": round(rate),
+        "import_peak_rss_mb": round(imported.peak_mb),
         "bytes_per_transition": round(num_bytes / reader.num_transitions, 1),
         "seed_transitions_per_s": seeding[-1]["transitions_per_s"],
-        "codec_limit_transitions_per_s": round(limit),
-        "import_of_codec_limit": round(reader.num_transitions / seconds / limit, 2),
+        "codec_limit_transitions_per_s": round(codec.items_per_s),
+        "zstd_limit_transitions_per_s": round(zstd.items_per_s),
+        "import_of_codec_limit": round(rate / codec.items_per_s, 2),
+        "import_cpu_us_per_transition": round(1e6 * imported.cpu_seconds / reader.num_transitions, 2),
+        "codec_cpu_us_per_transition": round(codec.client_us, 2),
+        "zstd_cpu_us_per_transition": round(zstd.client_us, 2),
         "source_bytes": sum(path.stat().st_size for path in source.glob("*.gz")),
         "seeding": seeding,
         "resumed_after_kill_alike": survives_a_kill(small, task, folder / f"{game}-killed"),
@@ -166,7 +195,8 @@ def page(values: dict[str, Any], command: str) -> str:
         "",
         f"`{command}`, {os.cpu_count()} cores ({platform.machine()}), {values['other_cores']:.1f} of them busy with "
         "something else meanwhile: what counts are ratios within one run. Replay logs in Dopamine's format, full and "
-        f"rotated, of real EnvPool frames of {SIZE}x{SIZE} (sticky random play under Dopamine's protocol).",
+        f"rotated, of real EnvPool frames of {SIZE}x{SIZE} (sticky random play under Dopamine's protocol, "
+        f"{values['played']:,} different transitions of each game).",
         "",
         "| | goal | " + " | ".join(values["games"]) + " |",
         "|---|---|" + "---|" * len(values["games"]),
@@ -176,6 +206,10 @@ def page(values: dict[str, Any], command: str) -> str:
         "import_transitions_per_s": ("imported a second", ""),
         "codec_limit_transitions_per_s": ("compressed a second, all cores, nothing else", ""),
         "import_of_codec_limit": ("import, of that", "at least 0.5"),
+        "zstd_limit_transitions_per_s": ("zstd's part of it alone", ""),
+        "import_cpu_us_per_transition": ("CPU time of the import, us a transition", ""),
+        "codec_cpu_us_per_transition": ("CPU time of compressing, us a transition", ""),
+        "zstd_cpu_us_per_transition": ("zstd's part of it, us a transition", ""),
         "import_peak_rss_mb": ("peak resident memory, MB", "at most 1,074"),
         "bytes_per_transition": ("bytes per transition in the log", "at most 1,500"),
         "source_bytes": ("bytes of the source", ""),
@@ -190,15 +224,16 @@ def page(values: dict[str, Any], command: str) -> str:
         f"Seeding {values['seeded']:,} transitions into shards of the tier {_TIER}, transitions a second, beside what "
         "reading the log from disk (out of the kernel's cache) and decompressing it in as many processes allow:",
         "",
-        "| game | shards | seeded | disk | decompression | of the lower bound |",
-        "|---|---|---|---|---|---|",
+        "| game | shards | seeded | disk | decompression | of the lower | CPU us a transition | decompression's |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for game, found in values["games"].items():
         for row in found["seeding"]:
             disk, codec = row["disk_limit_transitions_per_s"], row["decompression_limit_transitions_per_s"]
             rate = row["transitions_per_s"]
             lines.append(
-                f"| {game} | {row['shards']} | {rate:,} | {disk:,} | {codec:,} | {rate / min(disk, codec):.0%} |"
+                f"| {game} | {row['shards']} | {rate:,} | {disk:,} | {codec:,} | {rate / min(disk, codec):.0%} "
+                f"| {row['cpu_us_per_transition']:.1f} | {row['decompression_cpu_us_per_transition']:.1f} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -220,6 +255,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="folder to write teachers.md and teachers.json to")
     parser.add_argument("--json", action="store_true", help="one JSON line and nothing else")
     arguments = parser.parse_args()
+    played = min(arguments.played or arguments.transitions, arguments.transitions)
     disturbance = Disturbance()
     games = [arguments.game] if arguments.only else list(GAMES)
     with tempfile.TemporaryDirectory(prefix="upcycle-teachers-") as scratch:
@@ -229,14 +265,21 @@ def main() -> None:
                 arguments.workload or Path(scratch) / "logs",
                 Path(scratch),
                 transitions=arguments.transitions,
-                played=arguments.played or arguments.transitions,
+                played=played,
                 seeded=arguments.seeded,
                 killed=min(arguments.killed, arguments.transitions),
             )
             for game in games
         }
     top = {name: value for name, value in found[arguments.game].items() if name != "seeding"}
-    values = {"game": arguments.game, **top, "seeded": arguments.seeded, "tier": _TIER, "games": found}
+    values = {
+        "game": arguments.game,
+        **top,
+        "played": played,
+        "seeded": arguments.seeded,
+        "tier": _TIER,
+        "games": found,
+    }
     values["other_cores"] = round(disturbance.cores(), 2)
     shown = page(values, "python -m benchmarks.teachers " + " ".join(sys.argv[1:]))
     if arguments.results is not None:

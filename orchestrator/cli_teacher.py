@@ -77,7 +77,9 @@ def import_teacher(
     check_positive("--n-step", n_step)
     from orchestrator import teacher_commands
     from orchestrator.importing import ImportOptions, Request
+    from upcycle.runtime import keep_heap
 
+    keep_heap()
     options = ImportOptions(
         path=path,
         name=name or "".join(c if c.isalnum() or c in "._-" else "-" for c in path.resolve().stem)[:48].lstrip("._-"),
