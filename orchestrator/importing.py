@@ -39,7 +39,7 @@ class ImportOptions:
       path: file or folder of weights, of a buffer, or of both.
       name: what to call the teacher.
       format: name of an importer, or "auto".
-      task: EnvPool task that it is of; the files do not say it.
+      task: EnvPool task that it is of; None where the files say it.
       request: which of several agents in there.
       replay: where the buffer is, if it is elsewhere.
       overrides: `env.field=value`, against what the format says of its protocol.
@@ -149,7 +149,7 @@ def _read(options: ImportOptions) -> _Contents:
         if buffer is None or buffer.read_experience is None:
             raise UserError("--replay", str(options.replay), "holds no buffer", "give the folder of the replay log")
         # Its checkpoints are counted in their own way: the newest is meant, whichever the agent's is.
-        experience = buffer.read_experience(Files(options.replay), Request())
+        experience = buffer.read_experience(Files(options.replay), Request(accept_lossy=options.request.accept_lossy))
     else:
         experience = None if read_experience is None else read_experience(files, options.request)
     known = found.agent or found.experience
@@ -163,11 +163,12 @@ def _environment(options: ImportOptions, contents: _Contents) -> tuple[EnvConfig
         if not override.startswith("env."):
             problem, remedy = "is no field of the environment", "write for example env.sticky_actions=0.25"
             raise UserError("--set", override, problem, remedy)
-    if options.task is None:
+    task = options.task or (contents.experience.task if contents.experience is not None else None)
+    if task is None:
         raise UserError("--task", "", "the files do not say which environment", "give it, for example --task Pong-v5")
     known = contents.agent or contents.experience
     assert known is not None
-    values = {"phases": ["rl"], "env": {**known.protocol, "task": options.task}}
+    values = {"phases": ["rl"], "env": {**known.protocol, "task": task}}
     env = parse_config(with_overrides(values, options.overrides)).env
     spec = env_spec(env)
     for part in (contents.agent, contents.experience):

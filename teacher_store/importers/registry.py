@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from teacher_store.importers import cleanrl_jax, dopamine_jax, dopamine_replay, dopamine_tf
+from teacher_store.importers import cleanrl_jax, dopamine_jax, dopamine_replay, dopamine_tf, minari
 from teacher_store.importers.imported import Importer
 from teacher_store.importers.source import Source
 from upcycle.errors import UserError
@@ -14,6 +14,7 @@ IMPORTERS: Final[tuple[Importer, ...]] = (
     dopamine_tf.IMPORTER,
     dopamine_replay.IMPORTER,
     cleanrl_jax.IMPORTER,
+    minari.IMPORTER,
 )
 """In the order of help and errors; at most one that reads agents recognises a source, and one that reads buffers."""
 
