@@ -20,9 +20,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
-import h5py
+import h5py as untyped_h5py
 import numpy as np
 
+h5py: Any = untyped_h5py  # its stubs know little
 REFUSED: Final = 3
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
 _FILTERS: Final = frozenset({_DEFLATE, _SHUFFLE, _FLETCHER32})
@@ -40,7 +41,7 @@ class Refusal(Exception):
     """What is wrong with the file."""
 
 
-def episode_of(file: h5py.File, number: int) -> h5py.Group:
+def episode_of(file: Any, number: int) -> Any:
     """The group of an episode."""
     name = f"episode_{number}"
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -51,8 +52,8 @@ def episode_of(file: h5py.File, number: int) -> h5py.Group:
     return group
 
 
-def dataset_of(group: h5py.Group, name: str) -> h5py.Dataset:
-    """A dataset whose bytes lie in this file, behind filters that are known, and not many fewer than it has elements."""
+def dataset_of(group: Any, name: str) -> Any:
+    """A dataset whose bytes lie in this file, behind known filters, and are about as many as it needs."""
     where = f"{group.name}/{name}"
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise Refusal(f"{where} is not there, or a link; refused")
@@ -76,7 +77,7 @@ def dataset_of(group: h5py.Group, name: str) -> h5py.Dataset:
 class Episode:
     """The datasets of one episode, of the shapes and dtypes that belong there."""
 
-    def __init__(self, group: h5py.Group, layout: dict[str, Any]) -> None:
+    def __init__(self, group: Any, layout: dict[str, Any]) -> None:
         self._jpeg, self._shape, self._dtype = layout["jpeg"], tuple(layout["shape"]), np.dtype(layout["dtype"])
         self._observations = dataset_of(group, "observations")
         self._columns = {name: dataset_of(group, name) for name in _COLUMNS}
@@ -121,7 +122,7 @@ class Episode:
         return np.asarray(image)
 
 
-def send(file: h5py.File, layout: dict[str, Any], out: BinaryIO) -> None:
+def send(file: Any, layout: dict[str, Any], out: BinaryIO) -> None:
     """Writes everything; see the module."""
     count = sum(name.startswith("episode_") for name in file)
     if not 1 <= count <= _MAX_EPISODES:

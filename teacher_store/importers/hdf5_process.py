@@ -37,7 +37,7 @@ class Hdf5Process:
         self, source: Source, name: str, layout: dict[str, Any], *, silent_seconds: float = SILENT_SECONDS
     ) -> None:
         self._where, self._silent_seconds = str(source.locate(name)), silent_seconds
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         # Plugins are libraries that a file can name; threads of OpenBLAS would count as memory.
         environment = os.environ | {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"}
         with source.open(name) as file:

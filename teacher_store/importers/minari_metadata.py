@@ -89,6 +89,8 @@ def read_metadata(source: Source, name: str) -> Metadata:
         shape, dtype, stack_axis = _box(source, observation)
         is_lossy = bool(values.get("jpeg_encoding", True)) and _is_image(observation, shape, dtype)
         task, protocol = _environment(values.get("env_spec"))
+    except UserError:  # it is a ValueError too
+        raise
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
         problem = f"{type(error).__name__}: {str(error)[:200]}"
         raise CorruptDataError(f"{where}: makes no sense ({problem})") from error
@@ -152,7 +154,7 @@ def _environment(spec: Any) -> tuple[str | None, dict[str, Any]]:
     if not isinstance(spec, str):
         return None, {}
     values = json.loads(spec)
-    name, kwargs = str(values["id"]), values.get("kwargs") or {}
+    name, kwargs = str(values["id"]), dict[str, Any](values.get("kwargs") or {})
     protocol = dict[str, Any]()
     if (found := _ALE.fullmatch(name)) is not None:
         protocol["sticky_actions"] = float(kwargs.get("repeat_action_probability", 0.25))
