@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -42,7 +42,7 @@ def encode_for_log(data: bytes, spec: ChunkSpec, *, logged: bool) -> EncodedChun
     return EncodedChunk(raw, chunk, chunk.num_transitions(spec))
 
 
-def read_part(reader: ExperienceLogReader, part: LogPart, spec: ChunkSpec, *, packed: bool) -> Iterator[list[Chunk]]:
+def read_part(reader: ExperienceLogReader, part: LogPart, spec: ChunkSpec, *, packed: bool) -> Generator[list[Chunk]]:
     """The chunks of a part of a log, in their order, a few at a time; all cores read ahead of the caller.
 
     Args:
