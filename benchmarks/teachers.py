@@ -46,6 +46,9 @@ _CODEC_CHUNKS: Final = 384  # some 200 MB of frames, from all over the log
 _CODEC_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.02
 _TIMEOUT_SECONDS: Final = 7200.0
+_WHY_SEEDING: Final = """\
+Decompression is the nearer bound. Beside it a shard checks every chunk, and compresses its frames anew as LZ4 blocks,
+which are what this tier keeps: that is the larger part of its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +245,7 @@ def page(values: dict[str, Any], command: str) -> str:
                 f"| {game} | {row['shards']} | {rate:,} | {disk:,} | {codec:,} | {rate / min(disk, codec):.0%} "
                 f"| {row['cpu_us_per_transition']:.1f} | {row['decompression_cpu_us_per_transition']:.1f} |"
             )
-    lines += ["", "Decompression is the nearer bound; what a shard does beside it is to check every chunk and to "]
-    lines[-1] += "compress its frames anew as LZ4 blocks, which is what this tier keeps."
+    lines += ["", _WHY_SEEDING]
     return "\n".join(lines) + "\n"
 
 
