@@ -17,7 +17,6 @@ These are of `--game`; `games` has them for each game. A small import is killed 
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -32,7 +31,9 @@ from typing import Any, Final
 from benchmarks.measure import Disturbance, Rate, timed
 from benchmarks.replay_log import SIZE, recorded_log
 from benchmarks.seeding import seed_figures
+from benchmarks.teachers_page import page
 from benchmarks.workers import ROOT
+from replay_service.types import Tier
 from teacher_store.store import TeacherStore
 from upcycle.chunks import Chunk, decode_chunk, encode_chunk
 from upcycle.experience_log import ExperienceLogReader
@@ -41,14 +42,11 @@ from upcycle.log_segment import compress_chunk
 GAMES: Final = {"pong": "Pong-v5", "breakout": "Breakout-v5"}
 _NAME: Final = "imported"
 _SHARDS: Final = (1, 2, 4)
-_TIER: Final = "warm"
+TIER: Final[Tier] = "warm"
 _CODEC_CHUNKS: Final = 384  # some 200 MB of frames, from all over the log
 _CODEC_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.02
 _TIMEOUT_SECONDS: Final = 7200.0
-_WHY_SEEDING: Final = """\
-Decompression is the nearer bound. Beside it a shard checks every chunk, and compresses its frames anew as LZ4 blocks,
-which are what this tier keeps: that is the larger part of its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +174,7 @@ def measure(
     seeding = list[dict[str, Any]]()
     for shards in _SHARDS:
         print(f"{game}: seeding {shards} shards", file=sys.stderr)
-        seeding.append(seed_figures(log, shards=shards, newest=newest, tier=_TIER))
+        seeding.append(seed_figures(log, shards=shards, newest=newest, tier=TIER))
     return {
         "transitions": reader.num_transitions,
         "import_transitions_per_s": round(rate),
@@ -195,62 +193,6 @@ def measure(
         "small_command_seconds": round(small.seconds, 1),
         "resumed_after_kill_alike": is_alike,
     }
-
-
-def page(values: dict[str, Any], command: str) -> str:
-    """The figures for people, in Markdown."""
-    lines = [
-        "# A teacher's buffer, imported at full scale",
-        "",
-        f"`{command}`, {os.cpu_count()} cores ({platform.machine()}), {values['other_cores']:.1f} of them busy with "
-        "something else meanwhile: what counts are ratios within one run. Replay logs in Dopamine's format, full and "
-        f"rotated, of real EnvPool frames of {SIZE}x{SIZE} (sticky random play under Dopamine's protocol, "
-        f"{values['played']:,} different transitions of each game).",
-        "",
-        "| | goal | " + " | ".join(values["games"]) + " |",
-        "|---|---|" + "---|" * len(values["games"]),
-    ]
-    rows: dict[str, tuple[str, str]] = {
-        "transitions": ("transitions", ""),
-        "import_transitions_per_s": ("imported a second, a small import taken off", ""),
-        "codec_limit_transitions_per_s": ("compressed a second, all cores, nothing else", ""),
-        "import_of_codec_limit": ("import, of that", "at least 0.5"),
-        "command_transitions_per_s": ("the whole command, start of Python and its libraries included", ""),
-        "zstd_limit_transitions_per_s": ("zstd's part of it alone", ""),
-        "import_cpu_us_per_transition": ("CPU time of the import, us a transition", ""),
-        "codec_cpu_us_per_transition": ("CPU time of compressing, us a transition", ""),
-        "zstd_cpu_us_per_transition": ("zstd's part of it, us a transition", ""),
-        "import_peak_rss_mb": ("peak resident memory, MB", "at most 1,074"),
-        "bytes_per_transition": ("bytes per transition in the log", "at most 1,500"),
-        "source_bytes": ("bytes of the source", ""),
-        "resumed_after_kill_alike": ("killed half way (small), resumed, the same chunks", "yes"),
-    }
-    for name, (title, goal) in rows.items():
-        lines.append(
-            f"| {title} | {goal} | " + " | ".join(_shown(game[name]) for game in values["games"].values()) + " |"
-        )
-    lines += [
-        "",
-        f"Seeding {values['seeded']:,} transitions into shards of the tier {_TIER}, transitions a second, beside what "
-        "reading the log from disk (out of the kernel's cache) and decompressing it in as many processes allow:",
-        "",
-        "| game | shards | seeded | disk | decompression | of the lower | CPU us a transition | decompression's |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for game, found in values["games"].items():
-        for row in found["seeding"]:
-            disk, codec = row["disk_limit_transitions_per_s"], row["decompression_limit_transitions_per_s"]
-            rate = row["transitions_per_s"]
-            lines.append(
-                f"| {game} | {row['shards']} | {rate:,} | {disk:,} | {codec:,} | {rate / min(disk, codec):.0%} "
-                f"| {row['cpu_us_per_transition']:.1f} | {row['decompression_cpu_us_per_transition']:.1f} |"
-            )
-    lines += ["", _WHY_SEEDING]
-    return "\n".join(lines) + "\n"
-
-
-def _shown(value: float | bool) -> str:
-    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
 
 
 def main() -> None:
@@ -288,7 +230,7 @@ def main() -> None:
         **top,
         "played": played,
         "seeded": arguments.seeded,
-        "tier": _TIER,
+        "tier": TIER,
         "games": found,
     }
     values["other_cores"] = round(disturbance.cores(), 2)
