@@ -11,11 +11,14 @@ import types
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final, Self, cast
 
 import numpy as np
 
+from actors.lane_ids import check_lane_ids
+from actors.resize_first import FRAME_BY_FRAME, ResizeFirstPool, frames_per_recv
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.config import EnvConfig
 from upcycle.errors import UserError
@@ -103,18 +106,14 @@ class EnvPoolLanes:
         self._zeros = env.stack_fill == "zeros"
         self._has_lives = _is_atari(env.task)
         seeds = np.random.SeedSequence(seed).generate_state(lanes) % _SEED_BOUND
-        with warnings.catch_warnings():  # gymnasium on the precision of infinite bounds
-            warnings.simplefilter("ignore", UserWarning)
-            self._pool: Any = _envpool(env.task).make(
-                env.task,
-                env_type="gymnasium",
-                num_envs=lanes,
-                batch_size=recv_batch,
-                num_threads=threads,
-                seed=[int(lane_seed) for lane_seed in seeds],
-                **_protocol(env, training=training),
-            )
-            _ = self._pool.observation_space  # built once, on first use
+        self._pool: Any = _make_pool(
+            env,
+            lanes=lanes,
+            recv_batch=recv_batch,
+            seeds=[int(lane_seed) for lane_seed in seeds],
+            threads=threads,
+            training=training,
+        )
         self._awaited = np.ones(lanes, bool)  # a row of this lane is on its way
         self._ended = np.ones(lanes, bool)  # its next row opens an episode
         self._age = np.zeros(lanes, np.int64)  # steps since its episode began
@@ -176,33 +175,15 @@ class EnvPoolLanes:
             observation[row, :opening] = 0 if self._zeros else observation[row, opening]
 
 
-def check_lane_ids(lane: Array, awaited: Array) -> None:
-    """Refuses rows that no lane owes.
-
-    EnvPool wheels that were built against another NumPy hand out env_id 0 for every row, silently (envpool#312).
-
-    Args:
-      lane: int [M], the ids received.
-      awaited: bool [lanes], which lanes owe a row.
-    Raises: UserError if an id is there twice or its lane owes none.
-    """
-    ids = cast(list[int], lane.tolist())
-    if len(set(ids)) != len(ids) or not bool(awaited[lane].all()):
-        raise UserError(
-            "envpool",
-            version("envpool"),
-            f"hands out the lanes {ids} although others are due: the wheel does not fit NumPy {np.__version__}",
-            "install the versions of requirements/lock.txt",
-        )
-
-
 def env_spec(env: EnvConfig) -> EnvSpec:
     """What `env` looks like, without starting it.
 
     Raises: UserError if the task is unknown (naming the nearest), its actions are not discrete, or its observations
     are neither grey frames nor vectors.
     """
-    spec: Any = _envpool(env.task).make_spec(env.task)
+    is_atari = _is_atari(env.task)
+    options = {"full_action_space": env.full_action_space} if is_atari else {}
+    spec: Any = _envpool(env.task).make_spec(env.task, **options)
     action, state = spec.action_array_spec, cast(Mapping[str, Any], spec.state_array_spec)
     discrete = (
         "action" in action and list(action["action"].shape) == [-1] and np.dtype(action["action"].dtype).kind == "i"
@@ -212,7 +193,7 @@ def env_spec(env: EnvConfig) -> EnvSpec:
             "env.task", env.task, "is no task of one player with discrete actions", "choose one, for example Pong-v5"
         )
     num_actions = int(action["action"].maximum) + 1
-    if _is_atari(env.task):
+    if is_atari:
         size = env.frame_size
         return EnvSpec((size, size), "uint8", num_actions, stack=env.frame_stack, frame_skip=env.frame_skip)
     shape = [int(n) for n in state["obs"].shape] if "obs" in state else [-1]
@@ -239,6 +220,29 @@ def chunk_spec(env: EnvConfig, chunk_steps: int, n_step: int) -> ChunkSpec:
     )
 
 
+def _make_pool(env: EnvConfig, *, lanes: int, recv_batch: int, seeds: list[int], threads: int, training: bool) -> Any:
+    """An EnvPool, or what stands in for it."""
+    protocol, batch_size = _protocol(env, training=training), recv_batch
+    resizes_first = _is_atari(env.task) and env.resize_order == "resize_first"
+    if resizes_first:
+        protocol, batch_size = {**protocol, **FRAME_BY_FRAME}, frames_per_recv(lanes, recv_batch)
+    with warnings.catch_warnings():  # gymnasium on the precision of infinite bounds
+        warnings.simplefilter("ignore", UserWarning)
+        pool: Any = _envpool(env.task).make(
+            env.task,
+            env_type="gymnasium",
+            num_envs=lanes,
+            batch_size=batch_size,
+            num_threads=threads,
+            seed=seeds,
+            **protocol,
+        )
+        _ = pool.observation_space  # built once, on first use
+    if resizes_first:
+        pool = ResizeFirstPool(pool, env, recv_batch=recv_batch, seeds=seeds, training=training)
+    return pool
+
+
 def _protocol(env: EnvConfig, *, training: bool) -> dict[str, Any]:
     """EnvPool's arguments for the protocol of `env`."""
     if not _is_atari(env.task):
@@ -251,6 +255,8 @@ def _protocol(env: EnvConfig, *, training: bool) -> dict[str, Any]:
         "frame_skip": env.frame_skip,
         "noop_max": env.noop_max,
         "use_fire_reset": env.fire_reset,
+        "full_action_space": env.full_action_space,
+        "use_inter_area_resize": env.interpolation == "area",
         "episodic_life": env.episodic_life and training,
         "reward_clip": False,
         "repeat_action_probability": env.sticky_actions,
@@ -258,6 +264,7 @@ def _protocol(env: EnvConfig, *, training: bool) -> dict[str, Any]:
     }
 
 
+@cache
 def _is_atari(task: str) -> bool:
     return hasattr(_envpool(task).make_spec(task).config, "repeat_action_probability")
 

@@ -6,6 +6,7 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from orchestrator.cli_options import RUNS, Overrides, check_positive, open_run
+from upcycle.errors import UserError
 
 teacher_app = SubcommandApp()
 
@@ -60,8 +61,8 @@ def import_teacher(
     """Make a teacher of what another framework has written: weights, a replay buffer or dataset, or both.
 
     Args:
-        path: file or folder; what is in it is recognised by its content
-        name: what to call the teacher; by default as the path
+        path: file or folder, or a bundle of another store; what is in it is recognised by its content
+        name: what to call the teacher; by default as the path; a bundle keeps its own
         format: name of the format, where its content leaves a choice
         task: EnvPool task it was trained on, for example Pong-v5; not needed with --into, or where the files say it
         checkpoint: which of several; by default the newest
@@ -188,4 +189,50 @@ def evaluate_teacher(
     from orchestrator import teacher_commands
 
     teacher_commands.evaluate(name, episodes=episodes, epsilon=epsilon, seed=seed, as_json=json)
+    return 0
+
+
+@teacher_app.command(name="export")
+def export_teacher(name: Positional[str], *, output: Path, json: bool = False) -> int:
+    """Write one teacher into one file: weights, protocol, log, scores, licence, ancestors' records, checksums.
+
+    Args:
+        name: name or id
+        output: the file, for example NAME.zip; another machine takes it with `upcycle teacher import NAME.zip`
+        json: print one JSON value
+    """
+    from orchestrator import store_commands
+
+    store_commands.export(name, output, as_json=json)
+    return 0
+
+
+@teacher_app.command(name="remove")
+def remove_teacher(name: Positional[str], *, json: bool = False) -> int:
+    """Take a teacher out of the store; its record stays as long as another descends from it.
+
+    Args:
+        name: name or id
+        json: print one JSON value
+    """
+    from orchestrator import store_commands
+
+    store_commands.remove(name, as_json=json)
+    return 0
+
+
+@teacher_app.command(name="gc")
+def collect_garbage(*, older_than: float = 24.0, dry_run: bool = False, json: bool = False) -> int:
+    """Free what no teacher and no lineage needs, and what killed processes have left.
+
+    Args:
+        older_than: hours; what is younger, or was removed or replaced less long ago, stays
+        dry_run: say what would go, and leave it
+        json: print one JSON value
+    """
+    if not older_than >= 0:
+        raise UserError("--older-than", older_than, "is no number of hours", "give 0 or more")
+    from orchestrator import store_commands
+
+    store_commands.collect_garbage(hours=older_than, dry_run=dry_run, as_json=json)
     return 0

@@ -204,7 +204,7 @@ def _teachers() -> Finding:
     store = TeacherStore.default()
     names = [record.id for record in store.list()]
     remedy = "train one: upcycle run pong_teacher"
-    return _judge("teacher store", len(names), 1, ", ".join(names) or f"empty ({store.root})", remedy)
+    return _judge("teacher store", len(names), 1, ", ".join(names) or f"empty ({store.location})", remedy)
 
 
 def _gigabytes(size: int) -> str:

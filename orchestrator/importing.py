@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Final
 
 from actors.envs import EnvSpec, chunk_spec, env_spec
+from orchestrator.bundles import import_bundle
 from orchestrator.parity import check_parity, network_of
 from orchestrator.teachers import Progress, score_teacher
+from teacher_store.importers.bundle import is_bundle
 from teacher_store.importers.imported import ImportedAgent, ImportedExperience, Request
 from teacher_store.importers.registry import find_importers
 from teacher_store.importers.source import Source as Files
 from teacher_store.importers.writing import write_experience
 from teacher_store.records import Provenance, Source, TeacherRecord, teacher_id
 from teacher_store.store import TeacherStore
+from upcycle.action_names import action_names
 from upcycle.config import EnvConfig
 from upcycle.config_io import parse_config, with_overrides
 from upcycle.errors import UserError
@@ -79,11 +82,14 @@ def import_teacher(
     """Reads an agent, a buffer or both, publishes them as a teacher, and lets the agent play for its score.
 
     Weights are checked before anything is written: every tensor against the network, their values against `reference`.
+    A bundle of another store brings all of this with it, and its options are not looked at.
     An import of a large buffer that was interrupted goes on where it was when it is asked for again.
 
     Raises: UserError for what the user can put right, CorruptDataError for files that are damaged, hostile or of
       another shape than their framework writes. The store is as it was then, but for a score that was not reached.
     """
+    if is_bundle(Files(options.path)):
+        return import_bundle(store, options.path)
     contents = _read(options)
     env, spec = _environment(options, contents)
     agent, parity = contents.agent, None
@@ -102,6 +108,7 @@ def import_teacher(
             frame_shape=spec.frame_shape,
             frame_stack=spec.stack,
             num_actions=spec.num_actions,
+            actions=action_names(env),
             weights=weights,
             differences=() if agent is None else agent.differences,
             parity=parity,
@@ -229,14 +236,14 @@ def _provenance(options: ImportOptions, contents: _Contents) -> Provenance:
 
 @contextmanager
 def _staging(store: TeacherStore, options: ImportOptions) -> Generator[Path]:
-    """A folder beside the store's teachers, the same for the same import.
+    """A folder from where the store takes files, the same for the same import.
 
     It stays if the import fails after it has begun to write a buffer; the next one goes on with it.
     """
     key = hashlib.sha256(repr(replace(options, path=options.path.resolve())).encode()).hexdigest()
-    folder = store.root / f".importing-{key[:16]}"
-    with disk_full_explained(store.root):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = store.staging / f"importing-{key[:16]}"
+    with disk_full_explained(folder):
+        folder.mkdir(exist_ok=True)
     try:
         yield folder
     except BaseException:

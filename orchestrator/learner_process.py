@@ -1,7 +1,6 @@
 """The learner as a process of a run, one of its ranks: teachers, way of computing and initial state, then the loop."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from learner.learner import Learner
@@ -24,7 +23,7 @@ def build_learner(context: Context) -> Learner:
     Raises: UserError or CorruptDataError if a teacher cannot be used; RankLost if the ranks do not meet.
     """
     config, device = context.config, choose_device(context.config.learner.device)
-    stores = [TeacherStore(Path(known["store"])) for known in context.teachers]
+    stores = [TeacherStore(str(known["store"])) for known in context.teachers]
     teachers = [
         load_teacher(store.get(known["id"]), store, device, env=config.env)
         for known, store in zip(context.teachers, stores, strict=True)

@@ -27,7 +27,7 @@ def show_lineage(name: str | None, *, output: Path | None, as_json: bool) -> int
     if output is not None and output.suffix.lstrip(".") not in FORMATS:
         raise UserError("--output", str(output), "is no picture that can be drawn", "end it in .svg or .png")
     store = TeacherStore.default()
-    graph = build_lineage(store.list())
+    graph = build_lineage(store.known())
     if name is not None:
         graph = relatives(graph, store.get(name).id)
     if output is not None:

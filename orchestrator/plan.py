@@ -16,6 +16,7 @@ from learner.distillation import check_teacher
 from orchestrator.baselines import Baselines
 from orchestrator.progress import Progress, View
 from orchestrator.teachers import collect_experience, score_teacher
+from teacher_store.action_order import check_taken_as_is
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 from upcycle.chunks import ChunkSpec
@@ -50,14 +51,14 @@ class Plan:
     Attributes:
       spec: chunks of the whole run; those of the teachers' logs where there are any.
       teachers: in the order of the configuration; none in a run from scratch.
-      store: root of the store that the teachers lie in.
+      store: path or URL of the store that the teachers lie in.
     """
 
     config: RunConfig
     spec: ChunkSpec
     baselines: Baselines
     teachers: tuple[PlannedTeacher, ...]
-    store: Path
+    store: str
 
     @property
     def best(self) -> PlannedTeacher | None:
@@ -78,7 +79,7 @@ class Plan:
             "id": teacher.record.id,
             "name": teacher.record.name,
             "score": teacher.score,
-            "store": str(self.store.resolve()),
+            "store": self.store,
             "log": None if teacher.log is None else str(teacher.log.resolve()),
         }
 
@@ -100,7 +101,7 @@ def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view:
     spec = chunk_spec(config.env, config.replay.chunk_steps, config.replay.max_n_step)
     _check_network(config, spec)
     if not has_teacher(config):
-        return Plan(config, spec, Baselines(_random_score(config, view), None), (), store.root)
+        return Plan(config, spec, Baselines(_random_score(config, view), None), (), store.location)
     records = [_scored(config, record, store, stop=stop, view=view) for record in _find_teachers(config, store)]
     baselines = _baselines(config, records, view)
     logs: list[Path | None] = [None] * len(records)
@@ -108,7 +109,7 @@ def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view:
         records, spec = _with_experience(config, records, store, spec, stop=stop, view=view)
         logs = [store.log_directory(record) for record in records]
     teachers = [PlannedTeacher(record, _score(record), log) for record, log in zip(records, logs, strict=True)]
-    return Plan(config, spec, baselines, tuple(teachers), store.root)
+    return Plan(config, spec, baselines, tuple(teachers), store.location)
 
 
 def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord]:
@@ -120,6 +121,8 @@ def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord
         record.check_agrees(config.env, num_actions=num_actions)
         if record.id in [known.id for known in records]:
             raise UserError("teacher.also", name, f"is {record.id}, which is named twice", "name each teacher once")
+        begins_as = config.teacher.reload != "nothing"
+        check_taken_as_is(record, config.env, weights=begins_as, buffer=wants_teacher_log(config))
         records.append(record)
     if config.teacher.reload != "nothing":
         restored = config.teacher.optimizer == "restored"

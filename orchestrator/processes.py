@@ -176,7 +176,7 @@ def _guide(context: Context) -> "QFunction | None":
     from teacher_store.teacher import load_teacher
 
     known = context.manifest["teacher"]
-    store = TeacherStore(Path(known["store"]))
+    store = TeacherStore(str(known["store"]))
     teacher = load_teacher(store.get(known["id"]), store, env=context.config.env)
     return lambda observation: teacher.q_values(torch.from_numpy(observation)).numpy()
 

@@ -50,7 +50,7 @@ def show_teacher(name: str, *, as_json: bool, verify: bool = False) -> None:
     if verify:
         store.verify(record)
     if as_json:
-        _print_json(record.model_dump(mode="json") | {"folder": str(store.folder(record)), "verified": verify})
+        _print_json(record.model_dump(mode="json") | {"folder": store.describe_place(record), "verified": verify})
         return
     _print_record(record, store, note="every file verified" if verify else None)
 
@@ -201,7 +201,7 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         if state is None
         else f"networks and {state.optimizer} after {state.learner_steps:,} learner steps, {state.bytes:,} bytes",
         "licence": record.licence,
-        "folder": str(store.folder(record)),
+        "folder": store.describe_place(record),
     }
     table = Table(title=record.id, title_justify="left", show_header=False, box=None)
     if record.differences:

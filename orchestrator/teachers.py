@@ -20,6 +20,7 @@ from teacher_store.records import Provenance, Score, TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from teacher_store.training_state import write_training_state
+from upcycle.action_names import action_names
 from upcycle.chunks import Array, ChunkSpec, encode_chunk
 from upcycle.config import EnvConfig
 from upcycle.config_io import dump_config
@@ -36,11 +37,6 @@ _EPSILON: Final = 0.001
 _RANDOM_EPISODES: Final = 20
 _CHUNK_STEPS: Final = 64
 _LOOKAHEAD: Final = 5
-_ACTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "Pong-v5": ("noop", "fire", "right", "left", "right + fire", "left + fire"),
-    "CartPole-v1": ("push left", "push right"),
-}
-"""Meaning of the actions of tasks that we know; EnvPool does not tell."""
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what is to be done."""
@@ -108,8 +104,7 @@ def collect_experience(
     """
     spec = spec or chunk_spec(record.env, _CHUNK_STEPS, _LOOKAHEAD)
     frame_skip = env_spec(record.env).frame_skip
-    store.root.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".collecting-", dir=store.root))  # beside the store: linked, not copied
+    temporary = Path(tempfile.mkdtemp(prefix=".collecting-", dir=store.staging))  # from there it is linked, not copied
     try:
         with ExperienceLogWriter.open(temporary / "log", spec, record.env) as log:
             chunks = collect_chunks(
@@ -190,7 +185,7 @@ def publish_from_run(
             frame_shape=spec.frame_shape,
             frame_stack=spec.stack,
             num_actions=spec.num_actions,
-            actions=_ACTIONS.get(config.env.task, ()),
+            actions=action_names(config.env),
             weights=path,
             score=_to_score(returns, config.evaluation.epsilon),
             random_score=float(random) if random is not None else _random_score(config.env, config.seed),
@@ -220,9 +215,8 @@ def _training_state(folder: RunFolder | None, store: TeacherStore) -> Generator[
         config.network, frame_shape=spec.frame_shape, stack=spec.stack, num_actions=spec.num_actions
     )
     arrays = to_training_arrays(found[1]["train_state"], network, config.learner.optimizer)
-    store.root.mkdir(parents=True, exist_ok=True)
-    # Beside the store, so that it is linked and not copied.
-    with tempfile.TemporaryDirectory(prefix=".publishing-", dir=store.root) as temporary:
+    # From there it is linked, not copied.
+    with tempfile.TemporaryDirectory(prefix=".publishing-", dir=store.staging) as temporary:
         path = Path(temporary) / "state"
         write_training_state(path, arrays)
         yield path
@@ -278,7 +272,7 @@ def _has_log(folder: RunFolder) -> bool:
 
 
 def _q_function(record: TeacherRecord, store: TeacherStore) -> QFunction:
-    teacher = load_teacher(record, store)
+    teacher = load_teacher(record, store, env=record.env)
     return lambda observation: teacher.q_values(torch.from_numpy(observation)).numpy()
 
 

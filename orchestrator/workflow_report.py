@@ -70,7 +70,7 @@ def _parent(teacher: Mapping[str, Any] | None) -> str | None:
     if teacher is None or "store" not in teacher:
         return None
     try:
-        return TeacherStore(Path(teacher["store"])).get(str(teacher["id"])).provenance.run_id
+        return TeacherStore(str(teacher["store"])).get(str(teacher["id"])).provenance.run_id
     except UserError:
         return None
 

@@ -7,12 +7,18 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from teacher_store.action_order import check_actions
 from upcycle.config import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """One component of a path, never `..`: records come from elsewhere and must not point out of their folder."""
+
+RelativePath = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63}/){0,8}[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+]
+"""Some components."""
 
 _AGREED: Final = (
     "task",
@@ -23,9 +29,9 @@ _AGREED: Final = (
     "sticky_actions",
     "resize_order",
     "interpolation",
-    "full_action_space",
 )
-"""What makes an observation or an action mean something else; the rest of the protocol may differ."""
+"""What makes an observation or an action mean something else; the rest of the protocol may differ, and actions may have
+other numbers, see `teacher_store.action_order`."""
 
 
 class _Part(BaseModel):
@@ -130,7 +136,7 @@ class Experience(_Part):
     """Transitions in it."""
     chunks: Annotated[int, Field(ge=0)]
     """Chunks in it."""
-    files: dict[str, Sha256]
+    files: dict[RelativePath, Sha256]
     """SHA-256 of every file, by path relative to `directory`."""
 
 
@@ -163,6 +169,8 @@ class TeacherRecord(_Part):
 
     format: Literal[1] = 1
     """Version of this record."""
+    revision: Annotated[int, Field(ge=0)] = 0
+    """Counts the changes that its store has taken; 0 of a record that no store has taken yet."""
     id: Name
     """Name and the start of the weights' SHA-256: unique, and says whether two stores hold the same teacher."""
     name: Name
@@ -211,12 +219,17 @@ class TeacherRecord(_Part):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Inverse of `to_bytes`. Raises CorruptDataError naming the file and the field."""
+        return cls.from_bytes(path.read_bytes(), where=str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes | str, *, where: str) -> Self:
+        """Inverse of `to_bytes`. Raises CorruptDataError naming `where` and the field."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "record"
-            raise CorruptDataError(f"{path}: {field}: {first['msg']}") from error
+            raise CorruptDataError(f"{where}: {field}: {first['msg']}") from error
 
     def check_agrees(self, env: EnvConfig, *, num_actions: int | None = None) -> None:
         """Raises UserError if a student in `env` would see or do something else than this teacher means."""
@@ -227,9 +240,7 @@ class TeacherRecord(_Part):
                     " (wrong frame size)" if name == "frame_size" else ""
                 )
                 raise UserError(f"env.{name}", theirs, problem, f"set env.{name}={mine} or choose another teacher")
-        if num_actions is not None and num_actions != self.num_actions:
-            problem = f"teacher {self.id} has {self.num_actions} actions, the environment {num_actions}"
-            raise UserError("teacher.id", self.id, problem, "choose a teacher of this environment")
+        check_actions(self, env, num_actions)
 
     def describe_policy(self) -> str:
         """What it is, in a few words for people."""

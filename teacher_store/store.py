@@ -1,95 +1,131 @@
-"""The teacher store: a folder of teachers, each whole or absent.
+"""The teacher store: teachers by id, in a folder or in a bucket, each whole or absent.
 
-    <root>/<id>/teacher.json   weights.safetensors   training_state.safetensors (if it has one)
-                experience-<digest>/   (an experience log, or one per shard)
+    <root>/objects/  teachers/  leases/  sweeps/     see `teacher_store.storage`
+           views/  staging/                          local folders: see `teacher_store.views`
 
-Files first, the record last, under a temporary name until then; what has been published is never changed. Experience
-is shared with the run that left it (hard links), so publishing on one file system moves none of its bytes.
+Objects first, the record last: what a record names is there, and nothing that was put is ever changed. Weights,
+training states and the files of experience logs are objects, kept once however many teachers have them, and linked
+with the run that left them where the file system is the same, so that publishing moves none of their bytes.
+
+Teachers that ship with Upcycle, and those of stores that older versions wrote (`teacher_store.old_folders`), are read
+where they are; a change to one writes a revision and its objects beside them.
 """
 
-import difflib
-import os
-import re
-import shutil
-import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import platformdirs
-
+from teacher_store.catalogue import Catalogue
+from teacher_store.leases import hold_lease
+from teacher_store.locations import default_location, open_storage
+from teacher_store.publishing import (
+    check_name,
+    compare_files,
+    digest_of_function,
+    files_of,
+    hashes_of,
+    shared_log,
+    verify_log,
+)
 from teacher_store.records import (
-    Experience,
+    Function,
     Parity,
     Provenance,
     Score,
+    TeacherKind,
     TeacherRecord,
     Weights,
     digest_of_files,
     teacher_id,
 )
+from teacher_store.revisions import Revision, changed_fields
+from teacher_store.storage import STAGING
 from teacher_store.training_state import describe_training_state, read_training_state
+from teacher_store.views import place
 from upcycle.config import EnvConfig, NetworkConfig
-from upcycle.errors import CorruptDataError, UserError
+from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader
-from upcycle.files import disk_full_explained, sha256_of, sync_folder, write_atomically
-from upcycle.log_folder import link_log, share_file
+from upcycle.files import disk_full_explained, sha256_of
 
-_RECORD: Final = "teacher.json"
-_ROOT_VARIABLE: Final = "UPCYCLE_TEACHERS"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 BUNDLED: Final = Path(__file__).resolve().parent / "bundled"
 """Teachers that ship with Upcycle; read-only."""
 
 
 class TeacherStore:
-    """Teachers by id. Any number of processes may read; publishing is atomic, so several may publish too."""
+    """Teachers by id. Any number of processes, on any number of machines, may read and write at the same time.
 
-    def __init__(self, root: Path, bundled: Path | None = BUNDLED) -> None:
-        self.root = root
-        self._bundled = bundled
+    Args:
+      root: a folder, or the URL of a place that fsspec knows, such as s3://bucket/teachers.
+      bundled: folder of teachers to read besides.
+    """
+
+    def __init__(self, root: Path | str, bundled: Path | None = BUNDLED) -> None:
+        self.storage = open_storage(root)
+        self.catalogue = Catalogue(self.storage, bundled)
 
     @classmethod
     def default(cls) -> "TeacherStore":
         """The user's own store, or the one named by the environment variable UPCYCLE_TEACHERS."""
-        named = os.environ.get(_ROOT_VARIABLE)
-        return cls(Path(named) if named else platformdirs.user_data_path("upcycle") / "teachers")
+        return cls(default_location())
+
+    @property
+    def location(self) -> str:
+        """The path or URL that opens the same store again, in any process."""
+        return self.storage.location
+
+    @property
+    def root(self) -> Path:
+        """The store's folder; of a URL, the folder of its local copies."""
+        return self.storage.local
+
+    @property
+    def staging(self) -> Path:
+        """A folder for files that are to be published: from there they are linked, if the store is a folder.
+
+        What lies in there for long is cleared up by `collect_garbage`.
+        """
+        path = self.storage.local / STAGING
+        with disk_full_explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
 
     def list(self) -> "list[TeacherRecord]":
         """All teachers, by id; the user's record wins over the bundled one of the same id.
 
         Raises: CorruptDataError naming the record that is unreadable.
         """
-        return [TeacherRecord.read(folder / _RECORD) for _, folder in sorted(self._folders().items())]
+        return self.catalogue.list()
+
+    def known(self) -> "list[TeacherRecord]":
+        """All teachers, and the records of those that they descend from and that are none themselves (any more)."""
+        return self.catalogue.known()
 
     def get(self, name: str) -> TeacherRecord:
         """The teacher of an id, of a name that only one has, or of the start of an id that only one has.
 
         Raises: UserError with the nearest names; CorruptDataError.
         """
-        folders = self._folders()
-        if name in folders:
-            return TeacherRecord.read(folders[name] / _RECORD)
-        records = self.list()
-        found = [record for record in records if record.name == name]
-        found = found or [record for record in records if name and record.id.startswith(name)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError("teacher", name, "names several", f"choose one of {', '.join(r.id for r in found)}")
-        names = sorted({record.name for record in records} | set(folders))
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(folders) or 'none'}"
-        raise UserError("teacher", name, "there is no such teacher", remedy)
+        return self.catalogue.get(name)
 
-    def folder(self, record: TeacherRecord) -> Path:
-        """Where a teacher's files lie. Raises UserError if it is not in this store."""
-        folders = self._folders()
-        if record.id not in folders:
-            raise UserError("teacher", record.id, "is not in this store", f"known: {', '.join(folders) or 'none'}")
-        return folders[record.id]
+    def folder(self, record: TeacherRecord, prefix: str = "") -> Path:
+        """A local folder with a teacher's files under the names of its record; for reading alone.
+
+        Args:
+          record: whose.
+          prefix: only files whose path begins so are wanted; others may be absent.
+        Raises: UserError if it is not in this store; CorruptDataError if a file is lost.
+        """
+        if record.revision:
+            return place(self.storage, record, prefix)
+        return self.catalogue.old_folder(record)
+
+    def describe_place(self, record: TeacherRecord) -> str:
+        """Where a teacher's record lies, for people."""
+        if not record.revision:
+            return str(self.folder(record))
+        return f"{self.location}/{Revision(record).name}"
 
     def weights_path(self, record: TeacherRecord) -> Path:
         """The weight file; reading it is to compare `record.weights.sha256`. Raises UserError if it has none."""
@@ -97,14 +133,14 @@ class TeacherStore:
             raise UserError(
                 "teacher", record.id, f"has no weights: it is {record.describe_policy()}", "choose another one"
             )
-        return self.folder(record) / record.weights.file
+        return self.folder(record, record.weights.file) / record.weights.file
 
     def log_directory(self, record: TeacherRecord) -> Path:
         """Folder of the teacher's experience log. Raises UserError if it left none."""
         if record.experience is None:
             remedy = f"run `upcycle teacher collect {record.name} --frames N`"
             raise UserError("teacher", record.id, "has left no experience", remedy)
-        return self.folder(record) / record.experience.directory
+        return self.folder(record, f"{record.experience.directory}/") / record.experience.directory
 
     def open_log(self, record: TeacherRecord) -> ExperienceLogReader:
         """The teacher's experience, after comparing every file with its SHA-256.
@@ -113,14 +149,13 @@ class TeacherStore:
         """
         directory = self.log_directory(record)
         assert record.experience is not None
-        _compare(directory, _hashes(directory), record.experience.files)
-        return ExperienceLogReader.open(directory)
+        return verify_log(directory, record.experience)
 
     def verify(self, record: TeacherRecord) -> None:
         """Reads every byte of a teacher. Raises CorruptDataError naming the file that is damaged."""
         if record.weights is not None:
             weights = self.weights_path(record)
-            _compare(weights.parent, {weights.name: sha256_of(weights)}, {weights.name: record.weights.sha256})
+            compare_files(weights.parent, {weights.name: sha256_of(weights)}, {weights.name: record.weights.sha256})
         if record.training_state is not None:
             read_training_state(record, self)
         if record.experience is not None:
@@ -136,6 +171,8 @@ class TeacherStore:
         frame_stack: int,
         num_actions: int,
         weights: Path | None,
+        kind: TeacherKind = "q_values",
+        function: Function | None = None,
         actions: tuple[str, ...] = (),
         differences: tuple[str, ...] = (),
         parity: Parity | None = None,
@@ -150,130 +187,119 @@ class TeacherStore:
         """Adds a teacher: its weight file and, if given, training state and experience, shared where they can be.
 
         Raises: UserError if it is there already, the name is unfit or the disk is full; CorruptDataError if the log
-          or the training state is damaged. Nothing is left behind then.
+          or the training state is damaged. The list is as it was then.
         """
-        if not _NAME.fullmatch(name):
-            raise UserError("--name", name, "is no name of a teacher", "use up to 48 letters, digits, dots, - and _")
-        if weights is not None:
-            sha256 = sha256_of(weights)
-        elif log_directory is not None:  # then its experience is what tells it from others
-            sha256 = digest_of_files(_hashes(log_directory))
-        else:
-            raise ValueError("a teacher without weights and without experience")
-        record = TeacherRecord(
-            id=teacher_id(name, sha256),
-            name=name,
-            env=env,
-            network=network,
-            frame_shape=frame_shape,
-            frame_stack=frame_stack,
-            num_actions=num_actions,
-            actions=actions,
-            differences=differences,
-            parity=parity,
-            weights=None if weights is None else Weights(sha256=sha256, bytes=weights.stat().st_size),
-            score=score,
-            random_score=random_score,
-            training_state=None if training_state is None else describe_training_state(training_state),
-            licence=licence,
-            parents=parents,
-            provenance=(provenance or Provenance()).model_copy(update={"created": time.time()}),
-        )
-        if record.id in self._folders():
-            raise UserError("teacher", record.id, "is in the store already", "choose another --name")
-        return self._add(record, weights, training_state, log_directory)
+        check_name(name)
+        state = None if training_state is None else describe_training_state(training_state)
+        sha256 = None if weights is None else sha256_of(weights)
+        with shared_log(log_directory, self.storage.local / STAGING) as (experience, files):
+            if sha256 is not None and weights is not None:
+                digest, files = sha256, {**files, sha256: weights}
+            elif function is not None:
+                digest = digest_of_function(function)
+            elif experience is not None:  # then it is what tells this teacher from others
+                digest, kind = digest_of_files(experience.files), "experience"
+            else:
+                raise ValueError("a teacher without weights, function and experience")
+            if state is not None and training_state is not None:
+                files = {**files, state.sha256: training_state}
+            record = TeacherRecord(
+                id=teacher_id(name, digest),
+                name=name,
+                kind=kind,
+                env=env,
+                network=network,
+                function=function,
+                frame_shape=frame_shape,
+                frame_stack=frame_stack,
+                num_actions=num_actions,
+                actions=actions,
+                differences=differences,
+                parity=parity,
+                weights=None if weights is None else Weights(sha256=digest, bytes=weights.stat().st_size),
+                score=score,
+                random_score=random_score,
+                experience=experience,
+                training_state=state,
+                licence=licence,
+                parents=parents,
+                provenance=(provenance or Provenance()).model_copy(update={"created": time.time()}),
+            )
+            return self.add(record, files)
+
+    def add(
+        self, record: TeacherRecord, files: Mapping[str, Path], ancestors: Sequence[TeacherRecord] = ()
+    ) -> TeacherRecord:
+        """Adds a teacher whose record is complete.
+
+        Args:
+          record: of the teacher.
+          files: what the record names, by SHA-256, compared already.
+          ancestors: whom it descends from; those that the store does not know are kept as records, for the lineage.
+        Raises: UserError if it is there already; nothing is left behind then.
+        """
+        known = self.catalogue.newest()
+
+        def add(before: Revision | None) -> Revision:
+            if (before or known.get(record.id, Revision(record, listed=False))).listed:
+                raise UserError("teacher", record.id, "is in the store already", "choose another --name")
+            return Revision(record)
+
+        add(None)  # before anything is written
+        with self._writing(record, files, [ancestor.id for ancestor in ancestors]):
+            known = self.catalogue.newest()  # the lease keeps it so
+            for ancestor in ancestors:
+                if ancestor.id not in known:
+                    self.catalogue.remember(ancestor)
+            return self.catalogue.revisions.append(record.id, add).record
 
     def add_experience(self, name: str, log_directory: Path) -> TeacherRecord:
         """Gives a teacher the buffer in `log_directory` in place of the one it has; returns the new record.
 
-        A bundled teacher gets a copy of its record in the user's store. Raises: as `publish`.
+        Raises: as `publish`.
         """
         record = self.get(name)
-        own = self.root / record.id
-        if not own.exists():
-            return self._add(record, self._weights_path(record), self._training_state_path(record), log_directory)
-        with _temporary_folder(self.root) as temporary:
-            experience = _take_experience(log_directory, temporary)
-            if not (own / experience.directory).exists():
-                (temporary / experience.directory).rename(own / experience.directory)
-        updated = self.replace(record.model_copy(update={"experience": experience}))
-        if record.experience is not None and record.experience.directory != experience.directory:
-            shutil.rmtree(own / record.experience.directory)
-        return updated
+        with shared_log(log_directory, self.storage.local / STAGING) as (experience, files):
+            return self._change(record, {"experience": experience}, files)
 
     def replace(self, record: TeacherRecord) -> TeacherRecord:
-        """Writes a changed record (a new score) of a teacher in the store, atomically."""
-        own = self.root / record.id
-        if not own.exists():
-            old = self.get(record.id)
-            log = None if old.experience is None else self.log_directory(old)
-            return self._add(record, self._weights_path(old), self._training_state_path(old), log)
-        write_atomically(own / _RECORD, record.to_bytes())
+        """Writes what was changed in a teacher's record (a new score), and returns the new record.
+
+        What others have changed meanwhile in other fields is kept. Raises: UserError if it was removed, or was never
+        in this store.
+        """
+        base = self.catalogue.base_of(record)
+        return self._change(base, changed_fields(base, record), {})
+
+    def remove(self, name: str) -> TeacherRecord:
+        """Takes a teacher out of the list. Its record stays as long as a teacher descends from it; its files are
+        freed by `collect_garbage`.
+
+        Raises: UserError if there is none, or it ships with Upcycle.
+        """
+        record = self.get(name)
+        if self.catalogue.is_bundled(record.id):
+            raise UserError("teacher", record.id, "ships with Upcycle", "leave it; a store needs no room for it")
+        self.catalogue.revisions.append(record.id, lambda before: Revision((before or Revision(record)).record, False))
         return record
 
-    def _weights_path(self, record: TeacherRecord) -> Path | None:
-        return None if record.weights is None else self.weights_path(record)
+    def _change(self, base: TeacherRecord, changes: Mapping[str, Any], files: Mapping[str, Path]) -> TeacherRecord:
+        """Changes fields of a teacher's newest record; one in an old folder becomes one of this store with that."""
 
-    def _training_state_path(self, record: TeacherRecord) -> Path | None:
-        return None if record.training_state is None else self.folder(record) / record.training_state.file
+        def change(before: Revision | None) -> Revision:
+            if before is not None and not before.listed:
+                raise UserError("teacher", base.id, "was removed meanwhile", "publish it again")
+            return Revision((base if before is None else before.record).model_copy(update=dict(changes)))
 
-    def _add(
-        self, record: TeacherRecord, weights: Path | None, training_state: Path | None, log_directory: Path | None
-    ) -> TeacherRecord:
-        with _temporary_folder(self.root) as temporary:
-            if weights is not None and record.weights is not None:
-                share_file(weights, temporary / record.weights.file)
-            if training_state is not None and record.training_state is not None:
-                share_file(training_state, temporary / record.training_state.file)
-            if log_directory is not None:
-                record = record.model_copy(update={"experience": _take_experience(log_directory, temporary)})
-            write_atomically(temporary / _RECORD, record.to_bytes())
-            temporary.rename(self.root / record.id)
-            sync_folder(self.root)
-        return record
+        old = {} if base.revision else files_of(base, self.folder(base))
+        with self._writing(base, {**old, **files}, []):
+            return self.catalogue.revisions.append(base.id, change).record
 
-    def _folders(self) -> dict[str, Path]:
-        """Folder of each teacher by id; the user's own win."""
-        folders: dict[str, Path] = {}
-        for root in (self._bundled, self.root):
-            for path in sorted(root.glob(f"*/{_RECORD}")) if root is not None else ():
-                if not path.parent.name.startswith("."):
-                    # A bundled teacher's folder has its plain name; only its record knows its id.
-                    identity = path.parent.name if root == self.root else TeacherRecord.read(path).id
-                    folders[identity] = path.parent
-        return folders
-
-
-@contextmanager
-def _temporary_folder(root: Path) -> Generator[Path]:
-    """A hidden folder in `root`, gone afterwards unless it was renamed."""
-    with disk_full_explained(root):
-        root.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix=".publishing-", dir=root))
-    try:
-        path.chmod(0o755)
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _take_experience(log_directory: Path, folder: Path) -> Experience:
-    """Shares a log into `folder` and describes it."""
-    place = folder / "experience"
-    link_log(log_directory, place)
-    reader, files = ExperienceLogReader.open(place), _hashes(place)
-    name = f"experience-{digest_of_files(files)[:8]}"
-    place.rename(folder / name)
-    return Experience(directory=name, transitions=reader.num_transitions, chunks=reader.num_chunks, files=files)
-
-
-def _hashes(directory: Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
-
-
-def _compare(directory: Path, found: dict[str, str], expected: dict[str, str]) -> None:
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            state = "is missing" if name not in found else "is left over" if name not in expected else "has changed"
-            raise CorruptDataError(f"{directory / name}: {state} since the teacher was published")
+    @contextmanager
+    def _writing(self, record: TeacherRecord, files: Mapping[str, Path], ancestors: Iterable[str]) -> Generator[None]:
+        """Puts files as objects; until it ends, nothing clears up what they and the record are."""
+        objects = {*files, *hashes_of(record).values()}
+        with hold_lease(self.storage, objects, {record.id, *record.parents, *ancestors}) as lease:
+            self.storage.put_objects(files)
+            lease.check()
+            yield

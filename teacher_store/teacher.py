@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from teacher_store.action_order import action_order
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 from upcycle.config import EnvConfig
@@ -22,11 +23,13 @@ class Teacher:
       record: what is known about it.
       network: in evaluation mode, without gradients.
       device: where it computes.
+      action_index: int64 [A], which of the network's outputs are the student's actions; None where they all are.
     """
 
     record: TeacherRecord
     network: QNetwork
     device: torch.device
+    action_index: Tensor | None = None
 
     @torch.no_grad()
     def q_values(self, observation: Tensor) -> Tensor:
@@ -39,7 +42,8 @@ class Teacher:
         expected = (self.record.frame_stack, *self.record.frame_shape)
         if tuple(observation.shape[1:]) != expected:
             raise ValueError(f"observation {tuple(observation.shape)}: teacher {self.record.id} sees [B, {expected}]")
-        return self.network(observation.to(self.device, non_blocking=True))
+        values = self.network(observation.to(self.device, non_blocking=True))
+        return values if self.action_index is None else values[:, self.action_index]
 
 
 def load_teacher(
@@ -56,7 +60,8 @@ def load_teacher(
       record: which teacher.
       store: where it lies.
       device: where it is to compute.
-      env: the student's environment and protocol, if it is to teach.
+      env: the student's environment and protocol, if it is to teach or to act: its values then have the order of the
+        actions in there.
       num_actions: size of the student's action set.
     Raises: UserError if it does not fit `env` (task, frame size, stack, actions); CorruptDataError if the weights are
       damaged or do not fit the network of the record.
@@ -79,4 +84,6 @@ def load_teacher(
         raise CorruptDataError(f"teacher {record.id}: its record describes no network ({error})") from error
     load_into(network, snapshot.tensors)
     network.to(torch.device(device)).eval().requires_grad_(False)
-    return Teacher(record, network, torch.device(device))
+    order = None if env is None else action_order(record, env)
+    index = None if order is None else torch.tensor(order, device=device)
+    return Teacher(record, network, torch.device(device), index)

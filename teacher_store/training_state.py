@@ -67,8 +67,11 @@ def read_training_state(record: TeacherRecord, store: "TeacherStore") -> Trainin
     state = record.training_state
     if state is None:
         raise UserError("teacher", record.id, "was published without its training state", "set teacher.optimizer=fresh")
-    path = store.folder(record) / state.file
-    return _unpack(path, read_snapshot(path, sha256=state.sha256))
+    path = store.folder(record, state.file) / state.file
+    arrays = _unpack(path, read_snapshot(path, sha256=state.sha256))
+    if (arrays.kind, arrays.learner_steps) != (state.optimizer, state.learner_steps):
+        raise CorruptDataError(f"{path}: is of {arrays.kind} after {arrays.learner_steps} steps, its record says else")
+    return arrays
 
 
 def _unpack(path: Path, snapshot: Snapshot) -> TrainingArrays:

@@ -48,7 +48,10 @@ OWNERS = {
     "msgpack": ("teacher_store/importers/",),
     "h5py": ("teacher_store/importers/hdf5_child.py",),
     "PIL": ("teacher_store/importers/hdf5_child.py",),
-    "zipfile": ("teacher_store/importers/",),
+    "zipfile": ("teacher_store/importers/", "teacher_store/bundle.py"),
+    "fsspec": ("teacher_store/remote_storage.py",),
+    "s3fs": (),
+    "botocore": ("teacher_store/remote_storage.py",),
     "networkx": ("teacher_store/lineage.py", "orchestrator/lineage_"),
 }
 """Foreign libraries, and the only modules that may import them."""

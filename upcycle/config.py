@@ -62,7 +62,7 @@ class EnvConfig(Section):
     """Emulator frames per agent step; ignored by tasks that are no emulators, which count 1."""
     resize_order: Literal["pool_first", "resize_first"] = "pool_first"
     """Whether the brighter of the last two emulator frames is taken before they are resized, as nearly everybody does,
-    or after (Gogianu's agents), which costs four times the calls of the emulator's interface."""
+    or after (Gogianu's agents), for which environments need about twice the processor time."""
     interpolation: Literal["area", "bilinear"] = "area"
     """How frames are resized: OpenCV's INTER_AREA or INTER_LINEAR."""
     stack_fill: Literal["first_frame", "zeros"] = "first_frame"
@@ -76,7 +76,8 @@ class EnvConfig(Section):
     episodic_life: bool = False
     """Training episodes end with a life; evaluation always plays whole games."""
     full_action_space: bool = False
-    """All 18 actions of the console instead of those that the game knows."""
+    """All actions of the console's joystick (18; 9 in games that do not use its button) instead of those that the game
+    knows. A teacher that knows more actions than its student teaches those that both have."""
     clip_rewards: bool = True
     """Learn from rewards clipped to [-1, 1]; scores are always raw."""
     max_episode_steps: PositiveInt = 27_000

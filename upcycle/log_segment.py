@@ -31,6 +31,7 @@ _VERSION: Final = 1
 _FIELDS: Final = struct.Struct("<4sHHQIIII")
 _CRC: Final = struct.Struct("<I")
 HEADER_BYTES: Final = _FIELDS.size + _CRC.size
+_MAX_CHUNK_BYTES: Final = 256 << 20
 
 _INDEX_MAGIC: Final = b"UPLI"
 _INDEX_FIELDS: Final = struct.Struct("<4sHHQQ")  # magic, version, reserved, first sequence, number of records
@@ -127,6 +128,9 @@ def decode_record(record: bytes | memoryview, *, sequence: int) -> bytes:
         raise CorruptDataError(f"record of {header.record_bytes} bytes where the index has one of {len(record)}")
     try:
         payload = memoryview(record)[HEADER_BYTES:]
+        # What the frame says is allocated, whatever `max_output_size` is.
+        if zstandard.frame_content_size(payload) != header.chunk_bytes or header.chunk_bytes > _MAX_CHUNK_BYTES:
+            raise CorruptDataError(f"payload is to become other than {header.chunk_bytes} bytes, or too many")
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=header.chunk_bytes)
     except zstandard.ZstdError as error:
         raise CorruptDataError(f"payload does not decompress ({error})") from error

@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from actors.envs import EnvPoolLanes, EnvSpec, LaneRows, check_lane_ids, chunk_spec, env_spec
+from actors.envs import EnvPoolLanes, EnvSpec, LaneRows, chunk_spec, env_spec
+from actors.lane_ids import check_lane_ids
 from upcycle.chunks import Array
 from upcycle.config import EnvConfig
 from upcycle.errors import UserError
@@ -94,9 +95,18 @@ def test_lost_lives_end_training_episodes_only() -> None:
     assert 1 <= column(whole, "terminated").sum() < column(training, "terminated").sum()
 
 
-@pytest.mark.parametrize("stack_fill", ["zeros", "first_frame"])
-def test_stacks_do_not_reach_over_the_start_of_an_episode(stack_fill: str) -> None:
-    received = play(BREAKOUT.model_copy(update={"episodic_life": True, "stack_fill": stack_fill}), 60)
+@pytest.mark.parametrize(
+    ("stack_fill", "resize_order"),
+    [
+        ("zeros", "pool_first"),
+        ("first_frame", "pool_first"),
+        ("zeros", "resize_first"),
+        ("first_frame", "resize_first"),
+    ],
+)
+def test_stacks_do_not_reach_over_the_start_of_an_episode(stack_fill: str, resize_order: str) -> None:
+    protocol = {"episodic_life": True, "stack_fill": stack_fill, "resize_order": resize_order}
+    received = play(BREAKOUT.model_copy(update=protocol), 60)
     opened = -1
     for t, rows in enumerate(received):
         opened = t if rows.first[0] else opened

@@ -18,6 +18,7 @@ from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from tests.orchestrator.in_process import run_in_process
 from tests.orchestrator.test_pong_rainbow import SHORT
+from tests.teacher_store.replay_files import write_replay
 from upcycle.config_io import load_config
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of
@@ -75,9 +76,10 @@ def test_an_agent_with_its_buffer_becomes_a_teacher_with_its_protocol_and_a_scor
     )
     assert source.facts["capacity"] == "810"
     assert len(record.differences) == 1
+    assert record.actions == ("noop", "fire", "right", "left", "right + fire", "left + fire")
     assert record.licence == "NOASSERTION"
     store.verify(record)
-    assert [path.name for path in store.root.iterdir()] == [record.id]
+    assert list(store.staging.iterdir()) == []
 
 
 def test_a_student_is_grown_from_it_without_another_word(store: TeacherStore, tmp_path: Path):
@@ -92,12 +94,12 @@ def test_a_student_is_grown_from_it_without_another_word(store: TeacherStore, tm
 
 
 def test_the_same_import_again_is_refused_before_its_buffer_is_read(store: TeacherStore):
-    record = import_teacher(store, OPTIONS)
+    import_teacher(store, OPTIONS)
     asked: list[int] = []
     with pytest.raises(UserError, match=r"is in the store already.*--name"):
         import_teacher(store, OPTIONS, on_progress=lambda done, _: asked.append(done))
     assert asked == []
-    assert [path.name for path in store.root.iterdir()] == [record.id]
+    assert list(store.staging.iterdir()) == []
 
 
 def test_an_import_that_was_interrupted_goes_on_and_ends_the_same(store: TeacherStore, tmp_path: Path):
@@ -197,3 +199,18 @@ def test_a_teacher_no_better_than_random_is_named_on_the_command_line(
     assert "not reproduced Dopamine opens an episode" in shown
     assert main(arguments) == 2
     assert "--task" in capsys.readouterr().err
+
+
+def test_all_actions_of_the_joystick_are_taken_if_the_user_says_so(store: TeacherStore, tmp_path: Path):
+    frames = np.random.default_rng(0).integers(1, 256, (12, 32, 32), np.uint8)
+    frames[:3] = 0
+    action = np.array([0, 0, 0, *range(9, 18)], np.int32)
+    write_replay(tmp_path / "buffer", observation=frames, action=action)
+    options = ImportOptions(tmp_path / "buffer", "full", task="Pong-v5", episodes=0)
+    with pytest.raises(UserError, match="has 6 actions, the buffer number 17"):
+        import_teacher(store, options)
+    record = import_teacher(store, replace(options, overrides=("env.full_action_space=true",)))
+    assert (record.num_actions, record.env.full_action_space) == (18, True)
+    assert record.actions[9:12] == ("down + left", "up + fire", "right + fire")
+    with pytest.raises(UserError, match=r"has 18 actions, .* is for 6"):
+        import_teacher(store, replace(OPTIONS, overrides=("env.full_action_space=true",)))

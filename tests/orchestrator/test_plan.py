@@ -13,8 +13,10 @@ from tests.orchestrator.runs import catch, plan_for
 from tests.orchestrator.test_evaluator import weights
 from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader
+from upcycle.networks import build_network
 from upcycle.runtime import StopSignal
 from upcycle.snapshots import write_snapshot
+from upcycle.torch_io import to_numpy
 
 OFFLINE = ("phases=offline,online", "teacher.id=catcher")
 
@@ -197,3 +199,23 @@ def test_a_run_that_begins_as_its_teacher_has_its_network(store: TeacherStore, t
     ) as error:
         plan_for(catch(*begins, "network.hidden=32"), store.root)
     assert record.id in str(error.value)
+
+
+def test_a_teacher_of_all_actions_may_teach_but_its_weights_and_its_buffer_are_not_taken(
+    store: TeacherStore, tmp_path: Path
+):
+    small = ("env.task=Pong-v5", "env.frame_size=42", "network.kind=nature", "network.width=0.25", "network.hidden=16")
+    config = catch(*small, "teacher.id=catcher", "phases=online")
+    network = build_network(config.network, frame_shape=(42, 42), stack=4, num_actions=18)
+    write_snapshot(tmp_path / "pong", to_numpy(network.state_dict()), {})
+    env = config.env.model_copy(update={"full_action_space": True})
+    shape: dict[str, Any] = {"frame_shape": (42, 42), "frame_stack": 4, "num_actions": 18, "weights": tmp_path / "pong"}
+    record = publish(store, tmp_path, env=env, network=config.network, **shape)
+    assert [teacher.record for teacher in plan_for(config, store.root).teachers] == [record]
+    for phases, reload, message in (
+        ("offline", "nothing", r"its buffer has the actions noop.*set env\.full_action_space=True"),
+        ("online", "weights", r"teacher\.reload .* its weights are for the actions noop"),
+    ):
+        changes = ("teacher.id=catcher", f"phases={phases}", f"teacher.reload={reload}")
+        with pytest.raises(UserError, match=message):
+            plan_for(catch(*small, *changes), store.root)

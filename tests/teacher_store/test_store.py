@@ -1,77 +1,24 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from teacher_store.records import OptimizerKind, Provenance, Score, TeacherRecord
+from teacher_store.records import Provenance, TeacherRecord
+from teacher_store.storage import object_name
 from teacher_store.store import TeacherStore
-from teacher_store.training_state import TrainingArrays, read_training_state, write_training_state
-from upcycle.chunks import ChunkSpec
-from upcycle.config import EnvConfig, NetworkConfig
+from teacher_store.training_state import read_training_state
+from tests.teacher_store.stored import make_log, make_training_state, make_weights, old_folder, publish
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.experience_log import ExperienceLogWriter
 from upcycle.files import sha256_of
 from upcycle.snapshots import write_snapshot
-
-ENV = EnvConfig(frame_size=42)
-SPEC = ChunkSpec(frame_shape=(42, 42), frame_dtype="uint8", num_actions=6)
-SCORE = Score(mean_return=5.0, episodes=30, epsilon=0.001, interval_low=3.0, interval_high=7.0)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> TeacherStore:
     return TeacherStore(tmp_path / "store", bundled=None)
-
-
-def make_weights(tmp_path: Path, seed: int = 0) -> Path:
-    path = tmp_path / f"policy-{seed}.safetensors"
-    write_snapshot(path, {"w": np.full(3, seed, np.float32)}, {})
-    return path
-
-
-def make_log(directory: Path, *, chunks: int = 6) -> Path:
-    for shard in range(2):
-        with ExperienceLogWriter.open(directory / f"shard-{shard}", SPEC, ENV, segment_bytes=200) as writer:
-            for number in range(chunks):
-                writer.append(np.random.default_rng(number).bytes(100), 7)
-    return directory
-
-
-def make_training_state(path: Path) -> TrainingArrays:
-    weights = {"torso.0.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "head": np.ones(2, np.float32)}
-    optimizer = {name: {"step": np.full((), 7, np.float32), "exp_avg": 2 * weights[name]} for name in weights}
-    arrays = TrainingArrays(weights, {name: -array for name, array in weights.items()}, optimizer, "adam", 7)
-    write_training_state(path, arrays)
-    return arrays
-
-
-def publish(
-    store: TeacherStore,
-    weights: Path,
-    *,
-    name: str = "pong-dqn",
-    training_state: Path | None = None,
-    log: Path | None = None,
-    parents: tuple[str, ...] = (),
-    provenance: Provenance | None = None,
-) -> TeacherRecord:
-    return store.publish(
-        name=name,
-        env=ENV,
-        network=NetworkConfig(),
-        frame_shape=(42, 42),
-        frame_stack=4,
-        num_actions=6,
-        weights=weights,
-        score=SCORE,
-        random_score=-20.5,
-        training_state=training_state,
-        log_directory=log,
-        parents=parents,
-        provenance=provenance,
-    )
 
 
 def test_a_published_teacher_is_found_whole_by_another_process(store: TeacherStore, tmp_path: Path) -> None:
@@ -136,7 +83,7 @@ def test_a_damaged_log_is_not_published_and_leaves_nothing_behind(store: Teacher
     os.truncate(segment, segment.stat().st_size - 1)
     with pytest.raises(CorruptDataError, match=segment.name):
         publish(store, make_weights(tmp_path), log=log)
-    assert list(store.root.iterdir()) == []
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
     assert store.list() == []
 
 
@@ -148,9 +95,12 @@ def test_changed_lost_and_added_files_are_noticed_when_read(store: TeacherStore,
         store.open_log(record)
     (directory / "shard-0" / "extra").unlink()
     segment = sorted(directory.rglob("*.log"))[1]
-    content = segment.read_bytes()
+    content, stored = segment.read_bytes(), store.root / object_name(sha256_of(segment))
     segment.unlink()
-    with pytest.raises(CorruptDataError, match=f"{segment.name}: is missing"):
+    store.open_log(record)  # it is linked again
+    segment.unlink()
+    stored.unlink()
+    with pytest.raises(CorruptDataError, match=f"{stored.name}: is missing"):
         store.open_log(record)
     segment.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(CorruptDataError, match=f"{segment.name}: has changed"):
@@ -173,37 +123,48 @@ def test_experience_can_be_added_and_replaced(store: TeacherStore, tmp_path: Pat
     assert store.open_log(second).num_transitions == 28
     same = store.add_experience("pong-dqn", tmp_path / "second")
     assert store.open_log(same).num_transitions == 28
-    assert sorted(path.name for path in (store.root / record.id).iterdir()) == sorted(
-        ["teacher.json", "weights.safetensors", store.log_directory(second).name]
-    )
+    assert same.experience == second.experience
 
 
-def test_a_bundled_teacher_is_read_only_and_gets_a_record_of_the_users_own(tmp_path: Path) -> None:
-    bundle = TeacherStore(tmp_path / "bundle", bundled=None)
-    record = publish(bundle, make_weights(tmp_path))
-    (bundle.root / record.id).rename(bundle.root / "pong-dqn")  # bundled folders have plain names
-    before = {path: path.read_bytes() for path in bundle.root.rglob("*") if path.is_file()}
+def test_a_bundled_teacher_is_read_only_and_gets_a_record_of_the_users_own(store: TeacherStore, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    record = old_folder(store, publish(store, make_weights(tmp_path)), bundle / "pong-dqn")
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
 
-    store = TeacherStore(tmp_path / "own", bundled=bundle.root)
-    assert [teacher.id for teacher in store.list()] == [record.id]
-    assert store.weights_path(record) == bundle.root / "pong-dqn" / "weights.safetensors"
+    store = TeacherStore(tmp_path / "own", bundled=bundle)
+    assert store.list() == [record]
+    assert store.weights_path(record) == bundle / "pong-dqn" / "weights.safetensors"
     store.add_experience(record.id, make_log(tmp_path / "log"))
     store.replace(store.get(record.id).model_copy(update={"random_score": -21.0}))
-    mine = TeacherStore(tmp_path / "own", bundled=bundle.root).get("pong-dqn")
+    mine = TeacherStore(tmp_path / "own", bundled=bundle).get("pong-dqn")
     assert mine.experience is not None
     assert mine.random_score == -21.0
     assert store.open_log(mine).num_transitions == 84
     assert len(store.list()) == 1
-    assert {path: path.read_bytes() for path in bundle.root.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+    with pytest.raises(UserError, match="ships with Upcycle"):
+        store.remove("pong-dqn")
 
 
-def test_a_score_for_a_bundled_teacher_keeps_its_experience(tmp_path: Path) -> None:
-    bundle = TeacherStore(tmp_path / "bundle", bundled=None)
-    record = publish(bundle, make_weights(tmp_path), log=make_log(tmp_path / "log"))
-    store = TeacherStore(tmp_path / "own", bundled=bundle.root)
-    updated = store.replace(record.model_copy(update={"random_score": -21.0}))
-    assert store.folder(updated) == store.root / record.id
-    assert store.open_log(store.get(record.id)).num_transitions == 84
+@pytest.mark.parametrize("place", ["bundled", "own"])
+def test_a_teacher_in_an_old_folder_loses_nothing_by_a_change(store: TeacherStore, tmp_path: Path, place: str) -> None:
+    make_training_state(tmp_path / "state")
+    log = make_log(tmp_path / "log")
+    record = publish(store, make_weights(tmp_path), training_state=tmp_path / "state", log=log)
+    old = old_folder(store, record, tmp_path / place / "pong-dqn")
+    for name, change in (("scored", True), ("played", False)):
+        own = TeacherStore(tmp_path / (name if place == "bundled" else place), bundled=tmp_path / "bundled")
+        assert own.open_log(own.get("pong-dqn")).num_transitions == 84
+        if change:
+            own.replace(old.model_copy(update={"random_score": -21.0}))
+        else:
+            own.add_experience(record.id, make_log(tmp_path / "other", chunks=2))
+        shutil.rmtree(tmp_path / place / "pong-dqn")
+        again = TeacherStore(own.root, bundled=None)
+        own.verify(again.get(record.id))
+        assert read_training_state(again.get(record.id), again).learner_steps == 7
+        assert again.open_log(again.get(record.id)).num_transitions == (84 if change else 28)
+        old_folder(store, record, tmp_path / place / "pong-dqn")
 
 
 def test_the_store_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,10 +177,22 @@ def test_the_store_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_an_unreadable_record_is_named(store: TeacherStore, tmp_path: Path) -> None:
     record = publish(store, make_weights(tmp_path))
-    path = store.root / record.id / "teacher.json"
-    path.write_text(path.read_text().replace('"num_actions": 6', '"num_actions": 0'))
-    with pytest.raises(CorruptDataError, match=r"teacher\.json: num_actions"):
+    path = store.root / "teachers" / record.id / "00000001.json"
+    content = path.read_text()
+    path.write_text(content.replace('"num_actions": 6', '"num_actions": 0'))
+    with pytest.raises(CorruptDataError, match=r"00000001\.json: num_actions"):
         store.get(record.id)
+    path.write_text(content.replace('"num_actions": 6', '"num_actions": 7'))
+    with pytest.raises(CorruptDataError, match=r"00000001\.json: fails its checksum"):
+        store.list()
+    for hostile in ("", "[]", "{}", '{"sha256": 1, "listed": true, "record": []}', "[" * 100_000):
+        path.write_text(hostile)
+        with pytest.raises(CorruptDataError, match=r"00000001\.json"):
+            store.list()
+    path.unlink()
+    path.with_name("00000002.json").write_text(content)
+    with pytest.raises(CorruptDataError, match=r"00000002\.json: is teachers/.*/00000001\.json"):
+        store.list()
 
 
 @pytest.mark.parametrize("file", ["../weights", "/etc/passwd", ".hidden", "a/b"])
@@ -229,31 +202,6 @@ def test_a_record_cannot_point_out_of_its_folder(store: TeacherStore, tmp_path: 
     values["weights"]["file"] = file
     with pytest.raises(ValidationError, match=r"weights\.file"):
         TeacherRecord.model_validate(values)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"frame_size": 84}, r"env\.frame_size = 84: .* trained with 42 \(wrong frame size\); set env\.frame_size=42"),
-        ({"frame_stack": 2}, r"env\.frame_stack = 2: .* trained with 4"),
-        ({"task": "Breakout-v5"}, r"env\.task = 'Breakout-v5': .* trained with 'Pong-v5'"),
-        ({"sticky_actions": 0.25}, r"env\.sticky_actions = 0\.25"),
-        ({"stack_fill": "zeros"}, r"env\.stack_fill = 'zeros'"),
-    ],
-)
-def test_a_student_that_would_see_something_else_is_refused(
-    store: TeacherStore, tmp_path: Path, change: dict[str, object], message: str
-) -> None:
-    record = publish(store, make_weights(tmp_path))
-    with pytest.raises(UserError, match=message):
-        record.check_agrees(ENV.model_copy(update=change), num_actions=6)
-
-
-def test_a_student_may_start_and_end_its_episodes_differently(store: TeacherStore, tmp_path: Path) -> None:
-    record = publish(store, make_weights(tmp_path))
-    record.check_agrees(ENV.model_copy(update={"noop_max": 1, "episodic_life": True}), num_actions=6)
-    with pytest.raises(UserError, match="has 6 actions, the environment 18"):
-        record.check_agrees(ENV, num_actions=18)
 
 
 def test_the_training_state_goes_along_and_is_verified(store: TeacherStore, tmp_path: Path) -> None:
@@ -279,10 +227,11 @@ def test_the_training_state_goes_along_and_is_verified(store: TeacherStore, tmp_
 
 
 def test_a_teacher_of_before_has_none_and_says_so(store: TeacherStore, tmp_path: Path) -> None:
-    record = publish(store, make_weights(tmp_path))
-    path = store.root / record.id / "teacher.json"
-    path.write_text(path.read_text().replace(' "training_state": null,\n', ""))
-    assert "training_state" not in path.read_text()
+    record = old_folder(store, publish(store, make_weights(tmp_path)), tmp_path / "before" / "pong-dqn")
+    store, path = TeacherStore(tmp_path / "before", bundled=None), tmp_path / "before" / "pong-dqn" / "teacher.json"
+    for line in (' "training_state": null,\n', ' "revision": 0,\n'):
+        assert line in path.read_text()
+        path.write_text(path.read_text().replace(line, ""))
     with pytest.raises(UserError, match=r"without its training state; set teacher\.optimizer=fresh"):
         read_training_state(store.get(record.id), store)
 
@@ -302,45 +251,3 @@ def test_a_file_that_is_no_training_state_is_not_published(
     with pytest.raises(CorruptDataError, match=message):
         publish(store, make_weights(tmp_path), training_state=tmp_path / "state")
     assert not store.root.exists()
-
-
-def test_a_bundled_teacher_keeps_its_training_state_in_the_users_store(tmp_path: Path) -> None:
-    bundle = TeacherStore(tmp_path / "bundle", bundled=None)
-    make_training_state(tmp_path / "state")
-    record = publish(bundle, make_weights(tmp_path), training_state=tmp_path / "state")
-    for name, change in (("scored", True), ("played", False)):
-        store = TeacherStore(tmp_path / name, bundled=bundle.root)
-        if change:
-            store.replace(record.model_copy(update={"random_score": -21.0}))
-        else:
-            store.add_experience(record.id, make_log(tmp_path / "log"))
-        own = TeacherStore(tmp_path / name, bundled=None)
-        assert read_training_state(own.get(record.id), own).learner_steps == 7
-
-
-@pytest.mark.parametrize(
-    ("change", "optimizer", "message"),
-    [
-        ({"hidden": 256}, None, r"network\.hidden = 256: .* has 512; set network\.hidden=512"),
-        ({"head": "c51"}, None, r"network\.head = 'c51'"),
-        ({}, "rmsprop", r"teacher\.optimizer = 'restored': .* the state of adam, the student has rmsprop; .*=adam"),
-    ],
-)
-def test_a_student_that_cannot_begin_as_its_teacher_is_refused(
-    store: TeacherStore, tmp_path: Path, change: dict[str, object], optimizer: OptimizerKind | None, message: str
-) -> None:
-    make_training_state(tmp_path / "state")
-    record = publish(store, make_weights(tmp_path), training_state=tmp_path / "state")
-    with pytest.raises(UserError, match=message):
-        record.check_reload(NetworkConfig().model_copy(update=change), optimizer)
-
-
-def test_a_student_that_can_begin_as_its_teacher_may(store: TeacherStore, tmp_path: Path) -> None:
-    make_training_state(tmp_path / "state")
-    record = publish(store, make_weights(tmp_path), training_state=tmp_path / "state")
-    record.check_reload(NetworkConfig(atoms=5), "adam")  # a q head has no atoms
-    record.check_reload(NetworkConfig(), None)
-    without = publish(store, make_weights(tmp_path), name="without")
-    without.check_reload(NetworkConfig(), None)
-    with pytest.raises(UserError, match=r"without its optimizer; set teacher\.optimizer=fresh"):
-        without.check_reload(NetworkConfig(), "adam")

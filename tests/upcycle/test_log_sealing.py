@@ -3,14 +3,16 @@
 import errno
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from tests.upcycle.test_experience_log import ENV, SPEC, chunk, contents, write
-from upcycle.errors import UserError
+from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.log_segment import list_segments
+from upcycle.log_segment import CompressedChunk, compress_chunk, decode_record, encode_record, list_segments
 
 
 def test_appends_go_on_while_a_full_segment_is_forced_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +76,14 @@ def test_a_power_cut_while_a_segment_was_being_sealed_leaves_a_log_without_a_gap
         assert (writer.recovered_bytes, last.exists()) == (reader.torn_bytes, False)
         assert writer.append(chunk(kept), 1) == kept
     assert contents(tmp_path) == [chunk(i) for i in range(kept + 1)]
+
+
+def test_a_record_that_would_become_larger_than_it_says_is_refused() -> None:
+    bomb = compress_chunk(bytes(1 << 26))
+    assert len(bomb.payload) < 1 << 12
+    with pytest.raises(CorruptDataError, match="other than 100 bytes"):
+        decode_record(encode_record(replace(bomb, chunk_bytes=100), sequence=0, num_transitions=1), sequence=0)
+    huge = zstandard.ZstdCompressor().compress(bytes((256 << 20) + 1))
+    record = encode_record(CompressedChunk(huge, (256 << 20) + 1), sequence=0, num_transitions=1)
+    with pytest.raises(CorruptDataError, match="or too many"):
+        decode_record(record, sequence=0)

@@ -1,0 +1,65 @@
+"""Teachers of other stores, from their bundles."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from teacher_store.importers.bundle import open_bundle
+from teacher_store.importers.source import Source
+from teacher_store.lineage import build_lineage
+from teacher_store.records import TeacherRecord
+from teacher_store.store import TeacherStore
+from teacher_store.teacher import load_teacher
+from upcycle.errors import CorruptDataError, UserError
+from upcycle.networks import build_network
+
+
+def import_bundle(store: TeacherStore, path: Path) -> TeacherRecord:
+    """Adds the teacher of a bundle, with id, score, provenance, and the records of its ancestors.
+
+    Everything is read before the store is touched: checksums, weights against the network, the log chunk by chunk.
+
+    Raises: UserError if the store has this teacher, or its lineage and the store's contradict each other;
+      CorruptDataError naming what is damaged.
+    """
+    bundle = open_bundle(Source(path))
+    record = bundle.record
+    _check_new(store, record, bundle.ancestors)
+    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=store.staging) as folder:
+        files = bundle.extract(Path(folder) / "teacher")
+        unpacked = TeacherStore(Path(folder), bundled=None)
+        unpacked.verify(record)
+        if record.network is not None:
+            _check_size(record)
+            load_teacher(record, unpacked)
+        return store.add(record, files, bundle.ancestors)
+
+
+def _check_new(store: TeacherStore, record: TeacherRecord, ancestors: Sequence[TeacherRecord]) -> None:
+    """Raises UserError if the store has it, CorruptDataError if its descent contradicts what the store knows."""
+    if record.id in {known.id for known in store.list()}:
+        raise UserError("teacher", record.id, "is in the store already", "use the one that is there")
+    known = {known.id: known for known in store.known()}
+    build_lineage({**{ancestor.id: ancestor for ancestor in ancestors}, **known, record.id: record}.values())
+
+
+def _check_size(record: TeacherRecord) -> None:
+    """Raises CorruptDataError if the network has more parameters than its weight file has bytes; allocates nothing."""
+    assert record.network is not None
+    try:
+        with torch.device("meta"):
+            network = build_network(
+                record.network,
+                frame_shape=record.frame_shape,
+                stack=record.frame_stack,
+                num_actions=record.num_actions,
+            )
+    except (ValueError, RuntimeError, OverflowError, TypeError) as error:  # TypeError: torch, of sizes beyond 64 bits
+        raise CorruptDataError(f"teacher {record.id}: its record describes no network ({error})") from error
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if record.weights is None or count > record.weights.bytes:
+        raise CorruptDataError(
+            f"teacher {record.id}: its network has {count:,} parameters, its weight file fewer bytes"
+        )

@@ -1,0 +1,26 @@
+"""Where a teacher store is: the user's own, the one that is named, a folder or a URL."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from teacher_store.local_storage import LocalStorage
+from teacher_store.storage import Storage
+
+VARIABLE: Final = "UPCYCLE_TEACHERS"
+
+
+def default_location() -> Path | str:
+    """What the environment variable UPCYCLE_TEACHERS names, or a folder in the user's data."""
+    return os.environ.get(VARIABLE) or platformdirs.user_data_path("upcycle") / "teachers"
+
+
+def open_storage(location: Path | str) -> Storage:
+    """The storage of a folder or of a URL. Raises: UserError if the URL cannot be used."""
+    if isinstance(location, Path) or "://" not in location:
+        return LocalStorage(Path(location))
+    from teacher_store.remote_storage import RemoteStorage  # with fsspec, which a folder does not need
+
+    return RemoteStorage(location)
