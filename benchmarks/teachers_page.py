@@ -46,7 +46,8 @@ def page(values: dict[str, Any], command: str) -> str:
     lines += [
         "",
         f"Seeding {values['seeded']:,} transitions into shards of the tier {values['tier']}, transitions a second, "
-        "beside what reading the log from disk (out of the kernel's cache) and decompressing it in as many processes allow:",
+        "beside what reading the log from disk (out of the kernel's cache) and decompressing it in as many processes "
+        "allow:",
         "",
         "| game | shards | seeded | disk | decompression | of the lower | CPU us a transition | decompression's |",
         "|---|---|---|---|---|---|---|---|",

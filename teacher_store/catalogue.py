@@ -12,7 +12,6 @@ from teacher_store.revisions import Revision, Revisions
 from teacher_store.storage import Storage
 from upcycle.errors import UserError
 
-
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
