@@ -51,11 +51,12 @@ _TIMEOUT_SECONDS: Final = 7200.0
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """What an import took: seconds, CPU seconds of all threads, the peak of its resident memory."""
+    """What an import took: seconds, CPU seconds of all threads, the peak of its resident memory; if it was killed."""
 
     seconds: float
     cpu_seconds: float
     peak_mb: float
+    killed: bool
 
 
 def import_log(source: Path, store: Path, task: str, *, watch: Callable[[], bool] = lambda: True) -> Import:
@@ -81,7 +82,7 @@ def import_log(source: Path, store: Path, task: str, *, watch: Callable[[], bool
         seconds = time.perf_counter() - start
     if process.returncode > 0:
         raise RuntimeError(f"{' '.join(command)} failed; its reason is above")
-    return Import(seconds, _children_cpu_seconds() - before, sum(peaks.values()) / 1000)
+    return Import(seconds, _children_cpu_seconds() - before, sum(peaks.values()) / 1000, process.returncode < 0)
 
 
 def _children_cpu_seconds() -> float:
@@ -133,11 +134,10 @@ def killed_and_resumed(source: Path, task: str, folder: Path) -> tuple[Import, b
     half = sum(path.stat().st_size for path in _log(folder / "whole").glob("segment-*.log")) // 2
 
     def is_below_half() -> bool:
-        written = (folder / "killed").glob(".importing-*/log/segment-*.log")
+        written = (folder / "killed").rglob("importing-*/log/segment-*.log")
         return sum(path.stat().st_size for path in written) < half
 
-    import_log(source, folder / "killed", task, watch=is_below_half)
-    if TeacherStore(folder / "killed").root.joinpath(_NAME).exists():
+    if not import_log(source, folder / "killed", task, watch=is_below_half).killed:
         raise RuntimeError("the import was done before it could be killed")
     import_log(source, folder / "killed", task)
     return whole, _chunks(folder / "killed") == wanted

@@ -123,7 +123,7 @@ def test_frames_kept_with_loss_are_taken_only_if_that_is_asked_for_and_the_recor
     record = import_teacher(store, replace(options, request=Request(accept_lossy=True)))
     assert record.provenance.source is not None
     assert "with loss" in record.provenance.source.facts["frames"]
-    assert list(store.root.glob(".importing-*")) == []
+    assert list(store.staging.glob("importing-*")) == []
 
 
 @pytest.mark.parametrize(
