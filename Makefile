@@ -2,7 +2,7 @@
 # make test    all tests
 # make check   formatting, lint, types, import layers, generated code, then all tests
 # The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
-# bench-pauses, bench-peers, bench-learner, check-statistics, workflow, dopamine-teacher. Everything sets
+# bench-pauses, bench-peers, bench-learner, bench-teachers, check-statistics, workflow, dopamine-teacher. Everything sets
 # itself up when it has to, and only then.
 
 SHELL := /bin/bash
@@ -18,7 +18,7 @@ PROTOC = $(UV) run -q --isolated --no-project --with grpcio-tools==1.80.0 python
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench bench-learner bench-replay bench-scaling bench-crowd \
-  bench-pauses bench-peers check-statistics dopamine-teacher soak workflow
+  bench-pauses bench-peers bench-teachers check-statistics dopamine-teacher soak workflow
 
 help:
 	@sed -n 's/^# //p' Makefile | head -6
@@ -95,6 +95,10 @@ bench-crowd: $(READY)
 
 bench-pauses: $(READY)
 	$(BIN)/python -m benchmarks.pauses --workload .workload
+
+# Replay logs of a million transitions, imported and seeded: docs/results/teachers.md.
+bench-teachers: $(READY)
+	$(BIN)/python -m benchmarks.teachers --workload .workload --results docs/results
 
 # The paper's three panels in small: runs/workflow_in_small/runs/workflow.html.
 workflow: $(READY)

@@ -53,6 +53,7 @@ def import_teacher(
     set_: Overrides = (),
     reference: Path | None = None,
     licence: str = "NOASSERTION",
+    accept_lossy: bool = False,
     n_step: int = 5,
     episodes: int = 30,
     seed: int = 0,
@@ -64,13 +65,14 @@ def import_teacher(
         path: file or folder, or a bundle of another store; what is in it is recognised by its content
         name: what to call the teacher; by default as the path; a bundle keeps its own
         format: name of the format, where its content leaves a choice
-        task: EnvPool task it was trained on, for example Pong-v5; not needed with --into
+        task: EnvPool task it was trained on, for example Pong-v5; not needed with --into, or where the files say it
         checkpoint: which of several; by default the newest
         replay: where the replay buffer is, if it is not in the same folder
         into: give the buffer to this teacher of the store, in place of its own
         set_: change one field of the protocol, for example --set env.sticky_actions=0; may be given several times
         reference: .npz file of observations and q_values by the original framework, to compare with
         licence: of what is imported, an SPDX identifier
+        accept_lossy: take frames that were compressed with loss (JPEG)
         n_step: longest horizon of a target that the buffer shall serve
         episodes: whole games to play for the score; 0 plays none
         seed: of these games
@@ -79,13 +81,15 @@ def import_teacher(
     check_positive("--n-step", n_step)
     from orchestrator import teacher_commands
     from orchestrator.importing import ImportOptions, Request
+    from upcycle.runtime import keep_heap
 
+    keep_heap()
     options = ImportOptions(
         path=path,
         name=name or "".join(c if c.isalnum() or c in "._-" else "-" for c in path.resolve().stem)[:48].lstrip("._-"),
         format=format,
         task=task,
-        request=Request(checkpoint=checkpoint),
+        request=Request(checkpoint=checkpoint, accept_lossy=accept_lossy),
         replay=replay,
         overrides=set_,
         reference=reference,

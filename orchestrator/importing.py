@@ -42,7 +42,7 @@ class ImportOptions:
       path: file or folder of weights, of a buffer, or of both.
       name: what to call the teacher.
       format: name of an importer, or "auto".
-      task: EnvPool task that it is of; the files do not say it.
+      task: EnvPool task that it is of; None where the files say it.
       request: which of several agents in there.
       replay: where the buffer is, if it is elsewhere.
       overrides: `env.field=value`, against what the format says of its protocol.
@@ -157,7 +157,7 @@ def _read(options: ImportOptions) -> _Contents:
         if buffer is None or buffer.read_experience is None:
             raise UserError("--replay", str(options.replay), "holds no buffer", "give the folder of the replay log")
         # Its checkpoints are counted in their own way: the newest is meant, whichever the agent's is.
-        experience = buffer.read_experience(Files(options.replay), Request())
+        experience = buffer.read_experience(Files(options.replay), Request(accept_lossy=options.request.accept_lossy))
     else:
         experience = None if read_experience is None else read_experience(files, options.request)
     known = found.agent or found.experience
@@ -176,11 +176,12 @@ def parse_environment(values: Mapping[str, Any], overrides: Sequence[str]) -> En
 
 def _environment(options: ImportOptions, contents: _Contents) -> tuple[EnvConfig, EnvSpec]:
     """The environment that the teacher is to be played in, checked against what is in the files."""
-    if options.task is None:
+    task = options.task or (contents.experience.task if contents.experience is not None else None)
+    if task is None:
         raise UserError("--task", "", "the files do not say which environment", "give it, for example --task Pong-v5")
     known = contents.agent or contents.experience
     assert known is not None
-    env = parse_environment({**known.protocol, "task": options.task}, options.overrides)
+    env = parse_environment({**known.protocol, "task": task}, options.overrides)
     spec = env_spec(env)
     for part in (contents.agent, contents.experience):
         if part is not None:

@@ -196,7 +196,7 @@ class ServedTable:
           ShardStopping.
         """
         num_transitions = 0
-        for batch in read_part(reader, part, self._table.spec):
+        for batch in read_part(reader, part, self._table.spec, packed=self._table.config.tier == "warm"):
             with self._changed:
                 if self._stopping:
                     raise ShardStopping("the shard is stopping; the table is seeded in part")

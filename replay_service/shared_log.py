@@ -1,8 +1,11 @@
 """The experience log of a shard, shared by its tables, and what goes into it."""
 
+import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
@@ -39,9 +42,11 @@ def encode_for_log(data: bytes, spec: ChunkSpec, *, logged: bool) -> EncodedChun
     return EncodedChunk(raw, chunk, chunk.num_transitions(spec))
 
 
-def read_part(reader: ExperienceLogReader, part: LogPart, spec: ChunkSpec) -> Iterator[list[Chunk]]:
-    """The chunks of a part of a log, a few at a time.
+def read_part(reader: ExperienceLogReader, part: LogPart, spec: ChunkSpec, *, packed: bool) -> Generator[list[Chunk]]:
+    """The chunks of a part of a log, in their order, a few at a time; all cores read ahead of the caller.
 
+    Args:
+      packed: compress their frames into LZ4 blocks as well.
     Raises: UserError if the log holds other chunks than `spec`; CorruptDataError if it is damaged.
     """
     if reader.spec != spec:
@@ -51,11 +56,23 @@ def read_part(reader: ExperienceLogReader, part: LogPart, spec: ChunkSpec) -> It
             f"are not the chunks that this run uses, {spec.to_json()}",
             "give both the same frame size, actions, replay.chunk_steps, env.frame_stack and learner.n_step",
         )
-    payloads = reader.iterate(
-        shard_index=part.shard_index, num_shards=part.num_shards, newest_transitions=part.newest_transitions
-    )
-    while batch := [decode_chunk(data, spec) for data in islice(payloads, _READ_CHUNKS)]:
-        yield batch
+    threads = os.cpu_count() or 1
+
+    def load(index: int) -> Chunk:
+        chunk = decode_chunk(reader.read(index), spec)
+        return replace(chunk, packed=chunk.packed_frames()) if packed else chunk
+
+    chosen = iter(reader.select(part.shard_index, part.num_shards, part.newest_transitions))
+    with ThreadPoolExecutor(threads, thread_name_prefix="log-part") as pool:
+        ahead = deque(pool.submit(load, index) for index in islice(chosen, _READ_CHUNKS + threads))
+        try:
+            while ahead:
+                batch = [ahead.popleft().result() for _ in range(min(len(ahead), _READ_CHUNKS))]
+                ahead.extend(pool.submit(load, index) for index in islice(chosen, len(batch)))
+                yield batch
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 class SharedLog:

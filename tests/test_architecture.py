@@ -46,6 +46,8 @@ OWNERS = {
     "pickle": (),
     "pickletools": ("teacher_store/importers/pickle_reader.py",),
     "msgpack": ("teacher_store/importers/",),
+    "h5py": ("teacher_store/importers/hdf5_child.py",),
+    "PIL": ("teacher_store/importers/hdf5_child.py",),
     "zipfile": ("teacher_store/importers/", "teacher_store/bundle.py"),
     "fsspec": ("teacher_store/remote_storage.py",),
     "s3fs": (),

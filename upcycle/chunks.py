@@ -142,7 +142,7 @@ def encode_chunk(chunk: Chunk, spec: ChunkSpec, *, codec: Codec = "none") -> byt
     problem = _mismatch(chunk, spec)
     if problem:
         raise ValueError(f"chunk does not fit its specification: {problem}")
-    header = _header(_layout(spec, chunk.num_rows, _VERSION), codec)
+    header = _written_header(spec, chunk.num_rows, codec)
     columns = [_raw(chunk.columns[name]) for name in COLUMNS]
     frames = chunk.packed_frames().blob if codec == "lz4" else _raw(chunk.frame)
     parts = [_PREFIX.pack(_MAGIC, _VERSION, 0, len(header)), header, *columns, frames]
@@ -203,6 +203,11 @@ def _layout(spec: ChunkSpec, rows: int, version: int) -> _Layout:
 def _header(layout: _Layout, codec: Codec | None) -> bytes:
     entries: list[list[Any]] = [[name, dtype.str, list(shape)] for name, dtype, shape in layout]
     return json.dumps(entries if codec is None else [["codec", codec], *entries]).encode()
+
+
+@lru_cache(maxsize=1024)
+def _written_header(spec: ChunkSpec, rows: int, codec: Codec) -> bytes:
+    return _header(_layout(spec, rows, _VERSION), codec)
 
 
 @lru_cache(maxsize=16)

@@ -272,10 +272,14 @@ class ExperienceLogReader:
           num_shards: how many disjoint selections there are; together they are the log.
           newest_transitions: leave out the oldest chunks that are not needed to hold so many, over all selections.
         """
+        for index in self.select(shard_index, num_shards, newest_transitions):
+            yield self.read(index)
+
+    def select(self, shard_index: int, num_shards: int, newest_transitions: int | None) -> range:
+        """The numbers of the chunks that `iterate` reads."""
         newest = self.num_chunks if newest_transitions is None else self.count_newest(newest_transitions)
-        for index in range(self.num_chunks - newest, self.num_chunks):
-            if index % num_shards == shard_index:
-                yield self.read(index)
+        first = self.num_chunks - newest
+        return range(first + (shard_index - first) % num_shards, self.num_chunks, num_shards)
 
     def verify(self) -> None:
         """Reads everything. Raises CorruptDataError naming file and offset of the first damage or unfinished record."""

@@ -25,7 +25,7 @@ _HEADER: Final = re.compile(
 )
 _MAX_AXES: Final = 8
 _DAMAGED: Final = cast(type[Exception], zlib_ng.error)
-_DISCARD_BYTES: Final = 1 << 20
+_DISCARD_BYTES: Final = 1 << 17  # what is thrown away need not leave the cache of a core
 
 
 class GzipArray:

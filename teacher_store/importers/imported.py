@@ -100,6 +100,7 @@ class ImportedExperience:
       num_rows: how many there are; an upper bound where only reading tells.
       protocol: what its framework records under; empty where it does not say.
       fingerprint: SHA-256 that another source would not have.
+      task: the EnvPool task, where the source says it beyond doubt.
       facts: what else the source says.
     """
 
@@ -110,6 +111,7 @@ class ImportedExperience:
     num_rows: int
     protocol: Protocol
     fingerprint: str
+    task: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

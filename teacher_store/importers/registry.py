@@ -11,6 +11,7 @@ from teacher_store.importers import (
     dopamine_replay,
     dopamine_tf,
     gogianu,
+    minari,
     stable_baselines3,
 )
 from teacher_store.importers.imported import Importer
@@ -25,6 +26,7 @@ IMPORTERS: Final[tuple[Importer, ...]] = (
     cleanrl_torch.IMPORTER,
     gogianu.IMPORTER,
     stable_baselines3.IMPORTER,
+    minari.IMPORTER,
 )
 """In the order of help and errors; at most one that reads agents recognises a source, and one that reads buffers."""
 

@@ -7,6 +7,7 @@ import pytest
 
 from replay_service.client import ShardClient
 from replay_service.failures import ShardUnavailable
+from replay_service.shared_log import LogPart, read_part
 from tests.replay_service.chunk_factory import (
     ENV,
     SPEC,
@@ -93,3 +94,24 @@ def test_seeding_refuses_what_cannot_be_seeded(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no-such-log"):
             replay.seed("teacher", tmp_path / "no-such-log")
         assert replay.stats("teacher").num_transitions == 0
+
+
+def test_a_part_of_a_log_comes_in_its_order_and_packed_if_that_is_asked_for(tmp_path: Path) -> None:
+    with ExperienceLogWriter.open(tmp_path / "log", SPEC, ENV) as log:
+        for number in range(100):
+            log.append(make_data(number), SPEC.steps)
+    reader = ExperienceLogReader.open(tmp_path / "log")
+    for part in (LogPart(), LogPart(1, 3), LogPart(2, 3, newest_transitions=50 * SPEC.steps)):
+        wanted = list(
+            reader.iterate(
+                shard_index=part.shard_index, num_shards=part.num_shards, newest_transitions=part.newest_transitions
+            )
+        )
+        for packed in (False, True):
+            found = [chunk for batch in read_part(reader, part, SPEC, packed=packed) for chunk in batch]
+            assert [encode_chunk(chunk, SPEC) for chunk in found] == wanted
+            assert all((chunk.packed is not None) == packed for chunk in found)
+    begun = read_part(reader, LogPart(), SPEC, packed=False)
+    next(begun)
+    begun.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("log-part")]

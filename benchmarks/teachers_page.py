@@ -1,0 +1,68 @@
+"""The figures of `benchmarks.teachers`, for people."""
+
+import os
+import platform
+from typing import Any, Final
+
+from benchmarks.replay_log import SIZE
+
+_WHY_SEEDING: Final = """\
+Decompression is the nearer bound. Beside it a shard checks every chunk, and compresses its frames anew as LZ4 blocks,
+which are what this tier keeps: that is the larger part of its time."""
+
+
+def page(values: dict[str, Any], command: str) -> str:
+    """The figures for people, in Markdown."""
+    lines = [
+        "# A teacher's buffer, imported at full scale",
+        "",
+        f"`{command}`, {os.cpu_count()} cores ({platform.machine()}), {values['other_cores']:.1f} of them busy with "
+        "something else meanwhile: what counts are ratios within one run. Replay logs in Dopamine's format, full and "
+        f"rotated, of real EnvPool frames of {SIZE}x{SIZE} (sticky random play under Dopamine's protocol, "
+        f"{values['played']:,} different transitions of each game).",
+        "",
+        "| | goal | " + " | ".join(values["games"]) + " |",
+        "|---|---|" + "---|" * len(values["games"]),
+    ]
+    rows: dict[str, tuple[str, str]] = {
+        "transitions": ("transitions", ""),
+        "import_transitions_per_s": ("imported a second, a small import taken off", ""),
+        "codec_limit_transitions_per_s": ("compressed a second, all cores, nothing else", ""),
+        "import_of_codec_limit": ("import, of that", "at least 0.5"),
+        "command_transitions_per_s": ("the whole command, start of Python and its libraries included", ""),
+        "zstd_limit_transitions_per_s": ("zstd's part of it alone", ""),
+        "import_cpu_us_per_transition": ("CPU time of the import, us a transition", ""),
+        "codec_cpu_us_per_transition": ("CPU time of compressing, us a transition", ""),
+        "zstd_cpu_us_per_transition": ("zstd's part of it, us a transition", ""),
+        "import_peak_rss_mb": ("peak resident memory, MB", "at most 1,074"),
+        "bytes_per_transition": ("bytes per transition in the log", "at most 1,500"),
+        "source_bytes": ("bytes of the source", ""),
+        "resumed_after_kill_alike": ("killed half way (small), resumed, the same chunks", "yes"),
+    }
+    for name, (title, goal) in rows.items():
+        lines.append(
+            f"| {title} | {goal} | " + " | ".join(_shown(game[name]) for game in values["games"].values()) + " |"
+        )
+    lines += [
+        "",
+        f"Seeding {values['seeded']:,} transitions into shards of the tier {values['tier']}, transitions a second, "
+        "beside what reading the log from disk (out of the kernel's cache) and decompressing it in as many processes "
+        "allow:",
+        "",
+        "| game | shards | seeded | disk | decompression | of the lower | CPU us a transition | decompression's |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for game, found in values["games"].items():
+        for row in found["seeding"]:
+            disk, codec = row["disk_limit_transitions_per_s"], row["decompression_limit_transitions_per_s"]
+            rate = row["transitions_per_s"]
+            lines.append(
+                f"| {game} | {row['shards']} | {rate:,} | {disk:,} | {codec:,} | {rate / min(disk, codec):.0%} "
+                f"| {row['cpu_us_per_transition']:.1f} | {row['decompression_cpu_us_per_transition']:.1f} |"
+            )
+    lines += ["", _WHY_SEEDING]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: float | bool) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
