@@ -17,7 +17,7 @@ from typing import Final
 from teacher_store.importers import dopamine_replay, minari
 from teacher_store.importers.imported import Importer, Request
 from teacher_store.importers.source import Source
-from tests.teacher_store.fuzz_jax import mutate
+from tests.teacher_store.fuzz import mutate
 from tests.teacher_store.minari_files import unpack
 from upcycle.errors import CorruptDataError, UserError
 
