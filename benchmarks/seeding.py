@@ -25,6 +25,7 @@ def seed_figures(log: Path, *, shards: int, newest: int, tier: Tier) -> dict[str
     disk, decompression, decompression_us = _bounds(log, shards=shards, newest=newest)
     rate, cpu_us = _seed(log, shards=shards, newest=newest, tier=tier)
     return {
+        "tier": tier,
         "shards": shards,
         "transitions_per_s": round(rate),
         "disk_limit_transitions_per_s": round(disk),

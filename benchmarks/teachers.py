@@ -3,13 +3,14 @@
 A Dopamine replay log of real EnvPool frames, made by `benchmarks.replay_log`, is imported by `upcycle teacher import`
 in a process of its own, and shards are seeded from the log that came of it:
 
-import_transitions_per_s        of each further transition: a small import's time is taken off, which is the start of
-                                Python and its libraries; command_transitions_per_s is of the whole command
+import_transitions_per_s        from when the import begins to write until the command has ended: what comes before is
+                                the start of Python and its libraries; command_transitions_per_s is of the whole
 import_peak_rss_mb              its highest resident memory, with that of its children
 bytes_per_transition            of the log on disk
 codec_limit_transitions_per_s   compressing the same chunks, from frames in memory to records, on all cores, with
                                 nothing else to do; zstd_limit_transitions_per_s is what zstd alone takes of it
-seed_transitions_per_s          of all shards together, with the most shards; `seeding` has the others, and the bounds
+seed_transitions_per_s          of all shards together, with the most shards, tier raw; `seeding` has the others, and
+                                the bounds
 
 These are of `--game`; `games` has them for each game. A small import is killed half way, given again, and compared.
 """
@@ -28,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from benchmarks.measure import Disturbance, Rate, timed
 from benchmarks.replay_log import SIZE, recorded_log
 from benchmarks.seeding import seed_figures
@@ -42,7 +45,7 @@ from upcycle.log_segment import compress_chunk
 GAMES: Final = {"pong": "Pong-v5", "breakout": "Breakout-v5"}
 _NAME: Final = "imported"
 _SHARDS: Final = (1, 2, 4)
-TIER: Final[Tier] = "warm"
+TIERS: Final[tuple[Tier, ...]] = ("raw", "warm")
 _CODEC_CHUNKS: Final = 384  # some 200 MB of frames, from all over the log
 _CODEC_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.02
@@ -51,8 +54,16 @@ _TIMEOUT_SECONDS: Final = 7200.0
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """What an import took: seconds, CPU seconds of all threads, the peak of its resident memory; if it was killed."""
+    """What an import took.
 
+    Attributes:
+      command_seconds: from its start to its end.
+      seconds, cpu_seconds: without what came before it began to write; of all threads.
+      peak_mb: of its resident memory.
+      killed: whether it was.
+    """
+
+    command_seconds: float
     seconds: float
     cpu_seconds: float
     peak_mb: float
@@ -69,9 +80,12 @@ def import_log(source: Path, store: Path, task: str, *, watch: Callable[[], bool
     command += ["--task", task, "--set", f"env.frame_size={SIZE}", "--json"]
     environment = os.environ | {"UPCYCLE_TEACHERS": str(store)}
     start, before, peaks = time.perf_counter(), _children_cpu_seconds(), dict[int, int]()
+    began = spent = 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=ROOT) as process:
         while process.poll() is None:
             _note_peaks(process.pid, peaks)
+            if not began and any(store.rglob("importing-*/log")):
+                began, spent = time.perf_counter(), _cpu_seconds(process.pid)
             if not watch():
                 process.kill()
                 break
@@ -79,10 +93,16 @@ def import_log(source: Path, store: Path, task: str, *, watch: Callable[[], bool
                 process.kill()
                 raise TimeoutError(f"{' '.join(command)} took over {_TIMEOUT_SECONDS} s")
             time.sleep(_POLL_SECONDS)
-        seconds = time.perf_counter() - start
+        ended = time.perf_counter()
     if process.returncode > 0:
         raise RuntimeError(f"{' '.join(command)} failed; its reason is above")
-    return Import(seconds, _children_cpu_seconds() - before, sum(peaks.values()) / 1000, process.returncode < 0)
+    cpu_seconds = _children_cpu_seconds() - before - spent
+    return Import(ended - start, ended - began, cpu_seconds, sum(peaks.values()) / 1000, process.returncode < 0)
+
+
+def _cpu_seconds(pid: int) -> float:
+    used = psutil.Process(pid).cpu_times()
+    return used.user + used.system
 
 
 def _children_cpu_seconds() -> float:
@@ -127,9 +147,9 @@ def codec_rates(log: Path) -> tuple[Rate, Rate]:
         return timed(all_chunks, seconds=_CODEC_SECONDS), timed(all_encoded, seconds=_CODEC_SECONDS)
 
 
-def killed_and_resumed(source: Path, task: str, folder: Path) -> tuple[Import, bool]:
-    """An undisturbed import, and whether one that is killed half way and given again writes the same chunks."""
-    whole = import_log(source, folder / "whole", task)
+def killed_and_resumed(source: Path, task: str, folder: Path) -> bool:
+    """Whether an import that is killed half way and given again writes the same chunks as an undisturbed one."""
+    import_log(source, folder / "whole", task)
     wanted = _chunks(folder / "whole")
     half = sum(path.stat().st_size for path in _log(folder / "whole").glob("segment-*.log")) // 2
 
@@ -140,7 +160,7 @@ def killed_and_resumed(source: Path, task: str, folder: Path) -> tuple[Import, b
     if not import_log(source, folder / "killed", task, watch=is_below_half).killed:
         raise RuntimeError("the import was done before it could be killed")
     import_log(source, folder / "killed", task)
-    return whole, _chunks(folder / "killed") == wanted
+    return _chunks(folder / "killed") == wanted
 
 
 def _log(store: Path) -> Path:
@@ -161,26 +181,25 @@ def measure(
     print(f"{game}: importing {source}", file=sys.stderr)
     store = folder / game
     small_source = recorded_log(task, workload, transitions=killed, played=killed)
-    small, is_alike = killed_and_resumed(small_source, task, folder / f"{game}-killed")
-    num_small = ExperienceLogReader.open(_log(folder / f"{game}-killed" / "whole")).num_transitions
+    is_alike = killed_and_resumed(small_source, task, folder / f"{game}-killed")
     imported = import_log(source, store, task)
     log = _log(store)
     reader = ExperienceLogReader.open(log)
     codec, zstd = codec_rates(log)
-    further = reader.num_transitions - num_small
-    rate, cpu = further / (imported.seconds - small.seconds), (imported.cpu_seconds - small.cpu_seconds) / further
+    rate, cpu = reader.num_transitions / imported.seconds, imported.cpu_seconds / reader.num_transitions
     num_bytes = sum(path.stat().st_size for path in log.iterdir())
     newest = min(seeded, reader.num_transitions)
     seeding = list[dict[str, Any]]()
-    for shards in _SHARDS:
-        print(f"{game}: seeding {shards} shards", file=sys.stderr)
-        seeding.append(seed_figures(log, shards=shards, newest=newest, tier=TIER))
+    for tier in TIERS:
+        for shards in _SHARDS:
+            print(f"{game}: seeding {shards} shards, {tier}", file=sys.stderr)
+            seeding.append(seed_figures(log, shards=shards, newest=newest, tier=tier))
     return {
         "transitions": reader.num_transitions,
         "import_transitions_per_s": round(rate),
         "import_peak_rss_mb": round(imported.peak_mb),
         "bytes_per_transition": round(num_bytes / reader.num_transitions, 1),
-        "seed_transitions_per_s": seeding[-1]["transitions_per_s"],
+        "seed_transitions_per_s": seeding[len(_SHARDS) - 1]["transitions_per_s"],
         "codec_limit_transitions_per_s": round(codec.items_per_s),
         "zstd_limit_transitions_per_s": round(zstd.items_per_s),
         "import_of_codec_limit": round(rate / codec.items_per_s, 2),
@@ -189,8 +208,7 @@ def measure(
         "zstd_cpu_us_per_transition": round(zstd.client_us, 2),
         "source_bytes": sum(path.stat().st_size for path in source.glob("*.gz")),
         "seeding": seeding,
-        "command_transitions_per_s": round(reader.num_transitions / imported.seconds),
-        "small_command_seconds": round(small.seconds, 1),
+        "command_transitions_per_s": round(reader.num_transitions / imported.command_seconds),
         "resumed_after_kill_alike": is_alike,
     }
 
@@ -230,7 +248,6 @@ def main() -> None:
         **top,
         "played": played,
         "seeded": arguments.seeded,
-        "tier": TIER,
         "games": found,
     }
     values["other_cores"] = round(disturbance.cores(), 2)

@@ -7,8 +7,8 @@ from typing import Any, Final
 from benchmarks.replay_log import SIZE
 
 _WHY_SEEDING: Final = """\
-Decompression is the nearer bound. Beside it a shard checks every chunk, and compresses its frames anew as LZ4 blocks,
-which are what this tier keeps: that is the larger part of its time."""
+Decompression is the nearer bound. Beside it a shard checks every chunk, and copies its frames (raw, the default) or
+compresses them anew as LZ4 blocks (warm)."""
 
 
 def page(values: dict[str, Any], command: str) -> str:
@@ -26,7 +26,7 @@ def page(values: dict[str, Any], command: str) -> str:
     ]
     rows: dict[str, tuple[str, str]] = {
         "transitions": ("transitions", ""),
-        "import_transitions_per_s": ("imported a second, a small import taken off", ""),
+        "import_transitions_per_s": ("imported a second, from its first row to the end of the command", ""),
         "codec_limit_transitions_per_s": ("compressed a second, all cores, nothing else", ""),
         "import_of_codec_limit": ("import, of that", "at least 0.5"),
         "command_transitions_per_s": ("the whole command, start of Python and its libraries included", ""),
@@ -45,19 +45,19 @@ def page(values: dict[str, Any], command: str) -> str:
         )
     lines += [
         "",
-        f"Seeding {values['seeded']:,} transitions into shards of the tier {values['tier']}, transitions a second, "
-        "beside what reading the log from disk (out of the kernel's cache) and decompressing it in as many processes "
-        "allow:",
+        f"Seeding {values['seeded']:,} transitions, transitions a second, beside what reading the log from disk (out "
+        "of the kernel's cache) and decompressing it in as many processes allow:",
         "",
-        "| game | shards | seeded | disk | decompression | of the lower | CPU us a transition | decompression's |",
-        "|---|---|---|---|---|---|---|---|",
+        "| game | tier | shards | seeded | disk | decompression | of the lower | CPU us each | decompression's |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for game, found in values["games"].items():
         for row in found["seeding"]:
             disk, codec = row["disk_limit_transitions_per_s"], row["decompression_limit_transitions_per_s"]
             rate = row["transitions_per_s"]
             lines.append(
-                f"| {game} | {row['shards']} | {rate:,} | {disk:,} | {codec:,} | {rate / min(disk, codec):.0%} "
+                f"| {game} | {row['tier']} | {row['shards']} | {rate:,} | {disk:,} | {codec:,} "
+                f"| {rate / min(disk, codec):.0%} "
                 f"| {row['cpu_us_per_transition']:.1f} | {row['decompression_cpu_us_per_transition']:.1f} |"
             )
     lines += ["", _WHY_SEEDING]

@@ -96,7 +96,7 @@ def import_teacher(
     if agent is not None:
         network = network_of(agent, spec, where=str(options.path))
         if options.reference is not None:
-            parity = check_parity(network, options.reference)
+            parity = check_parity(network, options.reference, agent.kind)
     elif options.reference is not None:
         raise UserError("--reference", str(options.reference), "is for weights, and there are none", "leave it out")
     with _staging(store, options) as folder:

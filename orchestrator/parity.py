@@ -9,7 +9,7 @@ import torch
 from actors.envs import EnvSpec
 from teacher_store.importers.imported import ImportedAgent
 from teacher_store.importers.reference import read_reference
-from teacher_store.records import Parity
+from teacher_store.records import Parity, TeacherKind
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.networks import QNetwork, build_network
 from upcycle.torch_io import load_into
@@ -36,17 +36,22 @@ def network_of(agent: ImportedAgent, spec: EnvSpec, *, where: str) -> QNetwork:
     return network.eval()
 
 
-def check_parity(network: QNetwork, reference: Path) -> Parity:
+def check_parity(network: QNetwork, reference: Path, kind: TeacherKind = "q_values") -> Parity:
     """Compares the network's outputs with those in an .npz file.
 
     Args:
+      kind: of an agent that gives probabilities, their logarithms are compared: logits may differ by a constant.
       reference: holds `observations`, uint8 [B, stack, H, W] or float32 [B, 1, D], and what the original framework
-        makes of them, `q_values`, float [B, A].
+        makes of them, `q_values`, float [B, A]: action values, or logits of the kind "probabilities".
     Raises: UserError if they differ by more than `TOLERANCE`; CorruptDataError if the file is none of these.
     """
     observations, expected, sha256 = read_reference(reference)
     with torch.inference_mode():
-        found = network(torch.from_numpy(observations)).numpy()
+        values = network(torch.from_numpy(observations))
+        if kind == "probabilities":
+            values = torch.log_softmax(values, dim=1)
+            expected = torch.log_softmax(torch.from_numpy(expected), dim=1).numpy()
+        found = values.numpy()
     if found.shape != expected.shape:
         problem = f"holds values of shape {expected.shape}, the network gives {found.shape}"
         raise UserError("--reference", str(reference), problem, "compute them for this agent")
