@@ -8,7 +8,7 @@ from typing import Any, Final, Self, cast
 
 import numpy as np
 
-from teacher_store.importers.gzip_arrays import GzipArray, open_array
+from teacher_store.importers.gzip_arrays import StoredArray, open_array
 from teacher_store.importers.pickle_numpy import plain_constructors
 from teacher_store.importers.pickle_reader import read_pickle
 from teacher_store.importers.replay_ring import Ring
@@ -181,7 +181,7 @@ class OrderedFrames:
         self._source, self._name, self._columns = source, files.names[FRAMES], columns
         self._frame_bytes = int(np.prod(columns.frame_shape))
         self._open = ExitStack()
-        self._array: GzipArray | None = None
+        self._array: StoredArray | None = None
         self._left = 0  # frames until the end of the file, or of the rows that are in use
 
     def read(self, out: Array) -> None:

@@ -1,4 +1,4 @@
-"""NumPy arrays inside gzip files (`numpy.save` into `gzip.open`), read from their beginning in bounded memory.
+"""NumPy arrays inside gzip files (`numpy.save` into `gzip.open`) or others, read from their start in bounded memory.
 
 Nothing of NumPy's own reader is used: it would take memory for whatever shape a header states, and its headers are
 Python expressions. See "A simple file format for NumPy arrays", NumPy Enhancement Proposal 1.
@@ -28,8 +28,8 @@ _DAMAGED: Final = cast(type[Exception], zlib_ng.error)
 _DISCARD_BYTES: Final = 1 << 17  # what is thrown away need not leave the cache of a core
 
 
-class GzipArray:
-    """One array, from its first element to its last; every method raises CorruptDataError naming the file.
+class StoredArray:
+    """One array of a file, from its first element to its last; every method raises CorruptDataError naming the file.
 
     Attributes:
       dtype: of the file.
@@ -102,17 +102,17 @@ class GzipArray:
                     raise CorruptDataError(f"{self._where}: cut off")
                 view = view[count:]
         except (OSError, EOFError, _DAMAGED) as error:
-            raise CorruptDataError(f"{self._where}: damaged gzip data ({error})") from error
+            raise CorruptDataError(f"{self._where}: damaged data ({error})") from error
 
     def _read(self, count: int) -> bytes:
         try:
             return self._file.read(count)
         except (OSError, EOFError, _DAMAGED) as error:
-            raise CorruptDataError(f"{self._where}: damaged gzip data ({error})") from error
+            raise CorruptDataError(f"{self._where}: damaged data ({error})") from error
 
 
 @contextmanager
-def open_array(source: Source, name: str) -> Generator[GzipArray]:
+def open_array(source: Source, name: str) -> Generator[StoredArray]:
     """The array of a gzip file. Raises: CorruptDataError if there is none."""
     with source.open(name) as compressed, gzip_ng.GzipFile(fileobj=compressed) as file:
-        yield GzipArray(cast(BinaryIO, file), str(source.locate(name)))
+        yield StoredArray(cast(BinaryIO, file), str(source.locate(name)))
