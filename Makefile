@@ -1,5 +1,5 @@
 # make demo    reincarnate a Pong agent from the bundled teacher, with a report at the end
-# make test    all tests
+# make test    all tests, in two processes
 # make check   formatting, lint, types, import layers, generated code, then all tests
 # The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
 # bench-pauses, bench-peers, bench-learner, bench-teachers, check-statistics, workflow, dopamine-teacher. Everything sets
@@ -66,7 +66,7 @@ lint: $(READY)
 check: lint proto-check test
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
