@@ -10,6 +10,11 @@ _WHY_SEEDING: Final = """\
 Decompression is the nearer bound. Beside it a shard checks every chunk, and copies its frames (raw, the default) or
 compresses them anew as LZ4 blocks (warm)."""
 
+_WHY_IMPORT: Final = """\
+What an import does beside compressing: it decompresses the source, partly twice (its oldest row lies in the middle of a
+gzip stream), and makes chunks of rows. Both take about as much processor time as compressing does, and all of them share
+the cores."""
+
 
 def page(values: dict[str, Any], command: str) -> str:
     """The figures for people, in Markdown."""
@@ -44,6 +49,8 @@ def page(values: dict[str, Any], command: str) -> str:
             f"| {title} | {goal} | " + " | ".join(_shown(game[name]) for game in values["games"].values()) + " |"
         )
     lines += [
+        "",
+        _WHY_IMPORT,
         "",
         f"Seeding {values['seeded']:,} transitions, transitions a second, beside what reading the log from disk (out "
         "of the kernel's cache) and decompressing it in as many processes allow:",
