@@ -12,7 +12,7 @@ compresses them anew as LZ4 blocks (warm)."""
 
 _WHY_IMPORT: Final = """\
 What an import does beside compressing: it decompresses the source, partly twice (its oldest row lies in the middle of a
-gzip stream), and makes chunks of rows. Both take about as much processor time as compressing does, and all of them share
+gzip stream), and makes chunks of rows. Both take about as much processor time as compressing does, and all share
 the cores."""
 
 
