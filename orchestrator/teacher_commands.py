@@ -188,7 +188,8 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         "task": f"{record.env.task} ({record.num_actions} actions{': ' if record.actions else ''}"
         f"{', '.join(record.actions)})",
         "observation": f"{record.frame_stack} frames of {' x '.join(map(str, record.frame_shape))}, "
-        f"stack fill {record.env.stack_fill}, sticky actions {record.env.sticky_actions:g}",
+        f"stack fill {record.env.stack_fill}, sticky actions {record.env.sticky_actions:g}"
+        + (", each frame resized before the brighter is taken" if record.env.resize_order == "resize_first" else ""),
         "policy": record.describe_policy(),
         "score": "not scored"
         if score is None
@@ -256,7 +257,8 @@ def _print_json(value: object) -> None:
 @contextmanager
 def _progress(unit: str, *, show: bool) -> Generator[teachers.Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
         task = bar.add_task(unit, total=None)
 
         def on_progress(done: int, total: int) -> None:
