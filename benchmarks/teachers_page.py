@@ -7,8 +7,9 @@ from typing import Any, Final
 from benchmarks.replay_log import SIZE
 
 _WHY_SEEDING: Final = """\
-Decompression is the nearer bound. Beside it a shard checks every chunk, and copies its frames (raw, the default) or
-compresses them anew as LZ4 blocks (warm)."""
+Decompression is the nearer bound, and neither is reached. Beside it a shard checks every chunk, and copies its frames
+(raw, the default) or compresses them anew as LZ4 blocks (warm); and memory that is touched for the first time costs page
+faults, two of them for the frame of each transition."""
 
 _WHY_IMPORT: Final = """\
 What an import does beside compressing: it decompresses the source, partly twice (its oldest row lies in the middle of a
