@@ -8,7 +8,7 @@ from benchmarks.replay_log import SIZE
 
 _WHY_SEEDING: Final = """\
 Decompression is the nearer bound, and neither is reached. Beside it a shard checks every chunk, and copies its frames
-(raw, the default) or compresses them anew as LZ4 blocks (warm); and memory that is touched for the first time costs page
+(raw, the default) or compresses them anew as LZ4 blocks (warm); and memory touched for the first time costs page
 faults, two of them for the frame of each transition."""
 
 _WHY_IMPORT: Final = """\
