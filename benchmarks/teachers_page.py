@@ -8,8 +8,7 @@ from benchmarks.replay_log import SIZE
 
 _WHY_SEEDING: Final = """\
 Decompression is the nearer bound, and neither is reached. Beside it a shard checks every chunk, and copies its frames
-(raw, the default) or compresses them anew as LZ4 blocks (warm); and memory touched for the first time costs page
-faults, two of them for the frame of each transition."""
+(raw, the default) or compresses them anew as LZ4 blocks (warm)."""
 
 _WHY_IMPORT: Final = """\
 What an import does beside compressing: it decompresses the source, partly twice (its oldest row lies in the middle of a

@@ -11,9 +11,8 @@ from teacher_store.importers.source import Source
 from teacher_store.lineage import build_lineage
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
-from teacher_store.teacher import load_teacher
+from teacher_store.teacher import build_described_network, load_teacher
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.networks import build_network
 
 
 def import_bundle(store: TeacherStore, path: Path) -> TeacherRecord:
@@ -47,17 +46,8 @@ def _check_new(store: TeacherStore, record: TeacherRecord, ancestors: Sequence[T
 
 def _check_size(record: TeacherRecord) -> None:
     """Raises CorruptDataError if the network has more parameters than its weight file has bytes; allocates nothing."""
-    assert record.network is not None
-    try:
-        with torch.device("meta"):
-            network = build_network(
-                record.network,
-                frame_shape=record.frame_shape,
-                stack=record.frame_stack,
-                num_actions=record.num_actions,
-            )
-    except (ValueError, RuntimeError, OverflowError, TypeError) as error:  # TypeError: torch, of sizes beyond 64 bits
-        raise CorruptDataError(f"teacher {record.id}: its record describes no network ({error})") from error
+    with torch.device("meta"):
+        network = build_described_network(record)
     count = sum(parameter.numel() for parameter in network.parameters())
     if record.weights is None or count > record.weights.bytes:
         raise CorruptDataError(

@@ -15,10 +15,8 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +26,7 @@ from teacher_store.publishing import files_of, hashes_of
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.files import disk_full_explained, sync_folder
+from upcycle.files import whole_or_absent
 
 FORMAT: Final = "upcycle-teacher-bundle"
 VERSION: Final = 1
@@ -51,21 +49,12 @@ def export_bundle(store: TeacherStore, name: str, output: Path) -> TeacherRecord
         raise UserError("--output", str(output), "is in a folder that is not there", "make it first")
     records = {known.id: known for known in store.known()}
     ancestors = [records[one] for one in sorted(ancestors_of(records, record.parents)) if one in records]
-    with disk_full_explained(output):
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, 0o644)
-                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=True) as archive:
-                    _write(archive, record, ancestors, store.folder(record))
-                file.flush()
-                os.fsync(descriptor)
-            os.replace(temporary, output)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
-        sync_folder(output.parent)
+    with (
+        whole_or_absent(output) as descriptor,
+        os.fdopen(descriptor, "wb", closefd=False) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        _write(archive, record, ancestors, store.folder(record))
     return record
 
 

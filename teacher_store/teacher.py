@@ -92,18 +92,23 @@ def load_teacher(
         return Teacher(record, load_function(record.function, record.kind), torch.device(device), index)
     path = store.weights_path(record)
     assert record.weights is not None
-    assert record.network is not None
     snapshot = read_snapshot(path, sha256=record.weights.sha256)
-    try:
-        with torch.random.fork_rng(devices=[]):  # drawing weights to be overwritten must not move anybody's generator
-            network = build_network(
-                record.network,
-                frame_shape=record.frame_shape,
-                stack=record.frame_stack,
-                num_actions=record.num_actions,
-            )
-    except (ValueError, RuntimeError) as error:
-        raise CorruptDataError(f"teacher {record.id}: its record describes no network ({error})") from error
+    with torch.random.fork_rng(devices=[]):  # drawing weights to be overwritten must not move anybody's generator
+        network = build_described_network(record)
     load_into(network, snapshot.tensors)
     network.to(torch.device(device)).eval().requires_grad_(False)
     return Teacher(record, network, torch.device(device), index)
+
+
+def build_described_network(record: TeacherRecord) -> QNetwork:
+    """The network of a teacher that has one, with fresh weights.
+
+    Raises: CorruptDataError if the record describes none that can be.
+    """
+    assert record.network is not None
+    try:
+        return build_network(
+            record.network, frame_shape=record.frame_shape, stack=record.frame_stack, num_actions=record.num_actions
+        )
+    except (ValueError, RuntimeError, OverflowError, TypeError) as error:  # TypeError: torch, of sizes beyond 64 bits
+        raise CorruptDataError(f"teacher {record.id}: its record describes no network ({error})") from error

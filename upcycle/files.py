@@ -13,11 +13,13 @@ from upcycle.errors import UserError
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # disk, quota, file size limit
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` so that a reader, also after a crash, sees the old file or the new one, whole.
+@contextmanager
+def whole_or_absent(path: Path) -> Generator[int]:
+    """A descriptor of a new file that takes the name `path` afterwards.
 
-    The bytes go to a temporary file beside it, are forced to disk, and take the name with a rename; then the folder
-    is forced to disk too. On any failure the temporary file is removed and `path` is as it was.
+    A reader, also after a crash, sees the old file or the new one, whole: it is a temporary file beside it, which is
+    forced to disk and renamed; then the folder is forced to disk too. On any failure the temporary file is removed and
+    `path` is as it was.
 
     Raises: UserError if there is no space left; OSError for anything else.
     """
@@ -26,7 +28,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         try:
             try:
                 os.fchmod(descriptor, 0o644)
-                write_all(descriptor, data)
+                yield descriptor
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -36,6 +38,12 @@ def write_atomically(path: Path, data: bytes) -> None:
                 os.unlink(name)
             raise
         sync_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes `data` to `path`: see `whole_or_absent`."""
+    with whole_or_absent(path) as descriptor:
+        write_all(descriptor, data)
 
 
 def write_all(descriptor: int, data: bytes | memoryview, *, offset: int = 0) -> None:

@@ -42,8 +42,7 @@ _DAMAGED: Final = (
     OSError,
     ValueError,
     OverflowError,
-    RuntimeError,  # zipfile's answer to encrypted entries
-    NotImplementedError,
+    RuntimeError,  # zipfile's answer to encrypted entries, and to whatever it does not know
 )
 
 

@@ -1,5 +1,6 @@
 """Which of several checkpoints of one agent is meant."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from teacher_store.importers.imported import Request
@@ -43,3 +44,18 @@ def choose(source: Source, numbers: Mapping[str, int | None], request: Request, 
         several = ", ".join(sorted(found or numbers))[:400]
         raise UserError("PATH", str(source.path), f"holds several agents: {several}", "give the path of one of them")
     return found[0]
+
+
+def numbered(source: Source, names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, int | None]:
+    """The number in each file's name, where `pattern` finds one in its first group; for `choose`."""
+    numbers = dict[str, int | None]()
+    for name in names:
+        match = pattern.search(name or source.path.name)
+        numbers[name] = None if match is None else int(match[1])
+    return numbers
+
+
+def choose_last(source: Source, numbers: Mapping[str, int | None], request: Request) -> str:
+    """As `choose`, of agents whose last file has no number, as those before it have."""
+    finished = [name for name, number in numbers.items() if number is None]
+    return choose(source, numbers, request, last=finished[0] if len(finished) == 1 else None)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 from teacher_store.importers import checkpoints
+from teacher_store.importers.atari_wrappers import FIRE, FRAME_SKIP, PROTOCOL
 from teacher_store.importers.imported import ImportedAgent, Protocol, Request
 from teacher_store.importers.network_shapes import MAX_ATOMS, Support, Weights
 from teacher_store.importers.source import Source
@@ -16,26 +17,16 @@ MAX_FILES: Final = 5_000
 _NUMBER: Final = re.compile(r"-offline-([0-9]{1,9})\.cleanrl_model$")
 """Of what QDagger saves while it still learns from its teacher."""
 _FRAME_STACK: Final = 4
-_FRAME_SKIP: Final = 4
 _MAX_FACT: Final = 200
 _PROTOCOL: Final[Protocol] = {
+    **PROTOCOL,
     "frame_size": FRAME_SHAPE[0],
     "frame_stack": _FRAME_STACK,
-    "frame_skip": _FRAME_SKIP,
-    "resize_order": "pool_first",
-    "interpolation": "area",
-    "full_action_space": False,
     "stack_fill": "first_frame",
-    "sticky_actions": 0.0,
-    "noop_max": 30,
-    "fire_reset": True,
-    "episodic_life": True,
-    "clip_rewards": True,
-    "max_episode_steps": 27_000,
 }
 _DIFFERENCES: Final = (
     "CleanRL pools and resizes frames in colour and turns them grey last; EnvPool pools and resizes grey ones.",
-    "CleanRL opens an episode with FIRE and then the action after it; EnvPool with FIRE alone.",
+    f"CleanRL {FIRE}",
 )
 _FACTS: Final = ("env_id", "exp_name", "seed", "total_timesteps", "gamma")
 """Of the command line."""
@@ -43,12 +34,7 @@ _FACTS: Final = ("env_id", "exp_name", "seed", "total_timesteps", "gamma")
 
 def choose(source: Source, names: Iterable[str], request: Request) -> str:
     """The model that is asked for, else the one that was saved last. Raises: UserError if that is not known."""
-    numbers = dict[str, int | None]()
-    for name in names:
-        match = _NUMBER.search(name or source.path.name)
-        numbers[name] = None if match is None else int(match[1])
-    finished = [name for name, number in numbers.items() if number is None]
-    return checkpoints.choose(source, numbers, request, last=finished[0] if len(finished) == 1 else None)
+    return checkpoints.choose_last(source, checkpoints.numbered(source, names, _NUMBER), request)
 
 
 def read_arguments(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -103,7 +89,7 @@ def agent(
         sha256=sha256,
         kind=kind,
         differences=_DIFFERENCES,
-        env_frames=steps * _FRAME_SKIP if type(steps) is int and 0 <= steps < 2**48 else None,
+        env_frames=steps * FRAME_SKIP if type(steps) is int and 0 <= steps < 2**48 else None,
         facts={
             key: str(arguments[key])[:_MAX_FACT] for key in _FACTS if isinstance(arguments.get(key), str | int | float)
         },

@@ -70,10 +70,7 @@ def _models(source: Source) -> Iterator[str]:
 
 
 def _read_agent(source: Source, request: Request) -> ImportedAgent:
-    numbers = dict[str, int | None]()
-    for name in _models(source):
-        match = _NUMBER.search(name or source.path.name)
-        numbers[name] = None if match is None else int(match[1])
+    numbers = checkpoints.numbered(source, _models(source), _NUMBER)
     name = checkpoints.choose(source, numbers, request)
     where = str(source.locate(name))
     file = read_torch_file(source.gunzip(name), where)

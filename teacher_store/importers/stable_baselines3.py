@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 from teacher_store.importers import checkpoints
-from teacher_store.importers.imported import ImportedAgent, Importer, Protocol, Request
+from teacher_store.importers.atari_wrappers import FIRE, FRAME_SKIP, PROTOCOL
+from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.source import Source
 from teacher_store.importers.stored_zip import LOCAL_MAGIC, StoredZip
 from teacher_store.importers.torch_file import read_torch_file
@@ -42,23 +43,9 @@ _POLICY_LAYERS: Final = _layers(
     "pi_features_extractor", "action_net", "value_net.", "features_extractor.", "vf_features_extractor."
 )
 _FRAME: Final = 84
-_FRAME_SKIP: Final = 4
-_PROTOCOL: Final[Protocol] = {
-    "frame_skip": _FRAME_SKIP,
-    "resize_order": "pool_first",
-    "interpolation": "area",
-    "full_action_space": False,
-    "stack_fill": "zeros",
-    "sticky_actions": 0.0,
-    "noop_max": 30,
-    "fire_reset": True,
-    "episodic_life": True,
-    "clip_rewards": True,
-    "max_episode_steps": 27_000,
-}
 _DIFFERENCES: Final = (
     "Stable-Baselines3 pools frames in colour, and then turns them grey and resizes them; EnvPool pools grey ones.",
-    "Stable-Baselines3 opens an episode with FIRE and then the action after it; EnvPool with FIRE alone.",
+    f"Stable-Baselines3 {FIRE}",
 )
 _ASSUMED: Final = "trained under AtariWrapper's defaults and VecFrameStack; the file does not say"
 _FACTS: Final = ("gamma", "seed", "learning_rate", "target_update_interval", "n_envs", "n_steps", "_total_timesteps")
@@ -78,12 +65,8 @@ def _models(source: Source) -> Iterator[str]:
 
 
 def _read_agent(source: Source, request: Request) -> ImportedAgent:
-    numbers = dict[str, int | None]()
-    for name in _models(source):
-        match = _NUMBER.search(name or source.path.name)
-        numbers[name] = None if match is None else int(match[1])
-    finished = [name for name, number in numbers.items() if number is None]
-    name = checkpoints.choose(source, numbers, request, last=finished[0] if len(finished) == 1 else None)
+    numbers = checkpoints.numbered(source, _models(source), _NUMBER)
+    name = checkpoints.choose_last(source, numbers, request)
     where = str(source.locate(name))
     with source.open(name) as opened:
         archive = StoredZip(opened, where)
@@ -105,12 +88,17 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
         frame_shape=frame_shape,
         frame_stack=weights.frame_stack,
         num_actions=weights.num_actions,
-        protocol={**_PROTOCOL, "frame_size": frame_shape[0], "frame_stack": weights.frame_stack},
+        protocol={
+            **PROTOCOL,
+            "frame_size": frame_shape[0],
+            "frame_stack": weights.frame_stack,
+            "stack_fill": "zeros",
+        },
         sha256=source.sha256(name),
         kind="q_values" if is_dqn else "probabilities",
         differences=_DIFFERENCES,
         learner_steps=_count(data.get("_n_updates")) if is_dqn else None,
-        env_frames=None if steps is None else steps * _FRAME_SKIP,
+        env_frames=None if steps is None else steps * FRAME_SKIP,
         facts={**facts, "assumed": _ASSUMED},
     )
 
