@@ -8,25 +8,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from teacher_store.importers import cleanrl_jax, dopamine_jax, dopamine_tf
-from teacher_store.importers.imported import ImportedAgent, Importer, Request
+from teacher_store.importers.imported import Request
 from teacher_store.importers.registry import find_importers
 from teacher_store.importers.source import Source
-from tests.teacher_store.fixture_files import reference, unzip
+from tests.teacher_store.fixture_files import unzip
+from tests.teacher_store.parity import BY_FOLDER, imported, largest_difference, read
 from upcycle.config import EnvConfig
 from upcycle.errors import UserError
-from upcycle.networks import build_network
-from upcycle.torch_io import load_into
 
-IMPORTERS = {
-    "dopamine_jax": dopamine_jax.IMPORTER,
-    "dopamine_tf": dopamine_tf.IMPORTER,
-    "cleanrl_jax": cleanrl_jax.IMPORTER,
-}
 SMALL = {"width": 1 / 8, "hidden": 24}
 AGENTS: list[tuple[str, int, dict[str, Any]]] = [
     ("dopamine_jax/nature-full", 6, {"kind": "nature", "padding": "same", "width": 1.0, "hidden": 512, "head": "q"}),
@@ -51,55 +43,22 @@ AGENTS: list[tuple[str, int, dict[str, Any]]] = [
 ]
 
 
-def importer_of(fixture: str) -> Importer:
-    return IMPORTERS[fixture.split("/")[0]]
-
-
-def read(source: Source, importer: Importer, request: Request | None = None) -> ImportedAgent:
-    assert importer.read_agent is not None
-    agent = importer.read_agent(source, request or Request())
-    assert agent is not None
-    return agent
-
-
-def imported(fixture: str, folder: Path, request: Request | None = None) -> ImportedAgent:
-    return read(Source(unzip(fixture, folder)), importer_of(fixture), request)
-
-
-def q_values_of(agent: ImportedAgent, observations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Args: observations: uint8 [N, frames, H, W]."""
-    network = build_network(
-        agent.network, frame_shape=agent.frame_shape, stack=agent.frame_stack, num_actions=agent.num_actions
-    )
-    load_into(network, agent.tensors)
-    network.eval()
-    with torch.no_grad():
-        return network(torch.from_numpy(observations)).numpy()
-
-
 @pytest.mark.parametrize(("fixture", "num_actions", "network"), AGENTS, ids=[fixture for fixture, _, _ in AGENTS])
 def test_values_are_those_of_the_framework(fixture: str, num_actions: int, network: dict[str, Any], tmp_path: Path):
     agent = imported(fixture, tmp_path)
     assert agent.num_actions == num_actions
     assert {name: getattr(agent.network, name) for name in network} == network
-    known = reference(fixture)
-    observations = known["observations"]
-    if not fixture.startswith("cleanrl"):
-        observations = np.ascontiguousarray(observations.transpose(0, 3, 1, 2))
-    assert agent.frame_shape == observations.shape[2:]
-    ours = q_values_of(agent, observations)
-    assert np.ptp(known["q_values"], axis=0).min() > 1e-3, "a reference whose values hardly differ proves nothing"
-    assert np.abs(ours - known["q_values"]).max() < 1e-5
+    assert largest_difference(agent, fixture) < 1e-5
 
 
 @pytest.mark.parametrize("fixture", [fixture for fixture, _, _ in AGENTS if "full" not in fixture])
 def test_a_source_is_recognised_by_its_content_alone(fixture: str, tmp_path: Path):
     folder = unzip(fixture, tmp_path / "agent")
-    assert find_importers(Source(folder)).agent is importer_of(fixture)
+    assert find_importers(Source(folder)).agent is BY_FOLDER[fixture.split("/")[0]]
     if "dopamine_tf" not in fixture:
         (path,) = folder.iterdir()
         path.rename(folder / "renamed.bin")
-        assert find_importers(Source(folder / "renamed.bin")).agent is importer_of(fixture)
+        assert find_importers(Source(folder / "renamed.bin")).agent is BY_FOLDER[fixture.split("/")[0]]
 
 
 def test_an_index_is_enough_to_find_what_stands_beside_it(tmp_path: Path):

@@ -7,6 +7,7 @@ import pytest
 from teacher_store.importers.registry import IMPORTERS
 from teacher_store.importers.source import Source
 from tests.teacher_store.fixture_files import FIXTURES, unzip
+from tests.teacher_store.minari_files import unpack
 
 NAMES = {importer.name for importer in IMPORTERS}
 SOURCES = sorted(
@@ -31,6 +32,10 @@ def test_a_source_is_recognised_by_its_importer_alone(fixture: str, tmp_path: Pa
     files = sorted(folder.iterdir())
     if len(files) == 1:
         assert recognised_by(Source(files[0].rename(folder / "renamed"))) == expected
+
+
+def test_a_dataset_of_minari_is_recognised_by_its_importer_alone(tmp_path: Path):
+    assert recognised_by(Source(unpack("cartpole", tmp_path))) == {"minari"}
 
 
 def test_there_is_a_file_of_each_framework():

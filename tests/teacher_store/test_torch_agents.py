@@ -8,22 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from teacher_store.importers import cleanrl_torch, gogianu, stable_baselines3
-from teacher_store.importers.imported import ImportedAgent, Importer, Request
+from teacher_store.importers.imported import Request
 from teacher_store.importers.source import Source
-from tests.teacher_store.fixture_files import reference, unzip
-from tests.teacher_store.test_jax_agents import q_values_of, read
+from tests.teacher_store.fixture_files import unzip
+from tests.teacher_store.parity import imported, largest_difference, read
 from upcycle.config import EnvConfig
 from upcycle.errors import UserError
 
-IMPORTERS = {
-    "cleanrl_torch": cleanrl_torch.IMPORTER,
-    "gogianu": gogianu.IMPORTER,
-    "stable_baselines3": stable_baselines3.IMPORTER,
-}
 NATURE = {"kind": "nature", "padding": "valid", "width": 1.0}
 C51 = NATURE | {"head": "c51", "dueling": False, "noisy": False}
 AGENTS: list[tuple[str, int, dict[str, Any]]] = [
@@ -45,24 +39,13 @@ AGENTS: list[tuple[str, int, dict[str, Any]]] = [
 ]
 
 
-def importer_of(fixture: str) -> Importer:
-    return IMPORTERS[fixture.split("/")[0]]
-
-
-def imported(fixture: str, folder: Path, request: Request | None = None) -> ImportedAgent:
-    return read(Source(unzip(fixture, folder)), importer_of(fixture), request)
-
-
 @pytest.mark.parametrize(("fixture", "num_actions", "network"), AGENTS, ids=[fixture for fixture, _, _ in AGENTS])
 def test_values_are_those_of_the_framework(fixture: str, num_actions: int, network: dict[str, Any], tmp_path: Path):
     agent = imported(fixture, tmp_path)
     assert (agent.num_actions, agent.frame_shape, agent.frame_stack) == (num_actions, (84, 84), 4)
     assert agent.kind == ("probabilities" if "ppo" in fixture else "q_values")
     assert {name: getattr(agent.network, name) for name in network} == network
-    known = reference(fixture)
-    ours = q_values_of(agent, known["observations"])
-    assert np.ptp(known["q_values"], axis=0).min() > 1e-3, "a reference whose values hardly differ proves nothing"
-    assert np.abs(ours - known["q_values"]).max() < 1e-5
+    assert largest_difference(agent, fixture) < 1e-5
 
 
 @pytest.mark.parametrize(
