@@ -1,4 +1,4 @@
-"""How fast replay shards are filled from an experience log, and what bounds it: the disk, or decompression.
+"""How fast replay shards are filled from an experience log, and what bounds it: disk, decompression, or new memory.
 
 A shard is a process, as in a run, and each reads its part of the log; all do it at once.
 """
@@ -10,7 +10,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from benchmarks.cluster import TABLE, Cluster
+from replay_service.shared_memory import SharedSegment
 from replay_service.types import Tier
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.log_folder import load_segments
@@ -23,6 +26,7 @@ _READ_BYTES: Final = 4 << 20
 def seed_figures(log: Path, *, shards: int, newest: int, tier: Tier) -> dict[str, Any]:
     """Transitions a second and CPU time of seeding the newest transitions of a log, and of what bounds it."""
     disk, decompression, decompression_us = _bounds(log, shards=shards, newest=newest)
+    memory, memory_us = _memory_bound(log, shards=shards, newest=newest)
     rate, cpu_us = _seed(log, shards=shards, newest=newest, tier=tier)
     return {
         "tier": tier,
@@ -30,8 +34,11 @@ def seed_figures(log: Path, *, shards: int, newest: int, tier: Tier) -> dict[str
         "transitions_per_s": round(rate),
         "disk_limit_transitions_per_s": round(disk),
         "decompression_limit_transitions_per_s": round(decompression),
+        # Only raw shards write all frames, as they are, into memory that they never had before.
+        "memory_limit_transitions_per_s": round(memory) if tier == "raw" else None,
         "cpu_us_per_transition": round(cpu_us, 2),
         "decompression_cpu_us_per_transition": round(decompression_us, 2),
+        "memory_cpu_us_per_transition": round(memory_us, 2) if tier == "raw" else None,
     }
 
 
@@ -67,6 +74,31 @@ def _bounds(log: Path, *, shards: int, newest: int) -> tuple[float, float, float
         used = list(pool.map(_decompress, [log] * shards, range(shards), [shards] * shards, [newest] * shards))
         seconds = time.perf_counter() - start
     return newest / read_seconds, newest / seconds, 1e6 * sum(used) / newest
+
+
+def _memory_bound(log: Path, *, shards: int, newest: int) -> tuple[float, float]:
+    """Transitions a second whose frames are written into new shared memory, by as many processes; and its CPU us."""
+    spec = ExperienceLogReader.open(log).spec
+    chunks = newest // spec.steps // shards
+    with ProcessPoolExecutor(shards, mp_context=get_context("spawn")) as pool:
+        list(pool.map(_warm_up, range(shards)))
+        start = time.perf_counter()
+        used = list(pool.map(_write_new_memory, [spec.rows * spec.frame_bytes] * shards, [chunks] * shards))
+        seconds = time.perf_counter() - start
+    written = chunks * shards * spec.steps
+    return written / seconds, 1e6 * sum(used) / written
+
+
+def _write_new_memory(chunk_bytes: int, chunks: int) -> float:
+    """Copies one chunk's worth of bytes again and again, never to the same place; returns CPU seconds."""
+    segment, source = SharedSegment(chunk_bytes * chunks), np.ones(chunk_bytes, np.uint8)
+    target = np.frombuffer(segment.buffer, np.uint8).reshape(chunks, chunk_bytes)
+    start = time.process_time()
+    for row in target:
+        row[:] = source
+    used = time.process_time() - start
+    segment.close()
+    return used
 
 
 def _forget(log: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any, Final
 from benchmarks.replay_log import SIZE
 
 _WHY_SEEDING: Final = """\
-Decompression is the nearer bound, and neither is reached. Beside it a shard checks every chunk, and copies its frames
-(raw, the default) or compresses them anew as LZ4 blocks (warm)."""
+Shards of the tier raw, the default, come nearest to a third bound: their frames are written into memory that the
+kernel gives page by page, which costs more than decompressing them. What is left is the check of every chunk, and its
+entries in the table. Those of the tier warm compress frames anew, as LZ4 blocks."""
 
 _WHY_IMPORT: Final = """\
 What an import does beside compressing: it decompresses the source, partly twice (its oldest row lies in the middle of a
@@ -53,23 +54,27 @@ def page(values: dict[str, Any], command: str) -> str:
         _WHY_IMPORT,
         "",
         f"Seeding {values['seeded']:,} transitions, transitions a second, beside what reading the log from disk (out "
-        "of the kernel's cache) and decompressing it in as many processes allow:",
+        "of the kernel's cache), decompressing it, and writing its frames into new memory allow in as many processes:",
         "",
-        "| game | tier | shards | seeded | disk | decompression | of the lower | CPU us each | decompression's |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| game | tier | shards | seeded | disk | decompression | memory | of the lowest | CPU us each "
+        "| decompression's | memory's |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for game, found in values["games"].items():
-        for row in found["seeding"]:
-            disk, codec = row["disk_limit_transitions_per_s"], row["decompression_limit_transitions_per_s"]
-            rate = row["transitions_per_s"]
-            lines.append(
-                f"| {game} | {row['tier']} | {row['shards']} | {rate:,} | {disk:,} | {codec:,} "
-                f"| {rate / min(disk, codec):.0%} "
-                f"| {row['cpu_us_per_transition']:.1f} | {row['decompression_cpu_us_per_transition']:.1f} |"
-            )
+        lines += [_seeding_row(game, row) for row in found["seeding"]]
     lines += ["", _WHY_SEEDING]
     return "\n".join(lines) + "\n"
 
 
-def _shown(value: float | bool) -> str:
+def _shown(value: float | bool | str) -> str:
+    if isinstance(value, str):
+        return value
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
+
+
+def _seeding_row(game: str, row: dict[str, Any]) -> str:
+    limits = [row[f"{name}_limit_transitions_per_s"] for name in ("disk", "decompression", "memory")]
+    share = row["transitions_per_s"] / min(limit for limit in limits if limit is not None)
+    parts = [game, row["tier"], row["shards"], row["transitions_per_s"], *limits, f"{share:.0%}"]
+    parts += [row[f"{name}cpu_us_per_transition"] for name in ("", "decompression_", "memory_")]
+    return "| " + " | ".join("" if part is None else _shown(part) for part in parts) + " |"
