@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.envs import EnvSpec, chunk_spec, env_spec
-from orchestrator.bundles import import_bundle
-from orchestrator.parity import check_parity, network_of
-from orchestrator.teachers import Progress, score_teacher
 from teacher_store.importers.bundle import is_bundle
 from teacher_store.importers.imported import ImportedAgent, ImportedExperience, Request
 from teacher_store.importers.registry import find_importers
@@ -28,7 +25,7 @@ from upcycle.config import EnvConfig
 from upcycle.config_io import parse_config, with_overrides
 from upcycle.errors import UserError
 from upcycle.files import disk_full_explained
-from upcycle.runtime import Stop
+from upcycle.runtime import OnProgress, Stop
 from upcycle.snapshots import write_snapshot
 
 _CHUNK_STEPS: Final = 64
@@ -77,7 +74,7 @@ class _Contents:
 
 
 def import_teacher(
-    store: TeacherStore, options: ImportOptions, *, stop: Stop | None = None, on_progress: Progress | None = None
+    store: TeacherStore, options: ImportOptions, *, stop: Stop | None = None, on_progress: OnProgress | None = None
 ) -> TeacherRecord:
     """Reads an agent, a buffer or both, publishes them as a teacher, and lets the agent play for its score.
 
@@ -89,11 +86,15 @@ def import_teacher(
       another shape than their framework writes. The store is as it was then, but for a score that was not reached.
     """
     if is_bundle(Files(options.path)):
+        from orchestrator.bundles import import_bundle  # this and the others with PyTorch, which buffers can do without
+
         return import_bundle(store, options.path)
     contents = _read(options)
     env, spec = _environment(options, contents)
     agent, parity = contents.agent, None
     if agent is not None:
+        from orchestrator.parity import check_parity, network_of
+
         network = network_of(agent, spec, where=str(options.path))
         if options.reference is not None:
             parity = check_parity(network, options.reference, agent.kind)
@@ -119,6 +120,8 @@ def import_teacher(
         )
     if agent is None or options.episodes == 0:
         return record
+    from orchestrator.teachers import score_teacher
+
     return score_teacher(
         record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_progress=on_progress
     )
@@ -130,7 +133,7 @@ def import_experience_into(
     options: ImportOptions,
     *,
     stop: Stop | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> TeacherRecord:
     """Reads a buffer and gives it to a teacher that the store has, in place of the one it may have.
 
@@ -216,7 +219,7 @@ def _write_log(
     env: EnvConfig,
     *,
     stop: Stop | None,
-    on_progress: Progress | None,
+    on_progress: OnProgress | None,
 ) -> Path | None:
     if experience is None:
         return None

@@ -11,7 +11,7 @@ import numpy as np
 
 from actors.envs import EnvPoolLanes, env_spec
 from orchestrator.importing import parse_environment
-from orchestrator.teachers import Progress, score_teacher
+from orchestrator.teachers import score_teacher
 from teacher_store.functions import PolicyFunction, find_function
 from teacher_store.records import Function, TeacherKind, TeacherRecord
 from teacher_store.store import TeacherStore
@@ -19,7 +19,7 @@ from upcycle.action_names import action_names
 from upcycle.chunks import Array
 from upcycle.config import EnvConfig
 from upcycle.errors import UserError
-from upcycle.runtime import Stop, seed_for
+from upcycle.runtime import OnProgress, Stop, seed_for
 
 _BATCH: Final = 32
 _LANES: Final = 4
@@ -56,7 +56,7 @@ class RegisterOptions:
 
 
 def register_function(
-    store: TeacherStore, options: RegisterOptions, *, stop: Stop | None = None, on_progress: Progress | None = None
+    store: TeacherStore, options: RegisterOptions, *, stop: Stop | None = None, on_progress: OnProgress | None = None
 ) -> TeacherRecord:
     """Publishes a callable as a teacher after trying it, and lets it play for its score.
 

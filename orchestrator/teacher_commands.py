@@ -1,6 +1,7 @@
 """The verbs of `upcycle teacher`: they print what `orchestrator.teachers` and the store return.
 
-Each raises UserError or CorruptDataError before it prints anything; `as_json` prints one JSON value for programs.
+Each raises UserError or CorruptDataError before it prints anything; `as_json` prints one JSON value for programs. Those
+that compute import PyTorch, which takes seconds, and no other does.
 """
 
 import json
@@ -8,20 +9,22 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from actors.envs import chunk_spec
-from orchestrator import importing, teachers
+from orchestrator import importing
 from orchestrator.importing import ImportOptions
-from orchestrator.registering import RegisterOptions, register_function
 from teacher_store.records import TeacherRecord
 from teacher_store.revisions import Revision
 from teacher_store.store import TeacherStore
-from upcycle.runtime import Stop
+from upcycle.runtime import OnProgress, Stop
+
+if TYPE_CHECKING:
+    from orchestrator.registering import RegisterOptions
 
 
 def list_teachers(*, as_json: bool) -> None:
@@ -70,10 +73,12 @@ def collect(
     as_json: bool,
 ) -> None:
     """Lets a teacher play and keeps its buffer; `n_step` is the largest horizon that the buffer is to serve."""
+    from orchestrator.teachers import collect_experience
+
     store = TeacherStore.default()
     record = store.get(name)
     with _progress("frames", show=not as_json) as on_progress:
-        record = teachers.collect_experience(
+        record = collect_experience(
             record,
             store,
             frames=frames,
@@ -99,8 +104,10 @@ def import_teacher(options: ImportOptions, *, into: str | None = None, stop: Sto
     _warn_of_a_poor_score(record)
 
 
-def register(options: RegisterOptions, *, stop: Stop | None = None, as_json: bool) -> None:
+def register(options: "RegisterOptions", *, stop: Stop | None = None, as_json: bool) -> None:
     """Makes a teacher of a Python function; see `orchestrator.registering`."""
+    from orchestrator.registering import register_function
+
     store = TeacherStore.default()
     with _progress("games", show=not as_json) as on_progress:
         record = register_function(store, options, stop=stop, on_progress=on_progress)
@@ -121,9 +128,11 @@ def publish(
     as_json: bool,
 ) -> None:
     """Makes a run's policy a teacher; see `orchestrator.teachers.publish_from_run`."""
+    from orchestrator.teachers import publish_from_run
+
     store = TeacherStore.default()
     with _progress("games", show=not as_json) as on_progress:
-        record = teachers.publish_from_run(
+        record = publish_from_run(
             run,
             store,
             name=name,
@@ -149,10 +158,12 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Plays whole games with a teacher and writes the score into its record."""
+    from orchestrator.teachers import score_teacher
+
     store = TeacherStore.default()
     record = store.get(name)
     with _progress("games", show=not as_json) as on_progress:
-        record = teachers.score_teacher(
+        record = score_teacher(
             record,
             store,
             episodes=episodes,
@@ -255,7 +266,7 @@ def _print_json(value: object) -> None:
 
 
 @contextmanager
-def _progress(unit: str, *, show: bool) -> Generator[teachers.Progress]:
+def _progress(unit: str, *, show: bool) -> Generator[OnProgress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -30,16 +30,13 @@ from upcycle.experience_log import ExperienceLogWriter
 from upcycle.log_folder import log_parts
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
-from upcycle.runtime import Stop, seed_for
+from upcycle.runtime import OnProgress, Stop, seed_for
 from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
 
 _EPSILON: Final = 0.001
 _RANDOM_EPISODES: Final = 20
 _CHUNK_STEPS: Final = 64
 _LOOKAHEAD: Final = 5
-
-Progress = Callable[[int, int], None]
-"""Called with what is done and what is to be done."""
 
 
 def score_teacher(
@@ -51,7 +48,7 @@ def score_teacher(
     epsilon: float = _EPSILON,
     lanes: int = 10,
     stop: Stop | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> TeacherRecord:
     """Plays whole games with a teacher and writes the score into its record, with the random policy's if it lacks it.
 
@@ -90,7 +87,7 @@ def collect_experience(
     lanes: int = 16,
     spec: ChunkSpec | None = None,
     stop: Stop | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> TeacherRecord:
     """Lets a teacher play at least `frames` environment frames and keeps them as its buffer; returns its new record.
 
@@ -144,7 +141,7 @@ def publish_from_run(
     episodes: int | None = None,
     licence: str = "Apache-2.0",
     stop: Stop | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> TeacherRecord:
     """Makes a run's policy a teacher: its weights, its score, the experience that the run has logged, its descent.
 
@@ -244,7 +241,7 @@ def _find_weights(folder: RunFolder, policy_version: int | None) -> tuple[Path, 
 
 
 def _play(
-    folder: RunFolder, policy: QPolicy, episodes: int, *, stop: Stop | None, on_progress: Progress | None
+    folder: RunFolder, policy: QPolicy, episodes: int, *, stop: Stop | None, on_progress: OnProgress | None
 ) -> EpisodeResults:
     config = folder.config
     results = play_episodes(

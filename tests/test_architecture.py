@@ -110,6 +110,7 @@ def test_the_top_level_is_what_the_design_says():
         ("orchestrator.processes", "torch ray envpool"),
         ("replay_service.server", "torch ray envpool"),
         ("orchestrator.launch", "ray"),
+        ("orchestrator.teacher_commands", "torch ray"),
     ],
 )
 def test_importing_brings_nothing_heavy_along(module: str, unwanted: str):

@@ -4,7 +4,7 @@ import ctypes
 import hashlib
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TextIO
 
@@ -25,6 +25,10 @@ class Stop(Protocol):
     def is_set(self) -> bool:
         """True once the loop shall end."""
         ...
+
+
+OnProgress = Callable[[int, int], None]
+"""Called with what is done and what is to be done."""
 
 
 class StopSignal(threading.Event):

@@ -8,7 +8,7 @@ one lane says by itself how far it came: its chunks begin a fixed number of rows
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -21,14 +21,10 @@ from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogWriter
 from upcycle.files import disk_full_explained, write_atomically
 from upcycle.log_segment import CompressedChunk, compress_chunk
-from upcycle.runtime import Stop
+from upcycle.runtime import OnProgress, Stop
 
 _STATE: Final = "import.json"
 _WAITING_CHUNKS: Final = 8  # for each thread that compresses: enough that none ever waits for the reader's next block
-
-
-Progress = Callable[[int, int], None]
-"""Called with rows written, and rows that there are."""
 
 
 def write_experience(
@@ -38,7 +34,7 @@ def write_experience(
     env: EnvConfig,
     *,
     stop: Stop | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> None:
     """Writes all of an imported buffer to a log, or what is still missing in a log that was interrupted.
 
@@ -48,6 +44,7 @@ def write_experience(
       directory: of the log; made if it is not there.
       spec: of its chunks; frames must be those of the experience.
       env: what the log says of its environment.
+      on_progress: called with rows written, and rows that there are.
       stop: makes it return soon, with the log in good order.
     Raises: UserError if the folder holds a log of something else, the disk is full, or the buffer has actions that
       the environment does not know; CorruptDataError if the source is damaged.
