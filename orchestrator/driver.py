@@ -22,7 +22,7 @@ from orchestrator.scaling import ShardScaling
 from orchestrator.supervisor import GiveUp, Supervisor
 from upcycle.config import RunConfig
 from upcycle.errors import UpcycleError
-from upcycle.metrics import Metrics
+from upcycle.metrics import Metrics, metrics_target
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
 from upcycle.tracker import Tracker, TrackerUnavailable
@@ -206,14 +206,10 @@ class Driver:
         for (role, index), handle in self._handles.items():
             if role != "actor" and handle.detail:  # actors write their own
                 self._folder.write_status(role, index, {**handle.detail, "pid": handle.status["pid"]})
-        targets = [
-            {
-                "targets": [handle.status["metrics"]],
-                "labels": {"run": self._config.name, "role": role, "index": str(index)},
-            }
-            for (role, index), handle in sorted(self._handles.items())
-            if handle.status.get("metrics")
-        ]
+        addresses = {("driver", index): at for index, at in self._folder.endpoints("metrics").items()} | {
+            name: handle.status["metrics"] for name, handle in self._handles.items() if handle.status.get("metrics")
+        }
+        targets = [metrics_target(self._config.name, *name, address) for name, address in sorted(addresses.items())]
         if targets != self._targets:
             self._folder.write_metrics_targets(targets)
             self._targets = targets

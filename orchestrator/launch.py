@@ -173,6 +173,7 @@ def _metrics(folder: RunFolder, cluster: "Cluster") -> Generator[Metrics]:
         yield metrics
     finally:
         metrics.close()
+        folder.metrics_targets.unlink(missing_ok=True)  # nobody listens there any more
 
 
 def _check_redis(config: RunConfig) -> None:

@@ -14,20 +14,22 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # disk, quota,
 
 
 @contextmanager
-def whole_or_absent(path: Path) -> Generator[int]:
+def whole_or_absent(path: Path, *, mode: int = 0o644) -> Generator[int]:
     """A descriptor of a new file that takes the name `path` afterwards.
 
     A reader, also after a crash, sees the old file or the new one, whole: it is a temporary file beside it, which is
     forced to disk and renamed; then the folder is forced to disk too. On any failure the temporary file is removed and
     `path` is as it was.
 
+    Args:
+      mode: permissions of the new file, from its first byte on.
     Raises: UserError if there is no space left; OSError for anything else.
     """
     with disk_full_explained(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
             try:
-                os.fchmod(descriptor, 0o644)
+                os.fchmod(descriptor, mode)
                 yield descriptor
                 os.fsync(descriptor)
             finally:
@@ -40,10 +42,22 @@ def whole_or_absent(path: Path) -> Generator[int]:
         sync_folder(path.parent)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Writes `data` to `path`: see `whole_or_absent`."""
-    with whole_or_absent(path) as descriptor:
+    with whole_or_absent(path, mode=mode) as descriptor:
         write_all(descriptor, data)
+
+
+def replace_unsynced(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Readers see the old file or the new one. Not forced to disk: after a crash of the machine it means nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_all(descriptor: int, data: bytes | memoryview, *, offset: int = 0) -> None:

@@ -2,17 +2,27 @@
 
 A process owns one `Metrics` object. All names, kinds, units and meanings are in `METRICS`; each sample carries the
 labels `run`, `role` and `index`, so the number of time series is the number of processes times the length of the table.
+The list of targets for Prometheus carries none of these three (`metrics_target`): Prometheus would rename the samples'.
 """
 
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+)
 
 from upcycle.errors import UserError
+
+disable_created_metrics()  # or every counter and histogram would bring a second series, the time of its first sample
 
 PREFIX: Final = "upcycle_"
 _LABELS: Final = ("run", "role", "index")
@@ -88,6 +98,11 @@ METRICS: Final[Mapping[str, Metric]] = {
     "tracker_unavailable_total": Metric("counter", "Calls of the tracker that failed because Redis was away."),
     "process_up": Metric("gauge", "1 while the process does its work."),
 }
+
+
+def metrics_target(run: str, role: str, index: int, address: str) -> dict[str, Any]:
+    """One process in the form of Prometheus's file_sd; the label `process` says whose `up` it is."""
+    return {"targets": [address], "labels": {"process": f"{run}/{role}-{index}"}}
 
 
 class Metrics:

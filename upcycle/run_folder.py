@@ -7,9 +7,11 @@
     endpoints/      where processes listen now            status/         their newest heartbeat
     phases.json     the phases that have ended            shards.json     the replay shards, once scaled
     tuning.json     how the learner computes, and why
-    summary.json    report.html                           metrics_targets.json   for Prometheus (file_sd)
+    summary.json    report.html
 
-Redis only repeats parts of it (`upcycle.tracker`).
+Beside it, while the run goes on: <run>.targets.json, its processes' metrics for Prometheus (file_sd, whose patterns
+reach into one folder only). Redis only repeats parts of it (`upcycle.tracker`). Nobody but the owner may look into the
+folder, or read a file that says where a process listens.
 """
 
 import json
@@ -25,9 +27,11 @@ from typing import Any, Final, cast
 from upcycle.config import RunConfig
 from upcycle.config_io import dump_config, load_config
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.files import write_atomically
+from upcycle.files import replace_unsynced, write_atomically
 
 FORMAT: Final = 1
+
+_PRIVATE: Final = 0o600
 
 Record = dict[str, Any]
 """A flat JSON object."""
@@ -69,7 +73,6 @@ class RunFolder:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-            temporary.chmod(0o755)
             folder = cls(temporary)
             for inner in (folder.checkpoints, folder.snapshots, folder.experience, folder.events, folder.logs):
                 inner.mkdir()
@@ -151,6 +154,11 @@ class RunFolder:
         """The report file."""
         return self.path / "report.html"
 
+    @property
+    def metrics_targets(self) -> Path:
+        """The list of metric endpoints; there while the run goes on."""
+        return self.path.with_name(f"{self.path.name}.targets.json")
+
     def announce_endpoint(self, role: str, index: int, address: str) -> None:
         """Says where a process listens; its generation is one above that of its predecessor."""
         path = self.path / "endpoints" / f"{role}-{index}.json"
@@ -227,7 +235,8 @@ class RunFolder:
 
     def write_metrics_targets(self, targets: Sequence[Mapping[str, Any]]) -> None:
         """Replaces the list of metric endpoints, in the form of Prometheus's file_sd."""
-        write_atomically(self.path / "metrics_targets.json", json.dumps([dict(target) for target in targets]).encode())
+        data = json.dumps([dict(target) for target in targets]).encode()
+        write_atomically(self.metrics_targets, data, mode=_PRIVATE)
 
     def write_status(self, role: str, index: int, status: Mapping[str, Any]) -> None:
         """The heartbeat of a process; adds `pid` and `time` (Unix seconds)."""
@@ -269,15 +278,8 @@ class RunFolder:
 
 
 def _replace(path: Path, values: Mapping[str, Any]) -> None:
-    """Readers see the old file or the new one. Not synced to disk: after a crash of the machine it means nothing."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(dict(values)), encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_unsynced(path, json.dumps(dict(values)).encode(), mode=_PRIVATE)
 
 
 def _read_object(path: Path) -> Record:

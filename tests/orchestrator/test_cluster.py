@@ -150,8 +150,9 @@ def test_a_run_survives_kills_stops_cleanly_and_is_resumed(head: Head, tmp_path:
         driver = subprocess.Popen(begin, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
     try:
         wait_until(lambda: folder.path.exists() and progress(folder) > 500, seconds=300)
-        targets = json.loads((folder.path / "metrics_targets.json").read_text())
-        assert {target["labels"]["role"] for target in targets} == {"replay", "learner", "actor", "evaluator"}
+        targets = json.loads(folder.metrics_targets.read_text())
+        names = ("driver-0", "replay-0", "learner-0", "learner-1", "actor-0", "evaluator-0")
+        assert {target["labels"]["process"] for target in targets} == {f"catch/{name}" for name in names}
         for target in targets:
             with urllib.request.urlopen(f"http://{target['targets'][0]}/metrics", timeout=10) as reply:
                 assert b"upcycle_process_up" in reply.read()

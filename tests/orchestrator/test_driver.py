@@ -145,6 +145,7 @@ def test_processes_start_when_they_are_needed_and_end_in_order(folder: RunFolder
             return learner(phase, steps, frames) if round_ <= len(script) else learner("done", 120, 100, "finished")
         return {"detail": {"num_inserted": 100.0, "samples_per_insert": 8.0}} if name.startswith("replay") else {}
 
+    folder.announce_endpoint("metrics", 0, "127.0.0.1:8")
     cluster, screen, metrics, driver = drive(folder, tracker, answer)
     outcome = driver.run()
     assert cluster.started == ["replay-0", "replay-1", "learner-0", "evaluator-0", "actor-0", "actor-1"]
@@ -158,8 +159,9 @@ def test_processes_start_when_they_are_needed_and_end_in_order(folder: RunFolder
     status = folder.statuses()
     assert status["driver-0"]["processes"]["learner-0"]["state"] == "finished"
     assert status["learner-0"]["learner_steps"] == 120
-    targets = json.loads((folder.path / "metrics_targets.json").read_text())
-    assert {target["labels"]["role"] for target in targets} == {"replay", "learner", "evaluator", "actor"}
+    targets = json.loads(folder.metrics_targets.read_text())
+    started = [*cluster.started, "driver-0"]
+    assert sorted(target["labels"]["process"] for target in targets) == sorted(f"run/{name}" for name in started)
 
 
 def test_a_dead_process_is_started_again_and_counted(folder: RunFolder, tracker: Tracker):
@@ -298,8 +300,8 @@ def test_the_ranks_of_a_learner_are_started_again_together_and_counted_once(tmp_
         "learner (2 ranks) died (learner-0: RankLost: rank 0 of 2 has lost another rank; learner-1: killed); "
         "starting it again"
     ]
-    targets = json.loads((folder.path / "metrics_targets.json").read_text())
-    assert {target["labels"]["index"] for target in targets if target["labels"]["role"] == "learner"} == {"0", "1"}
+    targets = json.loads(folder.metrics_targets.read_text())
+    assert {"run/learner-0", "run/learner-1"} <= {target["labels"]["process"] for target in targets}
     assert {"learner-0", "learner-1"} <= set(folder.statuses())
 
 

@@ -1,10 +1,15 @@
 import re
 import urllib.request
+from pathlib import Path
 
 import pytest
 
+from upcycle.config_io import parse_config
 from upcycle.errors import UserError
-from upcycle.metrics import METRICS, Metrics
+from upcycle.metrics import METRICS, Metrics, metrics_target
+from upcycle.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def scrape(address: str) -> str:
@@ -36,6 +41,32 @@ def test_a_scrape_shows_names_and_labels_of_the_process():
         metrics.close()
     with pytest.raises(OSError, match="refused"):
         scrape(address)
+
+
+def test_a_scrape_has_no_series_that_nobody_asked_for():
+    metrics = Metrics("replay", "demo", 2)
+    metrics.increment("replay_inserts_total", 7)
+    metrics.observe("learner_step_seconds", 0.1)
+    address = metrics.serve()
+    try:
+        assert "_created" not in scrape(address)
+    finally:
+        metrics.close()
+
+
+def test_a_target_says_who_it_is_without_the_labels_of_its_samples():
+    target = metrics_target("demo", "replay", 2, "127.0.0.1:1")
+    assert target == {"targets": ["127.0.0.1:1"], "labels": {"process": "demo/replay-2"}}
+    names = {"job", "instance", *target["labels"]}  # what Prometheus itself knows of a target
+    assert not names & {"run", "role", "index", *(label for metric in METRICS.values() for label in metric.labels)}
+
+
+def test_the_documented_pattern_is_one_that_prometheus_takes_and_finds_the_targets(tmp_path: Path):
+    (pattern,) = re.findall(r'files: \["(.*)"\]', (ROOT / "docs" / "operations.md").read_text())
+    assert re.fullmatch(r"[^*]*(\*[^/]*)?\.(json|yml|yaml)", pattern)  # its own rule: no folder after a wildcard
+    folder = RunFolder.create(tmp_path / "runs" / "demo", parse_config({"name": "demo", "phases": ["rl"]}))
+    folder.write_metrics_targets([metrics_target("demo", "driver", 0, "127.0.0.1:1")])
+    assert list((tmp_path / "runs").glob(Path(pattern).name)) == [folder.metrics_targets]
 
 
 def test_two_processes_in_one_test_do_not_share_a_registry():

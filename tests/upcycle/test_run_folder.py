@@ -122,4 +122,13 @@ def test_phases_and_metric_targets_read_back(folder: RunFolder):
     folder.write_phases([{"phase": "offline", "seconds": 1.5}])
     assert folder.phases() == [{"phase": "offline", "seconds": 1.5}]
     folder.write_metrics_targets([{"targets": ["127.0.0.1:1"], "labels": {"role": "actor"}}])
-    assert json.loads((folder.path / "metrics_targets.json").read_text())[0]["targets"] == ["127.0.0.1:1"]
+    assert json.loads(folder.metrics_targets.read_text())[0]["targets"] == ["127.0.0.1:1"]
+
+
+def test_only_the_owner_looks_into_a_run_and_learns_who_listens_where(folder: RunFolder):
+    folder.announce_endpoint("replay", 0, "127.0.0.1:1000")
+    folder.write_status("learner", 0, {"phase": "rl"})
+    folder.write_metrics_targets([{"targets": ["127.0.0.1:1"], "labels": {}}])
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    said = [*(folder.path / "endpoints").iterdir(), *(folder.path / "status").iterdir(), folder.metrics_targets]
+    assert [path.stat().st_mode & 0o777 for path in said] == [0o600] * 3
