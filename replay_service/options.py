@@ -13,6 +13,9 @@ COMMON_OPTIONS: Final[Options] = (
     # The default refuses messages above 4 MB.
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A proxy leads out of the cluster, never to a shard; gRPC would ask the one of the environment for any address but
+    # those that `no_proxy` spells out, and a call would wait for it without a word.
+    ("grpc.enable_http_proxy", 0),
     # A peer that vanished without a word is noticed after 5 s; without the ping timeout it takes a minute.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

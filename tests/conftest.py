@@ -1,6 +1,13 @@
 """What all tests share."""
 
+import os
+
 import pytest
+
+# Tests talk to this machine alone; urllib and the like would ask the proxy of whoever runs them.
+for _name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
+    os.environ.pop(_name, None)
+    os.environ.pop(_name.upper(), None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
