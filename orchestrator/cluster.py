@@ -103,7 +103,8 @@ class Cluster:
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
             text = str(error).strip().splitlines()
             problem = f"Ray does not start or answer ({text[0] if text else type(error).__name__})"
-            raise UserError("cluster.address", address or "local", problem, "check `ray status` there") from error
+            remedy = "check `ray status` there" if address else "see what `upcycle doctor` says"
+            raise UserError("cluster.address", address or "local", problem, remedy) from error
         resources = cast(dict[str, float], ray.cluster_resources())
         self.cpus, self.gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         self._fraction = min(1.0, _CPU_SHARE * self.cpus / _demand(config))

@@ -16,10 +16,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.local_ray import socket_folder, usable_places
 from orchestrator.redis_server import RedisServer
 from teacher_store.store import TeacherStore
 from upcycle import kernels
-from upcycle.errors import UpcycleError
+from upcycle.errors import UpcycleError, UserError
 from upcycle.tracker import Tracker
 
 _PACKAGES: Final = ("torch", "envpool", "ray", "grpcio", "protobuf", "redis", "numpy")
@@ -60,6 +61,7 @@ def examine(runs: Path) -> list[Finding]:
         ("learner step", _tuning),
         ("environments", _environments),
         ("ray", _ray),
+        ("sockets", check_sockets),
         ("redis", _redis),
         ("shared memory", _shared_memory),
         ("disk", lambda: _disk(runs)),
@@ -165,6 +167,18 @@ def _ray() -> Finding:
     return Finding(
         "ray", "ok", f"{ray.__version__}, {f'would join {address}' if address else 'would start a local one'}"
     )
+
+
+def check_sockets() -> Finding:
+    """Whether a local Ray has a place for its Unix sockets, and which."""
+    try:
+        with socket_folder() as folder:
+            place, first = folder.parent, usable_places()[0]
+    except UserError as error:
+        return Finding("sockets", "missing", error.problem, error.remedy)
+    if place == first:
+        return Finding("sockets", "ok", f"a local Ray's fit below {place}")
+    return Finding("sockets", "ok", f"a local Ray's go to {place}: below {first} they do not fit or cannot be made")
 
 
 def _redis() -> Finding:

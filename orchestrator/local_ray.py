@@ -2,17 +2,25 @@
 
 import os
 import secrets
+import socket
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from upcycle.config import ClusterConfig
+from upcycle.errors import UserError
 
 _MODE: Final = "RAY_AUTH_MODE"
 _TOKEN_PATH: Final = "RAY_AUTH_TOKEN_PATH"
 _NICENESS: Final = "RAY_worker_niceness"
+_PROXY: Final = "RAY_grpc_enable_http_proxy"
+_PREFIX: Final = "up-"
+_PLACES: Final = ("/tmp", "/var/tmp", "/dev/shm")
+_MAX_PATH_BYTES: Final = 107  # of a Unix socket, on Linux; 103 elsewhere
+BELOW_BYTES: Final = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.9")
+"""What Ray puts below its folder, at its longest."""
 
 
 def address_to_join(cluster: ClusterConfig) -> str | None:
@@ -20,24 +28,72 @@ def address_to_join(cluster: ClusterConfig) -> str | None:
     return cluster.address or os.environ.get("RAY_ADDRESS")
 
 
+def usable_places() -> list[Path]:
+    """Folders to try, the best first: this process's temporary one, the user's run-time one, those of the system."""
+    names = (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR"), *_PLACES)
+    return [Path(name) for name in dict.fromkeys(filter(None, names)) if os.path.isabs(name)]
+
+
+def why_unusable(folder: Path) -> str | None:
+    """Why Ray's sockets cannot live below a folder, or None: a path that is too long, no sockets, no right to write."""
+    longest = _MAX_PATH_BYTES if os.uname().sysname == "Linux" else _MAX_PATH_BYTES - 4
+    num_bytes = len(os.fsencode(folder)) + BELOW_BYTES
+    if num_bytes > longest:
+        return f"its sockets' paths would have {num_bytes} bytes of {longest} at the most"
+    probe = folder / "probe".ljust(BELOW_BYTES - 1, "-")
+    with socket.socket(socket.AF_UNIX) as server:
+        try:
+            server.bind(str(probe))
+        except OSError as error:
+            return f"no socket can be made there ({error.strerror or error})"
+        finally:
+            probe.unlink(missing_ok=True)
+    return None
+
+
+@contextmanager
+def socket_folder(places: Sequence[Path] | None = None) -> Generator[Path]:
+    """A new folder of this user alone (0700), with a path so short that Ray's sockets fit below it; removed at the end.
+
+    Paths of Unix sockets end at 107 bytes, which a TMPDIR of a batch system may nearly use up: the first of
+    `usable_places` is taken in which a socket can be made. Raises: UserError that says why none will do.
+    """
+    reasons = list[str]()
+    for place in usable_places() if places is None else places:
+        with ExitStack() as resources:
+            try:
+                made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place, ignore_cleanup_errors=True)
+            except OSError as error:
+                reasons.append(f"{place}: {error.strerror or error}")
+                continue
+            folder = Path(resources.enter_context(made))
+            reason = why_unusable(folder)
+            if reason is None:
+                yield folder
+                return
+            reasons.append(f"{place}: {reason}")
+    problem = f"no folder takes the sockets of a local Ray ({'; '.join(reasons)})"
+    raise UserError("TMPDIR", tempfile.gettempdir(), problem, "set it to a short path that you may write to")
+
+
 @contextmanager
 def private_folder() -> Generator[Path]:
-    """A folder for a local Ray's sockets and logs, with a token in it that Ray will ask for; removed at the end.
+    """A `socket_folder` for a local Ray's sockets and logs, with a token in it that Ray will ask for.
 
     Ray listens on all interfaces whatever it is told, so the token is what keeps the network out. Its workers run as
     urgently as their owner, not at Ray's own nice level of 15, at which they would get next to nothing beside anything
-    else on the machine. A user's RAY_AUTH_MODE and RAY_worker_niceness are respected. The folder's path is short:
-    sockets live below it, and their paths end at 107 bytes.
+    else on the machine. A user's RAY_AUTH_MODE and RAY_worker_niceness are respected; a proxy is not, since nothing of
+    a local Ray is beyond one.
     """
-    own = {name: os.environ.get(name) for name in (_MODE, _TOKEN_PATH, _NICENESS)}
-    with tempfile.TemporaryDirectory(prefix="up-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    own = {name: os.environ.get(name) for name in (_MODE, _TOKEN_PATH, _NICENESS, _PROXY)}
+    with socket_folder() as folder:
         if own[_MODE] is None:
             token = folder / "token"
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32), encoding="ascii")
             os.environ |= {_MODE: "token", _TOKEN_PATH: str(token)}
         os.environ.setdefault(_NICENESS, "0")
+        os.environ[_PROXY] = "0"
         try:
             yield folder
         finally:
