@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -11,10 +12,12 @@ from actors.episodes import EpisodeTracker
 from actors.policy import epsilon_greedy
 from upcycle.chunks import Array, Chunk, ChunkSpec
 from upcycle.config import EnvConfig
-from upcycle.runtime import Stop
+from upcycle.runtime import Games, OnGames, Stop
 
 QFunction = Callable[[Array], Array]
 """Observations [M, stack, *frame_shape] to Q values [M, A]."""
+
+_REPORT_STEPS: Final = 200  # of every lane, between two reports while no game ends
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +50,7 @@ def play_episodes(
     seed: int,
     threads: int = 1,
     stop: Stop | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_games: OnGames | None = None,
 ) -> EpisodeResults:
     """Plays whole games (a lost life ends nothing) and returns the first `episodes` of them to start.
 
@@ -59,14 +62,14 @@ def play_episodes(
       lanes: environments side by side, no more than there are episodes to play.
       threads: EnvPool's.
       stop: looked at before each step.
-      on_progress: called as on_progress(episodes ended, environment frames) whenever counted episodes end.
+      on_games: called at the start, whenever counted episodes end, and every few hundred steps in between.
     Raises: UserError as `EnvPoolLanes` does.
     """
     lanes = min(lanes, episodes)
     rng, tracker = np.random.default_rng(seed), EpisodeTracker(lanes)
     returns, lengths = np.full(episodes, np.nan), np.zeros(episodes, np.int64)
     playing = np.full(lanes, episodes)  # which episode each lane plays; `episodes` and above do not count
-    num_started = num_ended = num_steps = 0
+    num_started = num_ended = num_steps = num_rounds = 0
     with EnvPoolLanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=threads, training=False) as pool:
         while num_ended < episodes and not (stop and stop.is_set()):
             rows = pool.recv()
@@ -79,8 +82,10 @@ def play_episodes(
             for lane in rows.lane[rows.first]:
                 playing[lane] = num_started
                 num_started += 1
-            if on_progress and num_ended > before:
-                on_progress(num_ended, num_steps * pool.spec.frame_skip)
+            if on_games and (num_ended > before or num_rounds % _REPORT_STEPS == 0):
+                mean = float(np.nanmean(returns)) if num_ended else None
+                on_games(Games(num_ended, episodes, num_steps * pool.spec.frame_skip, mean))
+            num_rounds += 1
             action = np.zeros(lanes, np.int64)
             counted = np.flatnonzero(playing[rows.lane] < episodes)
             if len(counted):
@@ -123,11 +128,12 @@ def collect_chunks(
     yield from writer.flush()
 
 
-def random_score(env: EnvConfig, episodes: int, seed: int, *, lanes: int = 8) -> float:
+def random_score(env: EnvConfig, episodes: int, seed: int, *, lanes: int = 8, on_games: OnGames | None = None) -> float:
     """Mean raw return of `episodes` whole games with uniform random actions."""
     num_actions = env_spec(env).num_actions
 
     def indifferent(observation: Array) -> Array:
         return np.zeros((len(observation), num_actions), np.float32)
 
-    return play_episodes(env, indifferent, episodes=episodes, epsilon=1.0, lanes=lanes, seed=seed).mean_return
+    results = play_episodes(env, indifferent, episodes=episodes, epsilon=1.0, lanes=lanes, seed=seed, on_games=on_games)
+    return results.mean_return

@@ -5,7 +5,7 @@ them, never from the returns of exploring actors.
 """
 
 import time
-from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Final, Literal
 
 import structlog
@@ -18,7 +18,7 @@ from upcycle.config import RunConfig
 from upcycle.errors import CorruptDataError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import Record, RunFolder
-from upcycle.runtime import StopSignal, seed_for
+from upcycle.runtime import Games, OnGames, StopSignal, seed_for
 from upcycle.snapshots import Snapshot, SnapshotFolder, SnapshotRef
 from upcycle.tracker import Tracker, TrackerUnavailable
 
@@ -37,7 +37,7 @@ def evaluate_snapshot(
     kind: Literal["evaluation", "playoff", "final"],
     stop: StopSignal,
     threads: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_games: OnGames | None = None,
 ) -> Record | None:
     """Plays `episodes` whole games with the weights of one policy version.
 
@@ -59,7 +59,7 @@ def evaluate_snapshot(
         seed=seed_for(config.seed, f"evaluator/{kind}", version),
         threads=threads,
         stop=stop,
-        on_progress=on_progress,
+        on_games=on_games,
     )
     if not results.complete:
         return None
@@ -104,7 +104,7 @@ class Evaluator:
         self._frames = max((int(record["env_frames"]) for record in scores), default=None)
         self._returns = {int(record["policy_version"]): float(record["mean_return"]) for record in scores}
         self._score: Record | None = None
-        self._episode = 0
+        self._games: Games | None = None
 
     def run(self) -> None:
         """Evaluates until `stop` is set. Raises: UserError if the disk is full."""
@@ -118,8 +118,13 @@ class Evaluator:
             self._evaluate(snapshot)
 
     def status(self) -> dict[str, Any]:
-        """What the driver shows: the newest score and the episode being played."""
-        return {"score": self._score, "episode": self._episode, "policy_version": self._newest}
+        """What the driver shows: the newest score, its policy version, and how far the games of the next one are."""
+        games = self._games
+        return {
+            "score": self._score,
+            "policy_version": self._newest,
+            "games": None if games is None else asdict(games),
+        }
 
     def _next_snapshot(self) -> Snapshot | None:
         """The newest version, if it is newer than the one evaluated last, and by enough frames."""
@@ -151,9 +156,9 @@ class Evaluator:
             episodes=self._config.evaluation.episodes,
             kind="evaluation",
             stop=self._stop,
-            on_progress=self._note_episode,
+            on_games=self._note_games,
         )
-        self._episode = 0
+        self._games = None
         if record is None:
             return
         self._newest, self._score = int(record["policy_version"]), {**record, "returns": []}
@@ -183,5 +188,5 @@ class Evaluator:
         if self._newest == ranking[0]:
             self._snapshots.keep_best(snapshot)
 
-    def _note_episode(self, ended: int, _frames: int) -> None:
-        self._episode = ended
+    def _note_games(self, games: Games) -> None:
+        self._games = games

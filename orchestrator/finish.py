@@ -13,7 +13,7 @@ from orchestrator.progress import Progress, View
 from orchestrator.report import write_report
 from orchestrator.summary import Summary, write_summary
 from upcycle.run_folder import Record, RunFolder
-from upcycle.runtime import StopSignal
+from upcycle.runtime import Games, StopSignal
 from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
 
 _CONTROLS: Final = Path(__file__).resolve().parent.parent / "deploy" / "controls"
@@ -51,11 +51,23 @@ def _play(
     episodes = config.evaluation.final_episodes
     counts = {name: int(snapshot.metadata[name]) for name in ("env_frames", "learner_steps")}
 
-    def show(ended: int, _frames: int) -> None:
-        view.show(Progress("evaluation", ended / episodes, teacher_return=baselines.teacher, **counts))
+    detail = f"{title}, policy version {snapshot.metadata['policy_version']}"
+    status = folder.statuses().get("driver-0", {})
 
-    view.say(f"{title}: {episodes} games of policy version {snapshot.metadata['policy_version']}")
-    show(0, 0)
+    def show(games: Games) -> None:
+        progress = Progress(
+            "evaluation",
+            games.ended / episodes,
+            teacher_return=baselines.teacher,
+            detail=detail,
+            games=games,
+            **counts,
+        )
+        view.show(progress)
+        folder.write_status("driver", 0, {**status, **progress.to_json(), "processes": {}})
+
+    view.say(f"{detail}: {episodes} games")
+    show(Games(0, episodes))
     record = evaluate_snapshot(
         config,
         snapshot,
@@ -64,7 +76,7 @@ def _play(
         kind=kind,
         stop=stop,
         threads=os.cpu_count() or 1,  # nothing else runs by now
-        on_progress=show,
+        on_games=show,
     )
     if record is not None:
         folder.append_score(record)

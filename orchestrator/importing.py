@@ -25,7 +25,7 @@ from upcycle.config import EnvConfig
 from upcycle.config_io import parse_config, with_overrides
 from upcycle.errors import UserError
 from upcycle.files import disk_full_explained
-from upcycle.runtime import OnProgress, Stop
+from upcycle.runtime import OnGames, OnProgress, Stop
 from upcycle.snapshots import write_snapshot
 
 _CHUNK_STEPS: Final = 64
@@ -74,7 +74,12 @@ class _Contents:
 
 
 def import_teacher(
-    store: TeacherStore, options: ImportOptions, *, stop: Stop | None = None, on_progress: OnProgress | None = None
+    store: TeacherStore,
+    options: ImportOptions,
+    *,
+    stop: Stop | None = None,
+    on_progress: OnProgress | None = None,
+    on_games: OnGames | None = None,
 ) -> TeacherRecord:
     """Reads an agent, a buffer or both, publishes them as a teacher, and lets the agent play for its score.
 
@@ -82,6 +87,9 @@ def import_teacher(
     A bundle of another store brings all of this with it, and its options are not looked at.
     An import of a large buffer that was interrupted goes on where it was when it is asked for again.
 
+    Args:
+      on_progress: called with rows of the buffer written and to be written.
+      on_games: called while the agent plays for its score.
     Raises: UserError for what the user can put right, CorruptDataError for files that are damaged, hostile or of
       another shape than their framework writes. The store is as it was then, but for a score that was not reached.
     """
@@ -122,9 +130,7 @@ def import_teacher(
         return record
     from orchestrator.teachers import score_teacher
 
-    return score_teacher(
-        record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_progress=on_progress
-    )
+    return score_teacher(record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_games=on_games)
 
 
 def import_experience_into(

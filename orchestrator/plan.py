@@ -26,7 +26,7 @@ from upcycle.config import RunConfig
 from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.networks import build_network
-from upcycle.runtime import StopSignal, seed_for
+from upcycle.runtime import Games, OnGames, StopSignal, seed_for
 from upcycle.teacher_use import has_teacher, wants_teacher_log, wants_teacher_values, with_protocol_of
 
 _RANDOM_EPISODES: Final = 20
@@ -176,7 +176,14 @@ def _scored(
     if record.score is not None or record.kind == "experience":
         return record
     view.say(f"scoring teacher {record.id}, once")
-    return score_teacher(record, store, episodes=config.evaluation.final_episodes, seed=config.seed, stop=stop)
+    return score_teacher(
+        record,
+        store,
+        episodes=config.evaluation.final_episodes,
+        seed=config.seed,
+        stop=stop,
+        on_games=_shown(view, f"teacher {record.id}"),
+    )
 
 
 def _score(record: TeacherRecord) -> float | None:
@@ -279,4 +286,14 @@ def _adopt(spec: ChunkSpec, log: ExperienceLogReader, *, n_step: int) -> ChunkSp
 
 def _random_score(config: RunConfig, view: View) -> float:
     view.say("scoring the random policy")
-    return random_score(config.env, _RANDOM_EPISODES, seed_for(config.seed, "random", 0))
+    seed = seed_for(config.seed, "random", 0)
+    return random_score(config.env, _RANDOM_EPISODES, seed, on_games=_shown(view, "random play"))
+
+
+def _shown(view: View, who: str) -> OnGames:
+    """Games of a baseline, as the view shows them."""
+
+    def show(games: Games) -> None:
+        view.show(Progress("scoring", games.ended / games.of, env_frames=games.env_frames, detail=who, games=games))
+
+    return show

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from orchestrator.summary import format_seconds
 from upcycle.config import RunConfig
+from upcycle.runtime import Games
 
 _LINE_SECONDS: Final = 10.0
 _RATE_WINDOW_SECONDS: Final = 30.0
@@ -26,7 +27,8 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-      phase: "collecting" (the teacher plays), "starting", a phase's name, "evaluation" or "done".
+      phase: "scoring" (a baseline plays for its score), "collecting" (the teacher plays for a buffer), "starting", a
+        phase's name, "evaluation" or "done".
       fraction: how much of the phase is done, in [0, 1], by its largest budget.
       seconds_left: of this phase at the pace of the last half minute; None while unknown.
       env_frames, learner_steps: totals of the run.
@@ -35,6 +37,8 @@ class Progress:
       teacher_return: the score to reach; None in a run from scratch.
       multiplier: distillation multiplier in force.
       restarts: processes started again so far.
+      detail: what is being played, where games are played; "" elsewhere.
+      games: how far they are; then `fraction` is of them, and no phase of training goes on.
     """
 
     phase: str
@@ -49,6 +53,8 @@ class Progress:
     teacher_return: float | None = None
     multiplier: float = 0.0
     restarts: int = 0
+    detail: str = ""
+    games: Games | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -182,6 +188,10 @@ def make_view(name: str, *, json: bool) -> View:
 
 def format_line(progress: Progress) -> str:
     """One line, the same words in the same order every time."""
+    if progress.games is not None:
+        against = "" if progress.teacher_return is None else f" (teacher {progress.teacher_return:.1f})"
+        played = f"{progress.games.count}, mean so far {progress.games.mean}{against}"
+        return f"{progress.phase} {progress.fraction:.0%} | {progress.detail}: {played}"
     parts = [
         f"{progress.phase} {progress.fraction:.0%}",
         f"{progress.env_frames:,} frames ({progress.env_frames_per_s:,.0f}/s)",
@@ -204,6 +214,14 @@ def _return(progress: Progress) -> str:
 
 def _panel(name: str, progress: Progress) -> Group:
     table = Table.grid(padding=(0, 2))
+    rows = _rows(progress) if progress.games is None else _rows_of_games(progress, progress.games)
+    for label, value in rows.items():
+        table.add_row(Text(label, style="dim"), Text(value))
+    title = Text.assemble((name, "bold"), "  ", (progress.phase, "bold cyan"), f"  {progress.fraction:.0%}")
+    return Group(title, ProgressBar(total=1.0, completed=progress.fraction, width=48), table)
+
+
+def _rows(progress: Progress) -> dict[str, str]:
     rows = {
         "frames": f"{progress.env_frames:,}  ({progress.env_frames_per_s:,.0f}/s)",
         "updates": f"{progress.learner_steps:,}  ({progress.learner_steps_per_s:,.0f}/s)",
@@ -213,8 +231,11 @@ def _panel(name: str, progress: Progress) -> Group:
         rows["teacher's weight"] = f"{progress.multiplier:.2f}"
     if progress.restarts:
         rows["restarts"] = str(progress.restarts)
-    rows["left in this phase"] = format_seconds(progress.seconds_left)
-    for label, value in rows.items():
-        table.add_row(Text(label, style="dim"), Text(value))
-    title = Text.assemble((name, "bold"), "  ", (progress.phase, "bold cyan"), f"  {progress.fraction:.0%}")
-    return Group(title, ProgressBar(total=1.0, completed=progress.fraction, width=48), table)
+    return rows | {"left in this phase": format_seconds(progress.seconds_left)}
+
+
+def _rows_of_games(progress: Progress, games: Games) -> dict[str, str]:
+    rows = {"playing": progress.detail, "games": games.count, "mean so far": games.mean}
+    if progress.teacher_return is not None:
+        rows["teacher"] = f"{progress.teacher_return:.1f}"
+    return rows

@@ -19,7 +19,7 @@ from upcycle.action_names import action_names
 from upcycle.chunks import Array
 from upcycle.config import EnvConfig
 from upcycle.errors import UserError
-from upcycle.runtime import OnProgress, Stop, seed_for
+from upcycle.runtime import OnGames, Stop, seed_for
 
 _BATCH: Final = 32
 _LANES: Final = 4
@@ -56,7 +56,7 @@ class RegisterOptions:
 
 
 def register_function(
-    store: TeacherStore, options: RegisterOptions, *, stop: Stop | None = None, on_progress: OnProgress | None = None
+    store: TeacherStore, options: RegisterOptions, *, stop: Stop | None = None, on_games: OnGames | None = None
 ) -> TeacherRecord:
     """Publishes a callable as a teacher after trying it, and lets it play for its score.
 
@@ -88,9 +88,7 @@ def register_function(
     )
     if options.episodes == 0:
         return record
-    return score_teacher(
-        record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_progress=on_progress
-    )
+    return score_teacher(record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_games=on_games)
 
 
 def try_function(found: PolicyFunction, observations: Array, num_actions: int) -> Function:

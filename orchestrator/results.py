@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress as Bar
 
+from orchestrator.bars import show_bars
 from orchestrator.baselines import Baselines
 from orchestrator.evaluator import evaluate_snapshot
 from orchestrator.report import write_report
@@ -41,8 +41,7 @@ def evaluate_run(path: Path, *, episodes: int, epsilon: float, as_json: bool) ->
     if newest is None:
         raise UserError("run", path.name, "has no weights yet", "wait for its first policy version")
     torch.set_num_threads(1)
-    with stop_on_signals(stop), Bar(console=Console(stderr=True), transient=True, disable=as_json) as bar:
-        task = bar.add_task("games", total=episodes)
+    with stop_on_signals(stop), show_bars(show=not as_json) as bars:
         record = evaluate_snapshot(
             config,
             snapshots.load(newest),
@@ -50,7 +49,7 @@ def evaluate_run(path: Path, *, episodes: int, epsilon: float, as_json: bool) ->
             episodes=episodes,
             kind="evaluation",
             stop=stop,
-            on_progress=lambda ended, _: bar.update(task, completed=ended),
+            on_games=bars.games,
         )
     if record is None:
         raise UserError("run", path.name, "was not evaluated to the end", "let the games finish")

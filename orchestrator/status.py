@@ -13,6 +13,7 @@ from rich.table import Table
 from orchestrator import lease
 from upcycle.errors import UserError
 from upcycle.run_folder import Record, RunFolder
+from upcycle.runtime import Games
 
 _STALE_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.2
@@ -42,6 +43,7 @@ def describe(folder: RunFolder) -> Record:
         "seconds_left": driver.get("seconds_left"),
         "env_frames": driver.get("env_frames", 0),
         "learner_steps": driver.get("learner_steps", 0),
+        "games": driver.get("games"),
         "restarts": driver.get("restarts", 0),
         "samples_per_insert": driver.get("samples_per_insert"),
         "teacher": manifest["teacher"],
@@ -120,7 +122,13 @@ def stop(path: Path, *, timeout_seconds: float, as_json: bool) -> int:
 def _progress(record: Record) -> str:
     if record["phase"] is None:
         return ""
-    return f"{record['phase']} {record['fraction']:.0%}"
+    playing = "" if record["games"] is None else f", {_games(record['games'])}"
+    return f"{record['phase']} {record['fraction']:.0%}{playing}"
+
+
+def _games(values: Record) -> str:
+    games = Games(**values)
+    return f"{games.count}, mean so far {games.mean}"
 
 
 def _score(score: Record | None) -> str:
@@ -133,11 +141,13 @@ def _score(score: Record | None) -> str:
 def _detail(status: dict[str, Any]) -> str:
     hidden = {"pid", "time", "state", "error", "score"}
     return ", ".join(
-        f"{key} {_short(value)}" for key, value in status.items() if key not in hidden and value is not None
+        f"{key} {_games(value) if key == 'games' else _short(value)}"
+        for key, value in status.items()
+        if key not in hidden and value is not None
     )
 
 
-def _short(value: object) -> str:
+def _short(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -6,22 +6,21 @@ that compute import PyTorch, which takes seconds, and no other does.
 
 import json
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from actors.envs import chunk_spec
 from orchestrator import importing
+from orchestrator.bars import show_bars
 from orchestrator.importing import ImportOptions
 from teacher_store.records import TeacherRecord
 from teacher_store.revisions import Revision
 from teacher_store.store import TeacherStore
-from upcycle.runtime import OnProgress, Stop
+from upcycle.runtime import Stop
 
 if TYPE_CHECKING:
     from orchestrator.registering import RegisterOptions
@@ -77,7 +76,7 @@ def collect(
 
     store = TeacherStore.default()
     record = store.get(name)
-    with _progress("frames", show=not as_json) as on_progress:
+    with show_bars("frames", show=not as_json) as bars:
         record = collect_experience(
             record,
             store,
@@ -87,7 +86,7 @@ def collect(
             seed=seed,
             spec=chunk_spec(record.env, chunk_steps, n_step),
             stop=stop,
-            on_progress=on_progress,
+            on_progress=bars.count,
         )
     _print_result(record, store, as_json=as_json)
 
@@ -95,11 +94,11 @@ def collect(
 def import_teacher(options: ImportOptions, *, into: str | None = None, stop: Stop | None = None, as_json: bool) -> None:
     """Makes a teacher of another framework's files, or gives their buffer to one; see `orchestrator.importing`."""
     store = TeacherStore.default()
-    with _progress("rows and games", show=not as_json) as on_progress:
+    with show_bars("rows", show=not as_json) as bars:
         if into is not None:
-            record = importing.import_experience_into(store, into, options, stop=stop, on_progress=on_progress)
+            record = importing.import_experience_into(store, into, options, stop=stop, on_progress=bars.count)
         else:
-            record = importing.import_teacher(store, options, stop=stop, on_progress=on_progress)
+            record = importing.import_teacher(store, options, stop=stop, on_progress=bars.count, on_games=bars.games)
     _print_result(record, store, as_json=as_json)
     _warn_of_a_poor_score(record)
 
@@ -109,8 +108,8 @@ def register(options: "RegisterOptions", *, stop: Stop | None = None, as_json: b
     from orchestrator.registering import register_function
 
     store = TeacherStore.default()
-    with _progress("games", show=not as_json) as on_progress:
-        record = register_function(store, options, stop=stop, on_progress=on_progress)
+    with show_bars(show=not as_json) as bars:
+        record = register_function(store, options, stop=stop, on_games=bars.games)
     _print_result(record, store, as_json=as_json)
     _warn_of_a_poor_score(record)
 
@@ -131,7 +130,7 @@ def publish(
     from orchestrator.teachers import publish_from_run
 
     store = TeacherStore.default()
-    with _progress("games", show=not as_json) as on_progress:
+    with show_bars(show=not as_json) as bars:
         record = publish_from_run(
             run,
             store,
@@ -142,7 +141,7 @@ def publish(
             episodes=episodes,
             licence=licence,
             stop=stop,
-            on_progress=on_progress,
+            on_games=bars.games,
         )
     _print_result(record, store, as_json=as_json)
 
@@ -162,7 +161,7 @@ def evaluate(
 
     store = TeacherStore.default()
     record = store.get(name)
-    with _progress("games", show=not as_json) as on_progress:
+    with show_bars(show=not as_json) as bars:
         record = score_teacher(
             record,
             store,
@@ -171,7 +170,7 @@ def evaluate(
             epsilon=epsilon,
             lanes=lanes,
             stop=stop,
-            on_progress=on_progress,
+            on_games=bars.games,
         )
     _print_result(record, store, as_json=as_json)
 
@@ -263,16 +262,3 @@ def _place(store: TeacherStore, record: TeacherRecord) -> str:
 
 def _print_json(value: object) -> None:
     print(json.dumps(value))
-
-
-@contextmanager
-def _progress(unit: str, *, show: bool) -> Generator[OnProgress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
-        task = bar.add_task(unit, total=None)
-
-        def on_progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield on_progress

@@ -30,7 +30,7 @@ from upcycle.experience_log import ExperienceLogWriter
 from upcycle.log_folder import log_parts
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
-from upcycle.runtime import OnProgress, Stop, seed_for
+from upcycle.runtime import OnGames, OnProgress, Stop, seed_for
 from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
 
 _EPSILON: Final = 0.001
@@ -48,7 +48,7 @@ def score_teacher(
     epsilon: float = _EPSILON,
     lanes: int = 10,
     stop: Stop | None = None,
-    on_progress: OnProgress | None = None,
+    on_games: OnGames | None = None,
 ) -> TeacherRecord:
     """Plays whole games with a teacher and writes the score into its record, with the random policy's if it lacks it.
 
@@ -65,7 +65,7 @@ def score_teacher(
         seed=seed_for(seed, "score", 0),
         threads=_threads(),
         stop=stop,
-        on_progress=None if on_progress is None else lambda ended, _: on_progress(ended, episodes),
+        on_games=on_games,
     )
     if not results.complete:
         raise UserError("teacher", record.id, "was stopped before its last game ended", "start the evaluation again")
@@ -141,7 +141,7 @@ def publish_from_run(
     episodes: int | None = None,
     licence: str = "Apache-2.0",
     stop: Stop | None = None,
-    on_progress: OnProgress | None = None,
+    on_games: OnGames | None = None,
 ) -> TeacherRecord:
     """Makes a run's policy a teacher: its weights, its score, the experience that the run has logged, its descent.
 
@@ -159,7 +159,7 @@ def publish_from_run(
       episodes: whole games to play if there is no final evaluation; by default as many as the run's configuration says.
       licence: of the weights.
       stop: looked at while playing.
-      on_progress: called with games ended and to be played.
+      on_games: called while it plays.
     Raises: UserError if the run has no such weights, or the store has this teacher already; CorruptDataError if its
       checkpoints are damaged.
     """
@@ -175,7 +175,7 @@ def publish_from_run(
         returns: Sequence[float] | Array = finals[-1]["returns"]
     else:
         wanted = episodes or config.evaluation.final_episodes
-        results = _play(folder, policy, wanted, stop=stop, on_progress=on_progress)
+        results = _play(folder, policy, wanted, stop=stop, on_games=on_games)
         returns = results.returns
     random = manifest.get("random_score")
     with _training_state(folder if with_training_state else None, store) as training_state:
@@ -241,7 +241,7 @@ def _find_weights(folder: RunFolder, policy_version: int | None) -> tuple[Path, 
 
 
 def _play(
-    folder: RunFolder, policy: QPolicy, episodes: int, *, stop: Stop | None, on_progress: OnProgress | None
+    folder: RunFolder, policy: QPolicy, episodes: int, *, stop: Stop | None, on_games: OnGames | None
 ) -> EpisodeResults:
     config = folder.config
     results = play_episodes(
@@ -253,7 +253,7 @@ def _play(
         seed=seed_for(config.seed, "publish", 0),
         threads=_threads(),
         stop=stop,
-        on_progress=None if on_progress is None else lambda ended, _: on_progress(ended, episodes),
+        on_games=on_games,
     )
     if not results.complete:
         raise UserError("run", str(folder.path), "was stopped before its last game ended", "start publishing again")

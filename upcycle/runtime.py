@@ -5,6 +5,7 @@ import hashlib
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TextIO
 
@@ -29,6 +30,37 @@ class Stop(Protocol):
 
 OnProgress = Callable[[int, int], None]
 """Called with what is done and what is to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Games:
+    """How far an evaluation is.
+
+    Attributes:
+      ended: whole games that count and have ended.
+      of: games to be played.
+      env_frames: environment frames played so far.
+      mean_return: raw, of the games that have ended; None before the first. No score yet: short games end first.
+    """
+
+    ended: int
+    of: int
+    env_frames: int = 0
+    mean_return: float | None = None
+
+    @property
+    def count(self) -> str:
+        """In words: games ended, of how many, and the frames that show that play goes on."""
+        return f"{self.ended} of {self.of} games ({self.env_frames:,} frames)"
+
+    @property
+    def mean(self) -> str:
+        """The mean so far, in words."""
+        return "not known yet" if self.mean_return is None else f"{self.mean_return:.1f}"
+
+
+OnGames = Callable[[Games], None]
+"""Called now and then while games are played, and whenever one of them ends."""
 
 
 class StopSignal(threading.Event):

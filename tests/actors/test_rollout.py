@@ -5,7 +5,7 @@ from actors.envs import chunk_spec
 from actors.rollout import collect_chunks, play_episodes, random_score
 from upcycle.chunks import Array, decode_chunk, encode_chunk
 from upcycle.config import EnvConfig
-from upcycle.runtime import StopSignal
+from upcycle.runtime import Games, StopSignal
 
 CART_POLE = EnvConfig(task="CartPole-v1")
 CATCH = EnvConfig(task="Catch-v0")
@@ -72,22 +72,36 @@ def test_q_values_are_asked_only_for_episodes_that_count() -> None:
     assert sum(asked) == results.lengths.sum()
 
 
-def test_progress_and_stop() -> None:
-    stop, seen = StopSignal(), list[tuple[int, int]]()
+def test_games_say_how_many_have_ended_and_the_mean_so_far() -> None:
+    stop, seen = StopSignal(), list[Games]()
 
-    def on_progress(episodes: int, frames: int) -> None:
-        seen.append((episodes, frames))
-        if episodes >= 3:
+    def on_games(games: Games) -> None:
+        seen.append(games)
+        if games.ended >= 3:
             stop.set()
 
     results = play_episodes(
-        CART_POLE, indifferent, episodes=10, epsilon=1.0, lanes=2, seed=0, stop=stop, on_progress=on_progress
+        CART_POLE, indifferent, episodes=10, epsilon=1.0, lanes=2, seed=0, stop=stop, on_games=on_games
     )
     assert not results.complete
     assert 3 <= len(results.returns) < 10
-    assert [episodes for episodes, _ in seen] == sorted({episodes for episodes, _ in seen})
-    assert seen[-1][1] >= results.lengths.sum()
+    assert seen[0] == Games(0, 10, 0, None)
+    ended = [games.ended for games in seen]
+    assert ended == sorted(ended)
+    assert {games.of for games in seen} == {10}
+    assert seen[-1].ended == len(results.returns)
+    assert seen[-1].mean_return == pytest.approx(results.mean_return)
+    assert seen[-1].env_frames >= results.lengths.sum()
     assert np.isnan(play_episodes(CATCH, catch, episodes=1, epsilon=0, lanes=1, seed=0, stop=stop).mean_return)
+
+
+def test_long_games_show_that_play_goes_on() -> None:
+    seen = list[Games]()
+    results = play_episodes(CART_POLE, balance, episodes=2, epsilon=0.0, lanes=2, seed=0, on_games=seen.append)
+    before = [games.env_frames for games in seen if games.ended == 0]
+    assert len(before) >= 3
+    assert before == sorted(set(before))
+    assert seen[-1].mean_return == pytest.approx(results.mean_return)
 
 
 def test_evaluation_plays_whole_games_whatever_training_does() -> None:

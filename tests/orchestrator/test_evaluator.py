@@ -3,20 +3,22 @@ from typing import Any
 
 import pytest
 import torch
+from typing_extensions import override
 
 from actors.envs import env_spec
 from actors.rollout import EpisodeResults, play_episodes
 from orchestrator.baselines import Baselines
 from orchestrator.evaluator import Evaluator, evaluate_snapshot
 from orchestrator.finish import final_evaluation
-from orchestrator.progress import SilentView
+from orchestrator.progress import Progress, SilentView
+from orchestrator.status import describe
 from tests.orchestrator.runs import catch
 from upcycle.config import EnvConfig
 from upcycle.errors import CorruptDataError
 from upcycle.metrics import Metrics
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
+from upcycle.runtime import Games, StopSignal
 from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
 from upcycle.torch_io import to_numpy
 
@@ -151,6 +153,17 @@ def test_versions_after_the_offline_phase_are_some_frames_apart(folder: RunFolde
         assert [record["policy_version"] for record in folder.scores()] == expected
 
 
+class Shown(SilentView):
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[Progress] = []
+
+    @override
+    def show(self, progress: Progress) -> None:
+        self.shown.append(progress)
+
+
 def test_the_best_versions_play_off_and_the_winner_is_given_back(tmp_path: Path):
     config = catch("evaluation.period_seconds=0.1", "evaluation.finalists=3", "evaluation.final_episodes=40")
     folder = RunFolder.create(tmp_path / "run", config, teacher=None, random_score=-0.5)
@@ -163,8 +176,18 @@ def test_the_best_versions_play_off_and_the_winner_is_given_back(tmp_path: Path)
     assert sorted(snapshots.finalists()) == sorted(top)
     assert len(set(scores.values())) > 1, "these versions are too alike to rank"
 
-    final = final_evaluation(folder, SilentView(), StopSignal())
+    view = Shown()
+    final = final_evaluation(folder, view, StopSignal())
     assert final is not None
+    of_final = [progress for progress in view.shown if progress.detail.startswith("final evaluation, policy version ")]
+    assert [of_final[0].games, of_final[0].fraction] == [Games(0, 40), 0.0]
+    last = of_final[-1].games
+    assert last is not None
+    assert (last.ended, last.of, last.mean_return) == (40, 40, pytest.approx(final["mean_return"], abs=1e-6))
+    games = [progress.detail.partition(",")[0] for progress in view.shown]
+    assert list(dict.fromkeys(games)) == [*(f"play-off {number} of 3" for number in (1, 2, 3)), "final evaluation"]
+    status = describe(folder)
+    assert (status["phase"], status["games"]["ended"]) == ("evaluation", 40)  # for those that look from elsewhere
     played = {record["policy_version"]: record for record in folder.scores() if record["kind"] == "playoff"}
     assert sorted(played) == sorted(top)
     assert [record["episodes"] for record in played.values()] == [40, 40, 40]

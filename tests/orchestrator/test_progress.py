@@ -1,11 +1,14 @@
 import io
+import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from orchestrator.progress import LineView, Pace, Progress, TerminalView, format_line, phase_fraction
 from upcycle.config_io import parse_config
+from upcycle.runtime import Games
 
 CONFIG = parse_config(
     {
@@ -67,6 +70,44 @@ def test_a_line_says_where_the_run_stands():
         "online 25% | 12,345 frames (100/s) | 678 updates (12/s) | return -3.2 (teacher 14.0) | "
         "teacher's weight 0.59 | 2 min 10 s left in this phase"
     )
+
+
+PLAYING = Progress(
+    "evaluation",
+    0.4,
+    env_frames=0,
+    teacher_return=8.6,
+    detail="final evaluation, policy version 49",
+    games=Games(12, 30, 216_000, 8.24),
+)
+
+
+def test_a_line_during_an_evaluation_says_games_of_how_many_and_the_mean_so_far():
+    assert format_line(PLAYING) == (
+        "evaluation 40% | final evaluation, policy version 49: 12 of 30 games (216,000 frames), "
+        "mean so far 8.2 (teacher 8.6)"
+    )
+    begun = replace(PLAYING, fraction=0.0, teacher_return=None, games=Games(0, 30))
+    assert format_line(begun) == (
+        "evaluation 0% | final evaluation, policy version 49: 0 of 30 games (0 frames), mean so far not known yet"
+    )
+    assert json.loads(json.dumps(PLAYING.to_json()))["games"]["mean_return"] == 8.24
+
+
+def test_the_panel_of_an_evaluation_shows_games_and_no_training():
+    text = drawn(PLAYING)
+    for fact in ("final evaluation, policy version 49", "12 of 30 games (216,000 frames)", "8.2", "40%"):
+        assert fact in text
+    for fact in ("updates", "teacher's weight", "left in this phase"):
+        assert fact not in text
+
+
+def drawn(progress: Progress) -> str:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    with TerminalView("demo", console) as view:
+        view.show(progress)
+    assert isinstance(console.file, io.StringIO)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
 
 
 def test_the_panel_shows_the_same_facts():
