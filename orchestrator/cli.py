@@ -27,6 +27,7 @@ from orchestrator.cli_options import (
 from orchestrator.cli_replay import replay_app
 from orchestrator.cli_teacher import teacher_app
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
+from upcycle.files import explain_os_error
 
 _TRACEBACK: Final = "UPCYCLE_TRACEBACK"
 
@@ -218,6 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UpcycleError as error:
         return _fail(error, 1)
     except Exception as error:  # the program's outermost frame
+        explained = explain_os_error(error) if isinstance(error, OSError) else None
+        if explained is not None:
+            return _fail(explained, 2)
         if os.environ.get(_TRACEBACK):
             traceback.print_exc()
         return _fail(f"{type(error).__name__}: {error} (a defect; {_TRACEBACK}=1 shows where)", 1)

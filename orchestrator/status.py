@@ -1,17 +1,15 @@
 """`upcycle status` and `upcycle stop`: read from the run folder, so they work without Ray, Redis or the driver."""
 
-import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
-
 from orchestrator import lease
-from upcycle.errors import UserError
+from orchestrator.printing import print_json, print_table
+from upcycle.errors import UpcycleError, UserError
 from upcycle.run_folder import Record, RunFolder
 from upcycle.runtime import Games
 
@@ -46,8 +44,8 @@ def describe(folder: RunFolder) -> Record:
         "games": driver.get("games"),
         "restarts": driver.get("restarts", 0),
         "samples_per_insert": driver.get("samples_per_insert"),
-        "teacher": manifest["teacher"],
-        "random_score": manifest["random_score"],
+        "teacher": manifest.get("teacher"),
+        "random_score": manifest.get("random_score"),
         "score": {**scores[-1], "returns": []} if scores else None,
         "processes": {
             name: {**status, **driver.get("processes", {}).get(name, {})} for name, status in statuses.items()
@@ -55,44 +53,80 @@ def describe(folder: RunFolder) -> Record:
     }
 
 
+def describe_any(path: Path) -> Record:
+    """As `describe`; of a run that cannot be read its name, the state "unreadable" and `error`, which says why."""
+    try:
+        return describe(RunFolder.open(path))
+    except OSError as error:
+        reason = f"{error.strerror} ({error.filename})"
+    except UpcycleError as error:
+        reason = str(error)
+    except (KeyError, TypeError, ValueError) as error:  # its files are JSON, but not what a driver has written
+        reason = f"its files are damaged ({type(error).__name__}: {error})"
+    return {"name": path.name, "state": "unreadable", "error": reason}
+
+
 def show(path: Path, *, as_json: bool) -> int:
     """Prints one run."""
     record = describe(RunFolder.open(path))
     if as_json:
-        print(json.dumps(record))
+        print_json(record)
         return 0
-    console, score = Console(), record["score"]
-    console.print(f"[bold]{record['name']}[/bold]  {record['env_id']}  {record['state']}  {_progress(record)}")
-    console.print(
-        f"{record['env_frames']:,} frames, {record['learner_steps']:,} updates, {record['restarts']} restarts"
-    )
-    console.print(f"newest score: {_score(score)}" + (f" in {score['episodes']} games" if score else ""))
+    score = record["score"]
+    print(f"{record['name']}  {record['env_id']}  {record['state']}  {_progress(record)}".rstrip())
+    print(f"{record['env_frames']:,} frames, {record['learner_steps']:,} updates, {record['restarts']} restarts")
+    print(f"newest score: {_score(score)}" + (f" in {score['episodes']} games" if score else ""))
     if record["processes"]:
-        table = Table("process", "pid", "state", "", header_style="bold")
-        for name, status in record["processes"].items():
-            table.add_row(name, str(status.get("pid")), str(status.get("state", "")), _detail(status))
-        console.print(table)
+        rows = [
+            (name, str(status.get("pid")), str(status.get("state", "")), _detail(status))
+            for name, status in record["processes"].items()
+        ]
+        print_table(("process", "pid", "state", ""), rows)
     return 0
 
 
 def show_all(runs: Path, *, as_json: bool) -> int:
-    """Prints all runs in a folder, the newest first."""
-    folders = [RunFolder.open(manifest.parent) for manifest in runs.glob("*/manifest.json")]
-    records = [describe(folder) for folder in sorted(folders, key=lambda f: -float(f.manifest["created"]))]
+    """Prints all runs in a folder, the newest first. A run that cannot be read is one row that says so."""
+    paths = sorted(_run_folders(runs), key=_age)
+    records = [describe_any(path) for path in paths]
     if as_json:
-        print(json.dumps(records))
+        print_json(records)
         return 0
     if not records:
         print(f"no runs in {runs}; start one with: upcycle run pong_cpu")
         return 0
-    table = Table("run", "task", "state", "phase", "frames", "updates", "score", header_style="bold")
-    for record in records:
-        counts = (f"{record['env_frames']:,}", f"{record['learner_steps']:,}")
-        table.add_row(
-            record["name"], record["env_id"], record["state"], _progress(record), *counts, _score(record["score"])
-        )
-    Console().print(table)
+    print_table(("run", "task", "state", "phase", "frames", "updates", "score"), map(_row, records))
     return 0
+
+
+def _run_folders(runs: Path) -> Iterator[Path]:
+    """Folders of runs, and those that may be some but cannot be looked into."""
+    for path in runs.iterdir() if runs.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        try:
+            (path / "manifest.json").stat()
+        except PermissionError:
+            yield path
+        except OSError:
+            continue
+        else:
+            yield path
+
+
+def _age(path: Path) -> tuple[float, str]:
+    """Sorts folders, the newest run first."""
+    try:
+        return -float(RunFolder(path).manifest["created"]), path.name
+    except (OSError, UpcycleError, KeyError, TypeError, ValueError):
+        return 0.0, path.name
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    if record["state"] == "unreadable":
+        return (record["name"], "", f"unreadable: {record['error']}", "", "", "", "")
+    counts = (f"{record['env_frames']:,}", f"{record['learner_steps']:,}")
+    return (record["name"], record["env_id"], record["state"], _progress(record), *counts, _score(record["score"]))
 
 
 def stop(path: Path, *, timeout_seconds: float, as_json: bool) -> int:
@@ -113,7 +147,10 @@ def stop(path: Path, *, timeout_seconds: float, as_json: bool) -> int:
     while time.monotonic() < deadline:
         state = describe(folder)["state"]
         if state not in ("running", "created") and lease.holder(folder) is None:
-            print(json.dumps({"name": path.name, "state": state}) if as_json else f"{path.name}: {state}")
+            if as_json:
+                print_json({"name": path.name, "state": state})
+            else:
+                print(f"{path.name}: {state}")
             return 0
         time.sleep(_POLL_SECONDS)
     raise UserError("run", path.name, f"has not ended within {timeout_seconds:g} s", "see its logs, or wait longer")

@@ -96,3 +96,17 @@ def disk_full_explained(path: Path) -> Generator[None]:
             raise
         remedy = "free some space or choose another folder"
         raise UserError("disk", str(path), f"is full ({error.strerror})", remedy) from error
+
+
+def explain_os_error(error: OSError) -> UserError | None:
+    """The UserError for what a user can put right about the file that `error` names; None for anything else."""
+    if error.filename is None:
+        return None
+    name = str(error.filename)
+    if error.errno in _NO_SPACE:
+        return UserError("disk", name, f"is full ({error.strerror})", "free some space or choose another folder")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError("file", name, f"is closed to you ({error.strerror})", "ask its owner, or choose another place")
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        return UserError("file", name, f"cannot be what is wanted there ({error.strerror})", "name another path")
+    return None

@@ -90,15 +90,22 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """An existing run. Raises: UserError if there is none at `path` or a newer build made it."""
+        """An existing run.
+
+        Raises: UserError if there is none at `path` or a newer build made it; CorruptDataError if its manifest is
+          damaged; PermissionError if it may not be read.
+        """
         folder = cls(path)
         if not (path / "manifest.json").is_file():
             others = sorted(p.parent.name for p in path.parent.glob("*/manifest.json")) if path.parent.is_dir() else []
             raise UserError("run", str(path), "there is no such run", f"known runs: {', '.join(others) or 'none'}")
-        if folder.manifest.get("format") != FORMAT:
+        manifest = folder.manifest
+        if manifest.get("format") != FORMAT:
             raise UserError(
                 "run", str(path), "was made by another version", "use the version named in its manifest.json"
             )
+        if missing := {"run_id", "name", "created", "state"} - set(manifest):
+            raise CorruptDataError(f"{path / 'manifest.json'}: lacks {', '.join(sorted(missing))}")
         return folder
 
     @property

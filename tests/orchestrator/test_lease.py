@@ -1,5 +1,8 @@
+import fcntl
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,3 +44,32 @@ def test_one_driver_at_a_time_and_the_kernel_takes_the_lease_back(folder: RunFol
     assert lease.holder(folder) is None
     with lease.hold(folder):
         pass
+
+
+def test_looking_needs_no_right_to_write(folder: RunFolder, monkeypatch: pytest.MonkeyPatch):
+    with lease.hold(folder):
+        pass
+    opened, real = list[str](), Path.open
+
+    def watched(path: Path, mode: str = "r", **options: str):
+        opened.append(mode)
+        return real(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", watched)
+    assert lease.holder(folder) is None
+    assert opened == ["r"]
+
+
+def test_those_who_look_neither_see_one_another_nor_keep_a_driver_away(folder: RunFolder):
+    with lease.hold(folder):
+        pass
+    looking = os.open(folder.path / "driver.lock", os.O_RDONLY)
+    try:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert lease.holder(folder) is None  # not the process id that the driver before has left there
+        leaves = threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN))
+        leaves.start()
+        with lease.hold(folder):
+            leaves.join()
+    finally:
+        os.close(looking)

@@ -1,0 +1,98 @@
+"""`upcycle status` reads: what others own, what is damaged, what is closed."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator import lease
+from orchestrator.cli import main
+from tests.orchestrator.runs import catch
+from upcycle.run_folder import RunFolder
+
+NOBODY = 65_534
+
+
+@contextmanager
+def without_rights() -> Generator[None]:
+    """Root may read everything: for a while this process is nobody."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def runs() -> Generator[Path]:
+    """A folder that everybody may look into, which pytest's own are not."""
+    path = Path(tempfile.mkdtemp(prefix="up-runs-", dir="/tmp"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        for closed in path.iterdir():
+            closed.chmod(0o755)
+        shutil.rmtree(path)
+
+
+def make(runs: Path, name: str) -> RunFolder:
+    folder = RunFolder.create(runs / name, catch(f"name={name}"), teacher=None, random_score=-0.5)
+    with lease.hold(folder):
+        folder.update_manifest(state="finished")
+    return folder
+
+
+def listed(runs: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
+    assert main(["status", "--runs", str(runs), "--json"]) == 0
+    return {record["name"]: record for record in json.loads(capsys.readouterr().out)}
+
+
+def test_a_colleague_s_run_is_listed_by_reading_alone(runs: Path, capsys: pytest.CaptureFixture[str]):
+    folder = make(runs, "theirs")
+    for path in folder.path.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    folder.path.chmod(0o555)
+    main(["status", "theirs", "--runs", str(runs)])  # imports what is imported late
+    capsys.readouterr()
+    with without_rights():
+        assert listed(runs, capsys)["theirs"]["state"] == "finished"
+        assert main(["status", "theirs", "--runs", str(runs)]) == 0
+
+
+def test_what_cannot_be_read_is_one_row_that_says_so(runs: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("closed", "half", "torn", "old", "empty", "mine"):
+        make(runs, name)
+    (runs / "closed").chmod(0)
+    (runs / "half" / "scores.jsonl").write_text("")
+    (runs / "half" / "scores.jsonl").chmod(0)
+    (runs / "torn" / "manifest.json").write_text('{"format": 1')
+    (runs / "empty" / "manifest.json").write_text('{"format": 1}')
+    (runs / "old" / "config.toml").write_text("[replay]\nfield_of_tomorrow = 1\n")
+    (runs / "notes").mkdir()  # no run
+    listed(runs, capsys)
+    with without_rights():
+        found = listed(runs, capsys)
+        assert main(["status", "--runs", str(runs)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        codes = [main(["status", name, "--runs", str(runs)]) for name in ("closed", "half", "torn", "empty")]
+    assert {name: record["state"] for name, record in found.items()} == {
+        **dict.fromkeys(("closed", "half", "torn", "old", "empty"), "unreadable"),
+        "mine": "finished",
+    }
+    assert "Permission denied" in str(found["closed"]["error"])
+    assert "field_of_tomorrow" in str(found["old"]["error"])
+    for name in found:
+        assert len([line for line in lines if f" {name} " in line]) == 1
+    assert codes == [2, 2, 2, 2]
+    errors = capsys.readouterr().err
+    assert "a defect" not in errors
+    assert "closed to you" in errors
