@@ -4,7 +4,6 @@ EnvPool resets on the next step: the row that ends an episode carries the true f
 is ignored, and the lane's next row opens the next episode with reward 0.
 """
 
-import difflib
 import importlib
 import sys
 import types
@@ -19,6 +18,7 @@ import numpy as np
 
 from actors.lane_ids import check_lane_ids
 from actors.resize_first import FRAME_BY_FRAME, ResizeFirstPool, frames_per_recv
+from actors.task_errors import failures_explained, unknown_task
 from upcycle.chunks import Array, ChunkSpec
 from upcycle.config import EnvConfig
 from upcycle.errors import UserError
@@ -178,12 +178,12 @@ class EnvPoolLanes:
 def env_spec(env: EnvConfig) -> EnvSpec:
     """What `env` looks like, without starting it.
 
-    Raises: UserError if the task is unknown (naming the nearest), its actions are not discrete, or its observations
-    are neither grey frames nor vectors.
+    Raises: UserError if the task is unknown (naming the nearest), EnvPool cannot make it here, its actions are not
+    discrete, or its observations are neither grey frames nor vectors.
     """
     is_atari = _is_atari(env.task)
     options = {"full_action_space": env.full_action_space} if is_atari else {}
-    spec: Any = _envpool(env.task).make_spec(env.task, **options)
+    spec = _spec_of(env.task, **options)
     action, state = spec.action_array_spec, cast(Mapping[str, Any], spec.state_array_spec)
     discrete = (
         "action" in action and list(action["action"].shape) == [-1] and np.dtype(action["action"].dtype).kind == "i"
@@ -228,16 +228,17 @@ def _make_pool(env: EnvConfig, *, lanes: int, recv_batch: int, seeds: list[int],
         protocol, batch_size = {**protocol, **FRAME_BY_FRAME}, frames_per_recv(lanes, recv_batch)
     with warnings.catch_warnings():  # gymnasium on the precision of infinite bounds
         warnings.simplefilter("ignore", UserWarning)
-        pool: Any = _envpool(env.task).make(
-            env.task,
-            env_type="gymnasium",
-            num_envs=lanes,
-            batch_size=batch_size,
-            num_threads=threads,
-            seed=seeds,
-            **protocol,
-        )
-        _ = pool.observation_space  # built once, on first use
+        with failures_explained(env.task):
+            pool: Any = _envpool(env.task).make(
+                env.task,
+                env_type="gymnasium",
+                num_envs=lanes,
+                batch_size=batch_size,
+                num_threads=threads,
+                seed=seeds,
+                **protocol,
+            )
+            _ = pool.observation_space  # built once, on first use
     if resizes_first:
         pool = ResizeFirstPool(pool, env, recv_batch=recv_batch, seeds=seeds, training=training)
     return pool
@@ -246,7 +247,7 @@ def _make_pool(env: EnvConfig, *, lanes: int, recv_batch: int, seeds: list[int],
 def _protocol(env: EnvConfig, *, training: bool) -> dict[str, Any]:
     """EnvPool's arguments for the protocol of `env`."""
     if not _is_atari(env.task):
-        own_limit = int(_envpool(env.task).make_spec(env.task).config.max_episode_steps)
+        own_limit = int(_spec_of(env.task).config.max_episode_steps)
         return {"max_episode_steps": min(own_limit, env.max_episode_steps)}
     return {
         "img_height": env.frame_size,
@@ -266,7 +267,13 @@ def _protocol(env: EnvConfig, *, training: bool) -> dict[str, Any]:
 
 @cache
 def _is_atari(task: str) -> bool:
-    return hasattr(_envpool(task).make_spec(task).config, "repeat_action_probability")
+    return hasattr(_spec_of(task).config, "repeat_action_probability")
+
+
+def _spec_of(task: str, **options: Any) -> Any:
+    """EnvPool's description of a task. Raises: UserError if it has none, or cannot make the task here."""
+    with failures_explained(task):
+        return _envpool(task).make_spec(task, **options)
 
 
 def _envpool(task: str) -> Any:
@@ -288,7 +295,5 @@ def _envpool(task: str) -> Any:
             importlib.import_module("envpool.entry")
     known = cast(list[str], envpool.list_all_envs())
     if task not in known:
-        near = difflib.get_close_matches(task, known, n=3, cutoff=0.5)
-        remedy = f"did you mean {' or '.join(near)}?" if near else "EnvPool's documentation lists all tasks"
-        raise UserError("env.task", task, "is no EnvPool task", remedy)
+        raise unknown_task(task, known)
     return envpool

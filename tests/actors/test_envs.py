@@ -50,6 +50,46 @@ def test_state_indexes_are_refused() -> None:
         env_spec(EnvConfig(task="FrozenLake-v1"))
 
 
+def test_a_family_that_cannot_be_made_here_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        @staticmethod
+        def make_spec(task: str) -> None:
+            raise ImportError(f"{task} requires\nthe system Qt 5 runtime.")
+
+    def broken(_: str) -> type[Broken]:
+        return Broken
+
+    monkeypatch.setattr("actors.envs._envpool", broken)
+    with pytest.raises(UserError, match="requires the system Qt 5 runtime; install what is missing; or") as error:
+        env_spec(EnvConfig(task="CoinrunEasy-v0"))
+    assert (error.value.field, error.value.value) == ("env.task", "CoinrunEasy-v0")
+
+
+def test_one_task_of_each_family_is_taken_or_refused_as_a_user_s_error() -> None:
+    code = """
+from contextlib import suppress
+from actors.envs import env_spec
+from upcycle.config import EnvConfig
+from upcycle.errors import UserError
+with suppress(UserError):
+    env_spec(EnvConfig(task="NoSuch-v0"))  # loads all families
+import envpool
+registry = envpool.registration.registry
+first = {kind[0]: task for task, kind in sorted(registry.specs.items(), reverse=True)}
+tasks = sorted({*first.values(), "CoinrunEasy-v0", "VizdoomCustom-v1"})
+for task in tasks:
+    try:
+        env_spec(EnvConfig(task=task))
+    except UserError as error:
+        assert (error.field, error.value) == ("env.task", task)
+        assert len(str(error).splitlines()) == 1, error
+print(len(tasks))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 15
+
+
 @pytest.mark.parametrize(
     ("task", "frames", "ends"), [("CartPole-v1", (1, 4), "terminated"), ("Catch-v0", (1, 50), "terminated")]
 )
