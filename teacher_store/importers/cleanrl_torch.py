@@ -2,7 +2,8 @@
 
 `dqn_atari` and `qdagger_dqn_atari_impalacnn` save a Q network; `c51_atari` saves {"model_weights": ..., "args": its
 command line}. `ppo_atari` saves nothing by itself, and its users the state dict of its `Agent`: its policy is imported,
-its critic is not.
+its critic is not. Any of them may have been wrapped or saved by a training loop of another framework: see
+`torch_wrappers`.
 """
 
 import math
@@ -13,7 +14,8 @@ from teacher_store.importers import checkpoints, cleanrl
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.source import Source
 from teacher_store.importers.torch_file import read_torch_file, starts_torch_file
-from teacher_store.importers.torch_weights import Layout, choose_layout, convert, named, support_of
+from teacher_store.importers.torch_weights import Layout, convert, named, support_of
+from teacher_store.importers.torch_wrappers import find_network, mentions
 from upcycle.errors import CorruptDataError
 
 _NATURE: Final = ("network.0", "network.2", "network.4")
@@ -30,7 +32,7 @@ _IMPALA: Final = Layout(
     "network.5",
     "network.7",
 )
-_MARKS: Final = (b"network.0.weight", b"network.0.conv.weight")
+_MARKS: Final = ("network.0.weight", "network.0.conv.weight")
 _SEARCHED_BYTES: Final = 1 << 16
 
 
@@ -38,7 +40,7 @@ def _models(source: Source) -> Iterator[str]:
     """Names of the files of `torch.save` that name the first layer of a network of CleanRL's."""
     for name in source.names()[: cleanrl.MAX_FILES]:
         head = source.head(name, _SEARCHED_BYTES)
-        if starts_torch_file(head) and any(mark in head for mark in _MARKS):
+        if starts_torch_file(head) and any(mentions(head, mark) for mark in _MARKS):
             yield name
 
 
@@ -49,8 +51,8 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
     values = named(file.value, where)
     arguments = cleanrl.read_arguments(values, where)
     support = cleanrl.support_of(arguments, where)
-    tensors = named(values.get("model_weights", values), where)
-    layout = choose_layout(tensors, (_Q, _PPO, _IMPALA) if support is None else (_C51,), where)
+    layouts = (_Q, _PPO, _IMPALA) if support is None else (_C51,)
+    tensors, layout = find_network(values, layouts, where, inside="model_weights")
     if support is not None:
         atoms, limit = support_of(file, tensors.get("atoms"), f"{where}: atoms")
         if atoms != support.atoms or not math.isclose(limit, support.limit, rel_tol=1e-5):

@@ -15,6 +15,7 @@ from teacher_store.importers.imported import ImportedAgent, Importer, Protocol, 
 from teacher_store.importers.source import Source
 from teacher_store.importers.torch_file import read_torch_file, starts_torch_file
 from teacher_store.importers.torch_weights import Layout, choose_layout, convert, named, support_of
+from teacher_store.importers.torch_wrappers import mentions, unwrapped
 from upcycle.errors import CorruptDataError
 
 _ATOMS: Final = "_AtariNet__support"
@@ -26,7 +27,7 @@ _LAYOUT: Final = Layout(
     others=(_ATOMS,),
 )
 _GZIP: Final = b"\x1f\x8b"
-_MARKS: Final = (b"estimator_state", b"_AtariNet__features.0.weight")
+_MARKS: Final = ("estimator_state", "_AtariNet__features.0.weight")
 _SEARCHED_BYTES: Final = 1 << 20
 """Of the decompressed file: its pickle stands first."""
 _MAX_FILES: Final = 5_000
@@ -65,7 +66,7 @@ def _models(source: Source) -> Iterator[str]:
         if not source.head(name, len(_GZIP)).startswith(_GZIP):
             continue
         head = source.gunzip_head(name, _SEARCHED_BYTES)
-        if starts_torch_file(head) and all(mark in head for mark in _MARKS):
+        if starts_torch_file(head) and all(mentions(head, mark) for mark in _MARKS):
             yield name
 
 
@@ -74,7 +75,7 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
     name = checkpoints.choose(source, numbers, request)
     where = str(source.locate(name))
     file = read_torch_file(source.gunzip(name), where)
-    tensors = named(named(file.value, where).get("estimator_state"), f"{where}: estimator_state")
+    tensors = unwrapped(named(named(file.value, where).get("estimator_state"), f"{where}: estimator_state"), where)
     layout = choose_layout(tensors, (_LAYOUT,), where)
     atoms = tensors.get(_ATOMS)
     support = None if atoms is None else support_of(file, atoms, f"{where}: {_ATOMS}")

@@ -18,6 +18,7 @@ from teacher_store.importers.source import Source
 from teacher_store.importers.stored_zip import LOCAL_MAGIC, StoredZip
 from teacher_store.importers.torch_file import read_torch_file
 from teacher_store.importers.torch_weights import Layout, choose_layout, convert, named
+from teacher_store.importers.torch_wrappers import unwrapped
 from upcycle.errors import CorruptDataError, UserError
 
 _DATA: Final = "data"
@@ -75,7 +76,7 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
         version = archive.read(_VERSION, limit=64) if _VERSION in archive.names() else b""
     _check_settings(data, where)
     frame_shape = _frame_shape(data, where)
-    tensors = named(file.value, f"{where}: {_POLICY}")
+    tensors = unwrapped(named(file.value, f"{where}: {_POLICY}"), where)
     layout = choose_layout(tensors, (_DQN, _POLICY_LAYERS, _OLD_POLICY), where)
     weights = convert(file, tensors, layout, where=where, frame_shape=frame_shape)
     is_dqn, steps = layout is _DQN, _count(data.get("num_timesteps"))

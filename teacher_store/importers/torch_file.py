@@ -40,6 +40,16 @@ _PICKLE_NAME: Final = re.compile(r"[^/]+/data\.pkl")
 _LEGACY_MAGIC: Final = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled number that the older files begin with, after two bytes that say which protocol it is in."""
 _LEGACY_PROTOCOL: Final = 1001
+_ATTRIBUTE_DICTS: Final = tuple(
+    (module, "AttributeDict")
+    for module in (
+        "lightning_fabric.utilities.data",
+        "lightning.fabric.utilities.data",
+        "pytorch_lightning.utilities.parsing",
+        "lightning.pytorch.utilities.parsing",
+    )
+)
+"""Dicts of Lightning, in which it keeps hyperparameters; their items are set afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +219,11 @@ def _allowed() -> Allowed:
     constructors["torch._utils", "_rebuild_tensor_v2"] = _tensor
     constructors["torch._utils", "_rebuild_parameter"] = _parameter
     constructors["torch", "Size"] = _size
-    return constructors
+    return constructors | dict.fromkeys(_ATTRIBUTE_DICTS, _empty_dict)
+
+
+def _empty_dict(_: tuple[Any, ...]) -> dict[Any, Any]:
+    return {}
 
 
 def _parameter(arguments: tuple[Any, ...]) -> Any:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_looking_needs_no_right_to_write(folder: RunFolder, monkeypatch: pytest.
         pass
     opened, real = list[str](), Path.open
 
-    def watched(path: Path, mode: str = "r", **options: str):
+    def watched(path: Path, mode: str = "r", **options: Any) -> Any:
         opened.append(mode)
         return real(path, mode, **options)
 
