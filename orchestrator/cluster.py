@@ -7,7 +7,7 @@ decided by our own supervisor, which knows crash loops, so Ray's are off.
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,13 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from orchestrator.context import Role
 from orchestrator.local_ray import address_to_join
 from orchestrator.processes import Process
+from orchestrator.ray_start import RayFailed, end_processes, start_local
 from upcycle.config import ClusterConfig, LearnerConfig, RunConfig
 from upcycle.errors import UserError
+from upcycle.runtime import Stop
 
 _CONNECT_SECONDS: Final = 3.0
 _OBJECT_STORE_BYTES: Final = 80 << 20  # nothing large goes through it
-_START_ATTEMPTS: Final = 3  # Ray allows its processes 30 s to start, which a machine under load may exceed
 _CPU_SHARE: Final = 0.9  # of the cluster that the processes reserve when they have to share cores
 _LOCAL_ADDRESS: Final = "127.0.0.2"  # Ray replaces 127.0.0.1 by the machine's outward address
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -81,11 +82,16 @@ class Cluster:
       config: of the run.
       namespace: unique to the run; names of processes are looked up within it.
       folder: of `local_ray.private_folder` for a local Ray; None joins the one at `local_ray.address_to_join`.
-    Raises: UserError if the address does not answer or is of a kind that cannot be used.
+      say: called, perhaps from another thread, with a line about a start that takes long.
+      stop: ends a start.
+    Raises: UserError if the address does not answer or is of a kind that cannot be used, or if a local Ray does not
+      start; StartStopped.
     """
 
-    def __init__(self, config: RunConfig, namespace: str, folder: Path | None) -> None:
-        self._config = config
+    def __init__(
+        self, config: RunConfig, namespace: str, folder: Path | None, say: Callable[[str], None], stop: Stop
+    ) -> None:
+        self._config, self._folder = config, folder
         address = address_to_join(config.cluster)
         options: dict[str, Any] = {
             "namespace": namespace,
@@ -95,12 +101,12 @@ class Cluster:
         }
         try:
             if folder is not None:
-                _start_local(config.cluster, options, folder)
+                start_local(folder, options | _local_options(config.cluster), say, stop)
             else:
                 assert address is not None
                 _check_address(address)
                 ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        except (ConnectionError, RayFailed, RuntimeError, TimeoutError, ValueError) as error:
             text = str(error).strip().splitlines()
             problem = f"Ray does not start or answer ({text[0] if text else type(error).__name__})"
             remedy = "check `ray status` there" if address else "see what `upcycle doctor` says"
@@ -194,6 +200,8 @@ class Cluster:
     def close(self) -> None:
         """Disconnects; a local cluster ends with everything in it. A second call does nothing."""
         ray.shutdown()
+        if self._folder is not None:
+            end_processes(self._folder)  # Ray forgets those that it has waited for in vain
 
     def _has_many(self, role: Role) -> bool:
         return role in ("replay", "actor") or (role == "learner" and self._config.learner.ranks > 1)
@@ -207,24 +215,10 @@ def _node_address() -> str:
     return str(cast(Any, ray.util).get_node_ip_address())
 
 
-def _start_local(cluster: ClusterConfig, options: dict[str, Any], folder: Path) -> None:
-    """A cluster on loopback that ends with this process."""
-    if sys.platform.startswith("linux"):
-        options["_node_ip_address"] = _LOCAL_ADDRESS
-    for attempts_left in reversed(range(_START_ATTEMPTS)):
-        try:
-            ray.init(
-                address="local",
-                include_dashboard=cluster.dashboard,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
-                **options,
-            )
-            return
-        except Exception as error:  # a bare Exception is what Ray raises where its own processes start too slowly
-            ray.shutdown()
-            if not attempts_left or type(error) is not Exception:
-                raise RuntimeError(str(error)) from error
+def _local_options(cluster: ClusterConfig) -> dict[str, Any]:
+    """Of a cluster on loopback."""
+    options: dict[str, Any] = {"include_dashboard": cluster.dashboard, "object_store_memory": _OBJECT_STORE_BYTES}
+    return options | ({"_node_ip_address": _LOCAL_ADDRESS} if sys.platform.startswith("linux") else {})
 
 
 def _check_address(address: str) -> None:

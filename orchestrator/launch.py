@@ -22,7 +22,7 @@ import structlog
 from orchestrator import lease
 from orchestrator.driver import Driver, Outcome, RunFailed
 from orchestrator.finish import final_evaluation, write_results
-from orchestrator.local_ray import address_to_join, private_folder
+from orchestrator.local_ray import StartStopped, address_to_join, private_folder
 from orchestrator.plan import Plan, make_plan, with_teacher_protocol
 from orchestrator.progress import View
 from orchestrator.redis_server import RedisServer
@@ -65,7 +65,10 @@ def run(config: RunConfig, *, preset: str, path: Path, overwrite: bool, view: Vi
             return None
         manifest = plan.to_manifest() | {"preset": preset, "versions": _versions(), "wall_seconds": 0.0}
         with ExitStack() as resources:
-            cluster = resources.enter_context(_connect(config, view))
+            try:
+                cluster = resources.enter_context(_connect(config, view, stop))
+            except StartStopped:
+                return None
             if path.exists():
                 _remove(path)
             folder = RunFolder.create(path, config, **manifest)
@@ -97,7 +100,10 @@ def resume(path: Path, overrides: Sequence[str], *, view: View) -> Summary | Non
             return None
         _check_spec(folder, plan)
         with ExitStack() as resources:
-            cluster = resources.enter_context(_connect(config, view))
+            try:
+                cluster = resources.enter_context(_connect(config, view, stop))
+            except StartStopped:
+                return None
             folder.replace_config(config)
             known = plan.to_manifest()
             folder.update_manifest(teacher=known["teacher"], teachers=known["teachers"])
@@ -144,15 +150,15 @@ def _conclude(folder: RunFolder, outcome: Outcome, view: View, *, finished: bool
 
 
 @contextmanager
-def _connect(config: RunConfig, view: View) -> Generator["Cluster"]:
-    """Ray, joined or started. Raises: UserError if it cannot be reached."""
+def _connect(config: RunConfig, view: View, stop: StopSignal) -> Generator["Cluster"]:
+    """Ray, joined or started. Raises: UserError if it cannot be reached; StartStopped."""
     address = address_to_join(config.cluster)
     with ExitStack() as resources:
         view.say("starting Ray" if address is None else f"joining Ray at {address}")
         folder = resources.enter_context(private_folder()) if address is None else None
         from orchestrator.cluster import Cluster
 
-        yield resources.enter_context(Cluster(config, f"upcycle-{uuid.uuid4().hex[:8]}", folder))
+        yield resources.enter_context(Cluster(config, f"upcycle-{uuid.uuid4().hex[:8]}", folder, view.say, stop))
 
 
 @contextmanager

@@ -10,17 +10,27 @@ from pathlib import Path
 from typing import Final
 
 from upcycle.config import ClusterConfig
-from upcycle.errors import UserError
+from upcycle.errors import UpcycleError, UserError
 
 _MODE: Final = "RAY_AUTH_MODE"
 _TOKEN_PATH: Final = "RAY_AUTH_TOKEN_PATH"
 _NICENESS: Final = "RAY_worker_niceness"
 _PROXY: Final = "RAY_grpc_enable_http_proxy"
+_PATIENCE: Final = {
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+    "RAY_agent_register_timeout_ms": "300000",  # a raylet ends itself when its agents are not up by then
+    "RAY_worker_register_timeout_seconds": "300",  # a worker that takes longer is killed, and another one started
+}
+"""How long Ray's daemons wait for their children: its own 30 to 60 s are too short on a machine under load."""
 _PREFIX: Final = "up-"
 _PLACES: Final = ("/tmp", "/var/tmp", "/dev/shm")
 _MAX_PATH_BYTES: Final = 107  # of a Unix socket, on Linux; 103 elsewhere
 BELOW_BYTES: Final = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.9")
 """What Ray puts below its folder, at its longest."""
+
+
+class StartStopped(UpcycleError):
+    """Somebody asked for the end while Ray was starting."""
 
 
 def address_to_join(cluster: ClusterConfig) -> str | None:
@@ -82,17 +92,18 @@ def private_folder() -> Generator[Path]:
 
     Ray listens on all interfaces whatever it is told, so the token is what keeps the network out. Its workers run as
     urgently as their owner, not at Ray's own nice level of 15, at which they would get next to nothing beside anything
-    else on the machine. A user's RAY_AUTH_MODE and RAY_worker_niceness are respected; a proxy is not, since nothing of
-    a local Ray is beyond one.
+    else on the machine, and its daemons wait longer for their children than they would by themselves. A user's own
+    variables for these are respected; a proxy is not, since nothing of a local Ray is beyond one.
     """
-    own = {name: os.environ.get(name) for name in (_MODE, _TOKEN_PATH, _NICENESS, _PROXY)}
+    own = {name: os.environ.get(name) for name in (_MODE, _TOKEN_PATH, _NICENESS, _PROXY, *_PATIENCE)}
     with socket_folder() as folder:
         if own[_MODE] is None:
             token = folder / "token"
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32), encoding="ascii")
             os.environ |= {_MODE: "token", _TOKEN_PATH: str(token)}
-        os.environ.setdefault(_NICENESS, "0")
+        for name, value in ({_NICENESS: "0"} | _PATIENCE).items():
+            os.environ.setdefault(name, value)
         os.environ[_PROXY] = "0"
         try:
             yield folder
