@@ -32,6 +32,7 @@ from upcycle.log_segment import (
     scan_segment,
     segment_name,
 )
+from upcycle.log_trimming import Trimming
 
 DEFAULT_SEGMENT_BYTES: Final = 64 << 20
 
@@ -46,6 +47,7 @@ class ExperienceLogWriter:
         self.recovered_bytes = sum(segment.torn_bytes for segment in segments)
         """Bytes of an append cut short that opening the log has removed."""
         self._sealed = [sealed for segment in segments if (sealed := recover_segment(segment)) is not None]
+        self._trimming = Trimming(directory)
         self._next_sequence = self._sealed[-1].first_sequence + self._sealed[-1].num_chunks if self._sealed else 0
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="log-sealer")
         self._sealing: tuple[int, Segment, Future[None]] | None = None  # a full segment; it is in _sealed already
@@ -81,6 +83,11 @@ class ExperienceLogWriter:
     def num_transitions(self) -> int:
         """Transitions in the log."""
         return sum(int(segment.num_transitions.sum()) for segment in self._sealed) + sum(self._counts)
+
+    @property
+    def num_appended(self) -> int:
+        """Transitions that the log ever took, those that `trim` has removed included."""
+        return self._trimming.num_appended(self._sealed) + sum(self._counts)
 
     @property
     def num_bytes(self) -> int:
@@ -122,8 +129,7 @@ class ExperienceLogWriter:
             count = int(oldest.num_transitions.sum())
             if total - removed - count < max_transitions:
                 break
-            oldest.index_path.unlink(missing_ok=True)
-            oldest.path.unlink()
+            self._trimming.remove(oldest)
             self._sealed.pop(0)
             removed += count
         return removed

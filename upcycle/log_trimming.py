@@ -1,0 +1,75 @@
+"""What an experience log no longer holds: the oldest segments go, the count of what the log ever took stays.
+
+Before a segment goes, `trimmed.json` says how many transitions lie below the first record that stays. So whoever counts
+needs no log that is whole, and a writer that dies between the note and the removal counts nothing twice.
+"""
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from upcycle.errors import CorruptDataError
+from upcycle.files import write_atomically
+from upcycle.log_folder import load_segments
+from upcycle.log_segment import Segment
+
+_NOTE: Final = "trimmed.json"
+_TRIES: Final = 10
+
+
+class Trimming:
+    """The trimmed part of one log.
+
+    Raises: CorruptDataError if its note is unreadable.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _NOTE
+        self._first_sequence = self._num_transitions = 0
+        try:
+            values = json.loads(self._path.read_bytes())
+            self._first_sequence, self._num_transitions = int(values["first_sequence"]), int(values["num_transitions"])
+        except FileNotFoundError:  # nothing has been trimmed yet
+            pass
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptDataError(f"{self._path}: unreadable ({error})") from error
+
+    def num_appended(self, segments: Iterable[Segment]) -> int:
+        """Transitions that the log ever took. Its `segments` may include some that have been noted already."""
+        kept = (segment for segment in segments if segment.first_sequence >= self._first_sequence)
+        return self._num_transitions + sum(int(segment.num_transitions.sum()) for segment in kept)
+
+    def remove(self, oldest: Segment) -> None:
+        """Removes the oldest segment. Raises: UserError if there is no space left for the note; it stays then."""
+        if oldest.first_sequence >= self._first_sequence:  # else a writer that died has noted it
+            first_sequence = oldest.first_sequence + oldest.num_chunks
+            num_transitions = self._num_transitions + int(oldest.num_transitions.sum())
+            note = {"first_sequence": first_sequence, "num_transitions": num_transitions}
+            write_atomically(self._path, json.dumps(note).encode())
+            self._first_sequence, self._num_transitions = first_sequence, num_transitions
+        oldest.index_path.unlink(missing_ok=True)
+        oldest.path.unlink()
+
+
+def count_appended(directory: Path) -> int:
+    """Transitions that one log ever took, also while somebody appends to it or trims it. Raises: CorruptDataError."""
+    for _ in range(_TRIES):
+        before = Trimming(directory)
+        with suppress(FileNotFoundError):  # trimmed away while it was being read
+            segments = load_segments(directory)
+            if vars(Trimming(directory)) == vars(before):
+                return before.num_appended(segments)
+    raise CorruptDataError(f"{directory}: segments vanish as fast as they can be counted")
+
+
+def count_logged(experience: Path) -> dict[int, int]:
+    """Transitions that the log of each shard of a run ever took, by the shard's index.
+
+    Args:
+      experience: the run's folder of logs, `shard-<k>` inside.
+    Raises: CorruptDataError if one of them is damaged.
+    """
+    folders = [path.parent for path in experience.glob("shard-*/log.json") if path.parent.name[6:].isdigit()]
+    return {int(folder.name[6:]): count_appended(folder) for folder in folders}
