@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TableState(_message.Message):
-    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation", "independent_draws", "packed", "annotation_width", "num_annotated", "num_stale_annotations", "draining", "n_step")
+    __slots__ = ("num_transitions", "num_free_inserts", "num_paced_inserts", "num_sampled", "samples_per_insert", "error_buffer_steps", "min_size_to_sample", "capacity_steps", "num_chunks", "num_drawable", "mass", "max_priority", "num_seeded", "num_stale_updates", "num_duplicate_chunks", "num_refused_chunks", "revision", "incarnation", "independent_draws", "packed", "annotation_width", "num_annotated", "num_stale_annotations", "draining", "n_step", "num_inserted_before")
     NUM_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_INSERTS_FIELD_NUMBER: _ClassVar[int]
     NUM_PACED_INSERTS_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class TableState(_message.Message):
     NUM_STALE_ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     N_STEP_FIELD_NUMBER: _ClassVar[int]
+    NUM_INSERTED_BEFORE_FIELD_NUMBER: _ClassVar[int]
     num_transitions: int
     num_free_inserts: int
     num_paced_inserts: int
@@ -58,7 +59,8 @@ class TableState(_message.Message):
     num_stale_annotations: int
     draining: bool
     n_step: int
-    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ..., independent_draws: bool = ..., packed: bool = ..., annotation_width: _Optional[int] = ..., num_annotated: _Optional[int] = ..., num_stale_annotations: _Optional[int] = ..., draining: bool = ..., n_step: _Optional[int] = ...) -> None: ...
+    num_inserted_before: int
+    def __init__(self, num_transitions: _Optional[int] = ..., num_free_inserts: _Optional[int] = ..., num_paced_inserts: _Optional[int] = ..., num_sampled: _Optional[int] = ..., samples_per_insert: _Optional[float] = ..., error_buffer_steps: _Optional[int] = ..., min_size_to_sample: _Optional[int] = ..., capacity_steps: _Optional[int] = ..., num_chunks: _Optional[int] = ..., num_drawable: _Optional[int] = ..., mass: _Optional[float] = ..., max_priority: _Optional[float] = ..., num_seeded: _Optional[int] = ..., num_stale_updates: _Optional[int] = ..., num_duplicate_chunks: _Optional[int] = ..., num_refused_chunks: _Optional[int] = ..., revision: _Optional[int] = ..., incarnation: _Optional[int] = ..., independent_draws: bool = ..., packed: bool = ..., annotation_width: _Optional[int] = ..., num_annotated: _Optional[int] = ..., num_stale_annotations: _Optional[int] = ..., draining: bool = ..., n_step: _Optional[int] = ..., num_inserted_before: _Optional[int] = ...) -> None: ...
 
 class InsertRequest(_message.Message):
     __slots__ = ("table", "writer_id", "first_sequence", "chunks", "max_priority")

@@ -64,7 +64,7 @@ class ServedTable:
         self._reservations = Reservations(most=_MAX_RESERVATIONS, keep_seconds=_RESERVED_SECONDS)
         self._writers = threading.BoundedSemaphore(max_writers)
         self._readers = threading.BoundedSemaphore(max_readers)
-        self._num_refused, self._stopping = 0, False
+        self._num_refused, self._stopping, self._num_before = 0, False, None if log is None else log.num_before
 
     def verify(self, payloads: Sequence[bytes]) -> list[EncodedChunk]:
         """Decodes chunks. Raises CorruptDataError, and counts it, if any of them is not what this table stores."""
@@ -297,4 +297,4 @@ class ServedTable:
 
     def _stats(self) -> TableStats:
         """Held: _changed."""
-        return replace(self._table.stats(), num_refused_chunks=self._num_refused)
+        return replace(self._table.stats(), num_refused_chunks=self._num_refused, num_inserted_before=self._num_before)

@@ -80,6 +80,8 @@ class SharedLog:
 
     def __init__(self, writer: ExperienceLogWriter) -> None:
         self._writer, self._lock = writer, threading.Lock()
+        self.num_before = writer.num_appended
+        """Transitions that the log had taken when this shard began."""
 
     def append(self, encoded: EncodedChunk) -> int:
         """Appends a chunk; the kernel has it on return. Returns the bytes written. Raises UserError if disk is full."""

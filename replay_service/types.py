@@ -200,6 +200,7 @@ class TableStats:
       num_chunks: chunks stored.
       num_drawable: transitions that can be drawn with the n-step length of the last request.
       n_step: that n-step length.
+      num_inserted_before: transitions that earlier incarnations inserted, as the shard's log tells; None without a log.
       mass: sum of priority^exponent over them.
       max_priority: the highest priority ever seen.
       num_seeded: transitions seeded since the start.
@@ -236,6 +237,7 @@ class TableStats:
     num_annotated: int = 0
     num_stale_annotations: int = 0
     n_step: int = 0
+    num_inserted_before: int | None = None
     shards: Mapping[int, "TableStats"] = field(default_factory=dict[int, "TableStats"])
 
     @property

@@ -256,6 +256,7 @@ def stats_to_message(stats: TableStats) -> replay_pb2.TableState:
         num_stale_annotations=stats.num_stale_annotations,
         draining=flow.draining,
         n_step=stats.n_step,
+        num_inserted_before=stats.num_inserted_before,
     )
 
 
@@ -290,4 +291,5 @@ def stats_from_message(message: replay_pb2.TableState) -> TableStats:
         n_step=message.n_step,
         num_annotated=message.num_annotated,
         num_stale_annotations=message.num_stale_annotations,
+        num_inserted_before=message.num_inserted_before if message.HasField("num_inserted_before") else None,
     )

@@ -213,3 +213,17 @@ def test_metrics_of_a_shard(tmp_path: Path) -> None:
             "replay_log_bytes_total": log.num_bytes,
         }
         assert {name: metrics.value(name) for name in expected} == expected
+
+
+def test_a_shard_says_what_its_log_took_before_it_began(tmp_path: Path) -> None:
+    for before in (0, 3 * SPEC.steps):
+        with (
+            ExperienceLogWriter.open(tmp_path / "log", SPEC, ENV) as log,
+            running_shards([table_config(), table_config("other")], logs={0: log}) as (_, addresses),
+            connected(addresses) as replay,
+        ):
+            chunks = [make_data(number) for number in range(3)]
+            replay.insert("online", chunks, writer_id="w", first_sequence=0, timeout_seconds=10)
+            stats = replay.stats("online").shards[0]
+            assert (stats.num_inserted_before, stats.num_inserted) == (before, 3 * SPEC.steps)
+            assert replay.stats("other").shards[0].num_inserted_before is None  # only one table is logged
