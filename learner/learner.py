@@ -20,9 +20,11 @@ from tensorboardX import SummaryWriter
 
 from learner.batch_source import BatchSource
 from learner.batches import Batch
+from learner.checkpoint import CheckpointRef
 from learner.labels import TeacherLabels
 from learner.loss_report import LossReport
 from learner.objective import Objective, temperatures_of, weights_of
+from learner.phase_batches import batches_of_phase
 from learner.ranks import Agreement, Order, Ranks, Verdict
 from learner.readback import Readback
 from learner.saving import Saving
@@ -112,6 +114,7 @@ class Learner:
             self._publish()
             while (phase := self._standing.phase) is not None and self._run_phase(phase):
                 pass
+            self._count()  # a stop comes after the actors' tails
             self._publish()
             self._save()
             if self._standing.phase is None:
@@ -136,7 +139,10 @@ class Learner:
         """Runs a phase, or the rest of it; says whether it has come to its end."""
         started, waiting = time.monotonic(), None
         objective = self._enter(phase)
-        with self._batches(phase) as source:
+        made = self._standing.phase_learner_steps(self._state.learner_steps)
+        with batches_of_phase(
+            self._config, phase, self._replay, self._view, self._ranks, self._state.device, first_batch=made
+        ) as source:
             while True:
                 batch = waiting or self._next(source)
                 agreement = self._ranks.agree(self._order(), None if batch is None else batch.largest_weight)
@@ -167,26 +173,6 @@ class Learner:
             )
             ranks.await_all()
         return objective
-
-    def _batches(self, phase: PhaseName) -> BatchSource:
-        config, share = self._config.learner, self._config.online.teacher_fraction
-        table: str | dict[str, float] = "teacher" if phase == "offline" else "online"
-        if phase == "online" and share > 0:
-            table = {"online": 1.0 - share, "teacher": share}
-        return BatchSource(
-            self._replay,
-            table,
-            batch_size=self._ranks.share(config.batch_size),
-            view=self._view,
-            importance_sampling_exponent=self._config.replay.importance_sampling_exponent,
-            prefetch_batches=config.prefetch_batches,
-            batches_per_request=config.batches_per_request,
-            requests_in_flight=config.requests_in_flight,
-            device=self._state.device,
-            # What is drawn from a table that stays as it is depends on nothing but the number of the batch.
-            seed=seed_for(self._config.seed, "draws", self._ranks.rank) if phase == "offline" else None,
-            first_batch=self._standing.phase_learner_steps(self._state.learner_steps),
-        )
 
     def _next(self, source: BatchSource) -> Batch | None:
         started = time.monotonic()
@@ -248,6 +234,10 @@ class Learner:
             self._next_housekeeping = now + _HOUSEKEEPING_SECONDS
             self._standing.update(self._replay)
 
+    def _count(self) -> None:
+        if self._ranks.is_first:
+            self._standing.count(self._replay)
+
     def _publish(self) -> None:
         if self._ranks.is_first:
             self._saving.publish(self._state.policy_network, self._standing.metadata(self._state.learner_steps))
@@ -272,8 +262,12 @@ class Learner:
         step = self._ranks.from_first(-1 if found is None else found[0].learner_steps)
         if step < 0:
             self._begin()
-            return
-        ref, state = found or self._saving.load(step)
+        else:
+            self._restore(*(found or self._saving.load(step)))
+        if self._ranks.is_first:
+            self._standing.count_logged(self._folder.experience)
+
+    def _restore(self, ref: CheckpointRef, state: dict[str, Any]) -> None:
         if "standing" not in state:
             problem = f"its checkpoint {ref.path.name} was written by an older version"
             raise UserError("run", self._folder.path.name, problem, "publish it as a teacher and start a new run")

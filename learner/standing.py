@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -12,6 +13,7 @@ from learner.ranks import Order, Verdict
 from learner.scoreboard import Scoreboard
 from replay_service.sharding import ReplayTimeout, ShardedReplay
 from upcycle.config import PhaseName, RunConfig
+from upcycle.log_trimming import count_logged
 
 _log = structlog.get_logger(__name__)
 
@@ -41,7 +43,7 @@ class Standing:
     @property
     def phase_env_frames(self) -> int:
         """Environment frames of this phase so far."""
-        return self._frames.total - self._phases.start_env_frames
+        return max(self._frames.total - self._phases.start_env_frames, 0)  # a power cut may take back what was logged
 
     @property
     def multiplier(self) -> float:
@@ -65,11 +67,22 @@ class Standing:
             "epsilon_done": int(self._phases.had_offline_phase),
         }
 
-    def update(self, replay: ShardedReplay) -> None:
-        """Counts frames where they arrive, and takes in new scores."""
+    def count_logged(self, experience: Path) -> None:
+        """Counts what the run's logs have taken, where it keeps any: of shards that have left, only they can tell.
+
+        Raises: CorruptDataError if a log is damaged.
+        """
+        if self._config.replay.log_experience:
+            self._frames.adopt(count_logged(experience))
+
+    def count(self, replay: ShardedReplay) -> None:
+        """Counts frames where they arrive."""
         with suppress(ReplayTimeout):  # no shard answers: the supervisor restarts them, the count catches up
-            shards = replay.stats("online").shards
-            self._frames.observe({shard: stats.num_inserted for shard, stats in shards.items()})
+            self._frames.observe(replay.stats("online").shards)
+
+    def update(self, replay: ShardedReplay) -> None:
+        """Counts frames, and takes in new scores."""
+        self.count(replay)
         self._scores.update(self.phase)
 
     def order(self, learner_steps: int, *, stop: bool, save_at: float) -> Order:
@@ -104,7 +117,7 @@ class Standing:
             "phases": self._phases.state_dict(),
             "records": self.records,
             "scores": self._scores.state_dict(),
-            "frames": {"total": self._frames.total, "counters": self._frames.counters},
+            "frames": self._frames.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -112,7 +125,7 @@ class Standing:
         self._phases = PhaseMachine.from_state(state["phases"], self._config.phases)
         self.records = state["records"]
         self._scores.load_state_dict(state["scores"])
-        self._frames.total, self._frames.counters = state["frames"]["total"], state["frames"]["counters"]
+        self._frames.load_state_dict(state["frames"])
 
     def _progress(self, learner_steps: int) -> Progress:
         return Progress(

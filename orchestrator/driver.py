@@ -21,7 +21,8 @@ from orchestrator.progress import Pace, Progress, View, phase_fraction
 from orchestrator.scaling import ShardScaling
 from orchestrator.supervisor import GiveUp, Supervisor
 from upcycle.config import RunConfig
-from upcycle.errors import UpcycleError
+from upcycle.errors import CorruptDataError, UpcycleError
+from upcycle.log_trimming import count_logged
 from upcycle.metrics import Metrics, metrics_target
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
@@ -112,6 +113,7 @@ class Driver:
                     self._stop.set()
         finally:
             self._end()
+        self._count_tails()
         return Outcome(
             finished=self._finished,
             env_frames=int(self._learner.get("env_frames", 0)),
@@ -261,6 +263,20 @@ class Driver:
         learner = self._handles.get(("learner", 0))
         if learner is not None and learner.detail:
             self._learner = learner.detail
+
+    def _count_tails(self) -> None:
+        """Counts what the logs hold, now that nobody adds to them: the actors' last steps come after the learner's."""
+        if not self._config.replay.log_experience:
+            return
+        try:
+            logged = count_logged(self._folder.experience)
+        except CorruptDataError as error:  # what the learner has counted holds
+            _log.error("frames_not_counted", error=str(error))
+            return
+        if logged:
+            skip = self._config.env.frame_skip if len(self._folder.manifest["chunk_spec"]["frame_shape"]) > 1 else 1
+            self._learner = {**self._learner, "env_frames": skip * sum(logged.values())}
+            self._publish()
 
     def _end_all(self, handles: "list[Handle]", seconds: float) -> None:
         for name in self._cluster.stop(handles, seconds):

@@ -15,9 +15,10 @@ from torch import Tensor
 from learner.checkpoint import CheckpointFolder
 from learner.learner import Learner
 from learner.train_step import train_step
+from replay_service.rate_limiter import Flow
 from replay_service.server import ReplayShard
 from replay_service.sharding import ReplayTimeout, SampledBatch, ShardedReplay
-from replay_service.types import TableConfig
+from replay_service.types import TableConfig, TableStats
 from teacher_store.teacher import Teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience, teacher
 from upcycle.chunks import decode_chunk
@@ -161,7 +162,8 @@ class Recorded:
         return copies
 
     def stats(self, table: str) -> object:
-        return SimpleNamespace(shards={0: SimpleNamespace(num_inserted=1000)})
+        flow = Flow(None, 1, 1, num_free_inserts=1000)
+        return SimpleNamespace(shards={0: TableStats(flow, incarnation=1)})
 
     def update_priorities(self, *_: object) -> None:
         """Nobody listens."""

@@ -12,8 +12,10 @@ from orchestrator.context import Role
 from orchestrator.driver import Driver, RunFailed
 from orchestrator.progress import Progress
 from orchestrator.shard_set import ShardSet
+from upcycle.chunks import ChunkSpec
 from upcycle.config_io import parse_config
 from upcycle.errors import UserError
+from upcycle.experience_log import ExperienceLogWriter
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
@@ -134,6 +136,21 @@ def drive(
 ) -> tuple[ScriptedCluster, Screen, Metrics, Driver]:
     cluster, screen, metrics = ScriptedCluster(folder, answer), Screen(), Metrics("driver", "run")
     return cluster, screen, metrics, Driver(folder, cast(Any, cluster), tracker, metrics, screen, stop or StopSignal())
+
+
+def test_a_run_that_ends_counts_what_the_actors_handed_over_last(folder: RunFolder, tracker: Tracker):
+    spec = ChunkSpec((4,), "float32", 2)
+    folder.update_manifest(chunk_spec=spec.to_json())
+    for shard, transitions in ((0, 70), (3, 45)):  # shard 3 has left
+        with ExperienceLogWriter.open(folder.experience / f"shard-{shard}", spec, folder.config.env) as log:
+            log.append(b"a chunk", transitions)
+
+    def answer(name: str, _: int) -> dict[str, Any]:
+        return learner("done", 120, 100, "finished") if name == "learner-0" else {}
+
+    _, _, _, driver = drive(folder, tracker, answer)
+    assert driver.run().env_frames == 115
+    assert folder.statuses()["driver-0"]["env_frames"] == 115
 
 
 def test_processes_start_when_they_are_needed_and_end_in_order(folder: RunFolder, tracker: Tracker):

@@ -91,6 +91,41 @@ def logged(folder: RunFolder) -> int:
     return ExperienceLogReader.open(folder.experience).num_transitions
 
 
+def test_the_counter_equals_the_log_over_a_stop_and_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = new_run(tmp_path / "run", catch("replay.num_shards=1", "rl.env_frames=1000000", "learner.batch_size=16"))
+
+    def stretch(enough: int, *, learner_late: bool) -> dict[str, Any]:
+        """Starts everything, stops it in the driver's order, and says what the learner knew at its end."""
+        stage = Stage(folder)
+        try:
+            before = folder.endpoints("replay")
+            stage.start("replay")
+            wait_until(lambda: folder.endpoints("replay") != before)
+            roles: tuple[Role, ...] = ("actor", "learner") if learner_late else ("learner", "actor")
+            actor_and_learner = dict[str, Process]()
+            for role in roles:
+                actor_and_learner[role] = stage.start(role)
+                if role == "actor":
+                    wait_until(lambda: logged(folder) >= enough)
+            actor, learner = actor_and_learner["actor"], actor_and_learner["learner"]
+            wait_until(lambda: learner.status()["state"] == "running")
+            assert actor.stop(20.0)
+            assert learner.stop(20.0)
+            assert learner.status()["error"] is None
+            return learner.status()["detail"]
+        finally:
+            stage.close()
+            folder.forget_processes()
+
+    monkeypatch.setattr("learner.learner._HOUSEKEEPING_SECONDS", 3.0)  # so that the tails come after its last look
+    first = stretch(300, learner_late=False)
+    before = logged(folder)
+    assert first["env_frames"] == before
+    # Again, from the old weights, more than before, and all of it before the learner looks.
+    second = stretch(2 * before + 100, learner_late=True)
+    assert second["env_frames"] == logged(folder) > 2 * before
+
+
 def test_a_shard_comes_back_with_what_it_had_acknowledged(folder: RunFolder, stage: Stage):
     first = stage.start("replay")
     wait_until(lambda: folder.endpoints("replay"))

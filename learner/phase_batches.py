@@ -1,0 +1,45 @@
+"""Which tables the batches of a phase come from, and how they are drawn."""
+
+import torch
+
+from learner.batch_source import BatchSource, Replay
+from learner.ranks import Ranks
+from upcycle.config import PhaseName, RunConfig
+from upcycle.runtime import seed_for
+from upcycle.windows import View
+
+
+def shares_of_phase(config: RunConfig, phase: PhaseName) -> dict[str, float]:
+    """The share of each table in every batch, summing to 1; tables that give nothing are left out."""
+    if phase == "offline":
+        return {"teacher": 1.0}
+    share = config.online.teacher_fraction if phase == "online" else 0.0
+    return {"online": 1.0 - share, "teacher": share} if share > 0 else {"online": 1.0}
+
+
+def batches_of_phase(
+    config: RunConfig,
+    phase: PhaseName,
+    replay: Replay,
+    view: View,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    first_batch: int,
+) -> BatchSource:
+    """This rank's batches, from number `first_batch` on."""
+    shares, learner = shares_of_phase(config, phase), config.learner
+    return BatchSource(
+        replay,
+        shares if len(shares) > 1 else next(iter(shares)),
+        batch_size=ranks.share(learner.batch_size),
+        view=view,
+        importance_sampling_exponent=config.replay.importance_sampling_exponent,
+        prefetch_batches=learner.prefetch_batches,
+        batches_per_request=learner.batches_per_request,
+        requests_in_flight=learner.requests_in_flight,
+        device=device,
+        # What is drawn from a table that stays as it is depends on nothing but the number of the batch.
+        seed=seed_for(config.seed, "draws", ranks.rank) if phase == "offline" else None,
+        first_batch=first_batch,
+    )
