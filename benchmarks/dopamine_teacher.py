@@ -25,6 +25,7 @@ from teacher_store.store import TeacherStore
 from upcycle.chunks import Array
 from upcycle.config import EnvConfig
 from upcycle.snapshots import read_snapshot
+from upcycle.streams import leavable_streams
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 WORK: Final = ROOT / "runs" / "dopamine_teacher"
@@ -130,4 +131,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with leavable_streams():
+        main()

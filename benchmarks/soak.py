@@ -25,6 +25,7 @@ from benchmarks.workers import ROOT, Worker
 from benchmarks.workload import GAMES, Game, place_of, recorded
 from upcycle.files import write_atomically
 from upcycle.runtime import configure_logging, keep_heap
+from upcycle.streams import leavable_streams
 
 _PANELS: Final = (
     ("transitions per second", ("samples_per_s", "inserts_per_s")),
@@ -165,4 +166,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with leavable_streams():
+        main()

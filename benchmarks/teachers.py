@@ -41,6 +41,7 @@ from teacher_store.store import TeacherStore
 from upcycle.chunks import Chunk, decode_chunk, encode_chunk
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.log_segment import compress_chunk
+from upcycle.streams import leavable_streams
 
 GAMES: Final = {"pong": "Pong-v5", "breakout": "Breakout-v5"}
 _NAME: Final = "imported"
@@ -259,4 +260,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with leavable_streams():
+        main()

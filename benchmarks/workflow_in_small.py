@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from orchestrator.local_ray import private_folder
+from upcycle.streams import leavable_streams
 
 _RUN_SECONDS: Final = 900.0
 _OBJECT_STORE_BYTES: Final = 100 << 20
@@ -186,4 +187,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with leavable_streams():
+        main()

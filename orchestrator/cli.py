@@ -1,7 +1,7 @@
 """The command line. It parses first and imports after: a typing error costs no second, and no torch.
 
 Exit codes: 0 done, 1 failed (a defect, or processes that kept dying), 2 something that the user can put right: one line
-that names the field, its value and the remedy.
+that names the field, its value and the remedy. None of them depends on whether somebody reads what is printed.
 """
 
 import importlib.util
@@ -28,6 +28,7 @@ from orchestrator.cli_replay import replay_app
 from orchestrator.cli_teacher import teacher_app
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
 from upcycle.files import explain_os_error
+from upcycle.streams import leavable_streams
 
 _TRACEBACK: Final = "UPCYCLE_TRACEBACK"
 
@@ -199,23 +200,25 @@ app.command(replay_app, name="replay", help="Look into the replay of a run, and 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    with leavable_streams():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     _check_packages()
     try:
-        return int(
-            app.cli(
-                prog="upcycle",
-                description="Grow better agents from the ones you already have.",
-                args=arguments,
-                config=(FlagCreatePairsOff,),
-            )
+        code = app.cli(
+            prog="upcycle",
+            description="Grow better agents from the ones you already have.",
+            args=arguments,
+            config=(FlagCreatePairsOff,),
         )
+        sys.stdout.flush()  # here it can still be an error that what was to be printed did not find room
+        return int(code)
     except (UserError, CorruptDataError) as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except UpcycleError as error:
         return _fail(error, 1)
     except Exception as error:  # the program's outermost frame

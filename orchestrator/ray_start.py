@@ -19,6 +19,7 @@ import psutil
 import ray
 
 from orchestrator.local_ray import StartStopped
+from orchestrator.signals import spare_children_hang_ups
 from upcycle.errors import UpcycleError
 from upcycle.runtime import Stop
 
@@ -57,7 +58,8 @@ def start_local(
     started = time.monotonic()
     watch = Watch(folder, say, stop, seconds)
     try:
-        with watch, _patience(watch):
+        # The thread that watches was there before, and hears of a hang-up meanwhile.
+        with watch, spare_children_hang_ups(), _patience(watch):
             ray.init(address="local", _temp_dir=str(folder), **options)
     except BaseException as error:
         ray.shutdown()

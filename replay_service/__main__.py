@@ -2,7 +2,7 @@
 
 The file holds {"index", "spec": ChunkSpec, "tables": [TableConfig, ...], "env": EnvConfig} and may hold "log" (folder
 of this shard's experience log), "run", "host" and "port". The process prints one JSON line with its addresses once it
-serves, and stops cleanly on SIGTERM or SIGINT. With a log, the table `online` begins with what the log holds.
+serves, and stops cleanly on SIGTERM, SIGINT or SIGHUP. With a log, the table `online` begins with what the log holds.
 """
 
 import json
@@ -21,6 +21,7 @@ from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.metrics import Metrics
 from upcycle.runtime import keep_heap
+from upcycle.streams import leavable_streams
 
 
 def main(arguments: list[str]) -> int:
@@ -36,9 +37,11 @@ def main(arguments: list[str]) -> int:
     try:
         values = _read(Path(arguments[0]))
         keep_heap()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, on_signal)
-        _serve(values, stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):  # as `nohup` has it
+                signal.signal(number, on_signal)
+        with leavable_streams():
+            _serve(values, stop)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -69,8 +69,8 @@ def test_kill_9_loses_no_acknowledged_chunk(tmp_path: Path, processes: list[Shar
         stats = replay.stats("online")
         assert (stats.num_chunks, stats.num_duplicate_chunks) == (60, 0)
         assert min(shard.num_inserted for shard in stats.shards.values()) > 0  # the restarted one takes its turn
-    for process in processes[1:]:
-        assert process.end(signal.SIGTERM) == 0
+    for process, number in zip(processes[1:], (signal.SIGTERM, signal.SIGHUP), strict=True):
+        assert process.end(number) == 0
     logged = [list(ExperienceLogReader.open(tmp_path / f"shard-{index}").iterate()) for index in range(2)]
     assert sorted(logged[0] + logged[1]) == sorted(make_data(number) for number in range(60))
 
