@@ -182,6 +182,8 @@ class Actor:
     def _send(self, sender: ChunkSender, chunks: Sequence[Chunk]) -> None:
         """Hands chunks to the sender; waits while replay holds inserts back, but not once stopped."""
         started = time.monotonic()
+        if chunks:
+            self._metrics.moments.first("first_chunk")
         for chunk in chunks:
             data = encode_chunk(chunk, self._spec, codec=self._config.actors.compression)
             while not sender.put(data, _HOUSEKEEPING_SECONDS):
@@ -204,6 +206,7 @@ class Actor:
         self._metrics.set("actor_weight_lag_versions", lag)
         self._metrics.set("actor_policy_version", weights.version)
         self._weights, self._frames_at_weights = weights, self._frames
+        self._metrics.moments.first("first_weights")
 
     def _housekeep(self) -> None:
         """Metrics and heartbeat, about once a second."""

@@ -201,6 +201,8 @@ class Learner:
             keys = batch.keys
             self._readback.push(result.priorities, lambda values: source.write_back(keys, values.astype("float64")))
         self._metrics.increment("learner_steps_total")
+        self._metrics.moments.first("first_step")
+        self._metrics.moments.last("last_step")
         self._metrics.observe("learner_step_seconds", time.monotonic() - started)
         self._losses.add(result)
         if self._state.learner_steps % _REPORT_PERIOD == 0:

@@ -44,6 +44,7 @@ def run(
     set_: Overrides = (),
     runs: Path = RUNS,
     json: bool = False,
+    timings: bool = False,
 ) -> int:
     """Start a run and see it through: offline, online, rl, evaluation, report.
 
@@ -54,6 +55,7 @@ def run(
         set_: change one field, for example --set learner.batch_size=64; may be given several times
         runs: folder of the runs; UPCYCLE_RUNS sets another default
         json: print one JSON value at the end instead of progress
+        timings: print how long start and end took, step by step
     """
     from upcycle.config_io import load_config
 
@@ -63,11 +65,13 @@ def run(
 
     view = progress.make_view(config.name, json=json)
     summary = launch.run(config, preset=found.stem, path=runs / config.name, overwrite=overwrite, view=view)
-    return results.show_summary(summary, runs / config.name, as_json=json)
+    return results.show_summary(summary, runs / config.name, as_json=json, with_timings=timings)
 
 
 @app.command
-def resume(run: Positional[str], *, set_: Overrides = (), runs: Path = RUNS, json: bool = False) -> int:
+def resume(
+    run: Positional[str], *, set_: Overrides = (), runs: Path = RUNS, json: bool = False, timings: bool = False
+) -> int:
     """Go on with a run from its newest checkpoint; replay is filled from the run's own experience log.
 
     Args:
@@ -75,12 +79,13 @@ def resume(run: Positional[str], *, set_: Overrides = (), runs: Path = RUNS, jso
         set_: change one field, for example --set rl.env_frames=8000000; may be given several times
         runs: folder of the runs
         json: print one JSON value at the end instead of progress
+        timings: print how long start and end took, step by step
     """
     open_run(runs, run)
     from orchestrator import launch, progress, results
 
     summary = launch.resume(runs / run, set_, view=progress.make_view(run, json=json))
-    return results.show_summary(summary, runs / run, as_json=json)
+    return results.show_summary(summary, runs / run, as_json=json, with_timings=timings)
 
 
 @app.command

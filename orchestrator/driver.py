@@ -20,6 +20,7 @@ from orchestrator.context import Role
 from orchestrator.progress import Pace, Progress, View, phase_fraction
 from orchestrator.scaling import ShardScaling
 from orchestrator.supervisor import GiveUp, Supervisor
+from orchestrator.timings import Timings
 from upcycle.config import RunConfig
 from upcycle.errors import CorruptDataError, UpcycleError
 from upcycle.log_trimming import count_logged
@@ -74,13 +75,22 @@ class Driver:
       tracker: of the run; an outage is counted and survived.
       metrics: of the role `driver`.
       stop: ends the stretch with a checkpoint.
+      timings: where the processes' moments and the steps of the end are noted.
     """
 
     def __init__(
-        self, folder: RunFolder, cluster: "Cluster", tracker: Tracker, metrics: Metrics, view: View, stop: StopSignal
+        self,
+        folder: RunFolder,
+        cluster: "Cluster",
+        tracker: Tracker,
+        metrics: Metrics,
+        view: View,
+        stop: StopSignal,
+        timings: Timings | None = None,
     ) -> None:
         self._folder, self._cluster, self._tracker = folder, cluster, tracker
         self._metrics, self._view, self._stop = metrics, view, stop
+        self._timings = timings or Timings()
         self._config: RunConfig = folder.config
         self._baselines = Baselines.from_manifest(folder.manifest)
         self._handles: dict[Name, Handle] = {}
@@ -129,6 +139,8 @@ class Driver:
         answers = self._cluster.poll(list(self._handles.values()), _ANSWER_SECONDS)
         now = time.monotonic()
         findings = judge(self._handles, answers)
+        for handle in self._handles.values():
+            self._note_moments(handle)
         self._finished = findings.finished
         self._learner = self._handles["learner", 0].detail or self._learner
         for unit in findings.heard:
@@ -175,6 +187,7 @@ class Driver:
 
     def _start(self, name: Name) -> None:
         role, index = name
+        self._timings.first_time(f"{role}-{index}", "asked")
         self._handles[name] = self._cluster.start(role, index, self._folder.path)
         self._supervisor.started(unit_of(name), now=time.monotonic())
         _log.info("process_started", process=f"{role}-{index}")
@@ -259,7 +272,10 @@ class Driver:
             handles = [handle for (other, _), handle in self._handles.items() if other == role]
             if role == "replay":
                 handles += [handle for _, handle in self._leaving]
-            self._end_all(handles, seconds)
+            with self._timings.step(f"end {role}"):
+                self._end_all(handles, seconds)
+            for handle in handles:
+                self._note_moments(handle)
         learner = self._handles.get(("learner", 0))
         if learner is not None and learner.detail:
             self._learner = learner.detail
@@ -277,6 +293,11 @@ class Driver:
             skip = self._config.env.frame_skip if len(self._folder.manifest["chunk_spec"]["frame_shape"]) > 1 else 1
             self._learner = {**self._learner, "env_frames": skip * sum(logged.values())}
             self._publish()
+
+    def _note_moments(self, handle: "Handle") -> None:
+        if handle.status:
+            self._timings.first_time(handle.name, "first_answer")
+            self._timings.note(handle.name, handle.status.get("moments", {}))
 
     def _end_all(self, handles: "list[Handle]", seconds: float) -> None:
         for name in self._cluster.stop(handles, seconds):

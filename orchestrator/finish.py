@@ -11,7 +11,8 @@ from orchestrator.driver import Outcome
 from orchestrator.evaluator import evaluate_snapshot
 from orchestrator.progress import Progress, View
 from orchestrator.report import write_report
-from orchestrator.summary import Summary, write_summary
+from orchestrator.summary import Summary, save_summary, write_summary
+from orchestrator.timings import Timings
 from upcycle.run_folder import Record, RunFolder
 from upcycle.runtime import Games, StopSignal
 from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
@@ -93,8 +94,9 @@ def _result(snapshots: SnapshotFolder) -> Snapshot:
     return snapshots.load(newest)
 
 
-def write_results(folder: RunFolder, outcome: Outcome) -> Summary:
-    """Writes `summary.json` and `report.html`. Raises: UserError if the disk is full."""
+def write_results(folder: RunFolder, outcome: Outcome, timings: Timings | None = None) -> Summary:
+    """Writes `report.html` and `summary.json`, timings included. Raises: UserError if the disk is full."""
+    timings = timings or Timings()
     summary = write_summary(
         folder,
         env_frames=outcome.env_frames,
@@ -103,5 +105,6 @@ def write_results(folder: RunFolder, outcome: Outcome) -> Summary:
         wall_seconds=float(folder.manifest.get("wall_seconds", 0.0)),
     )
     control = _CONTROLS / f"{folder.manifest['preset']}.json"
-    write_report(folder, control=control if control.exists() and summary["teacher"] is not None else None)
-    return summary
+    with timings.step("report"):
+        write_report(folder, control=control if control.exists() and summary["teacher"] is not None else None)
+    return save_summary(folder, summary | {"timings": timings.to_json()})

@@ -28,6 +28,7 @@ from orchestrator.progress import View
 from orchestrator.redis_server import RedisServer
 from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary
+from orchestrator.timings import Timings
 from teacher_store.store import TeacherStore
 from upcycle import __version__
 from upcycle.config import RunConfig
@@ -48,25 +49,31 @@ _FIXED: Final = ("env", "network", "encoder", "phases")
 """Sections that a checkpoint depends on; resuming cannot change them."""
 
 
-def run(config: RunConfig, *, preset: str, path: Path, overwrite: bool, view: View) -> Summary | None:
+def run(
+    config: RunConfig, *, preset: str, path: Path, overwrite: bool, view: View, timings: Timings | None = None
+) -> Summary | None:
     """Starts a new run in the folder `path` and sees it through.
 
+    Args:
+      timings: where the steps of its start and end are noted.
     Returns: its summary, or None if it was stopped before its end.
     Raises: UserError or CorruptDataError, leaving no folder behind, if it cannot be started; RunFailed.
     """
-    stop = StopSignal()
+    stop, timings = StopSignal(), timings or Timings()
+    timings.begins_with("imports")
     with stop_on_signals(stop), view:
         _refuse_existing(path, overwrite=overwrite)
         _check_redis(config)
         store = TeacherStore.default()
         config = with_teacher_protocol(config, store)
-        plan = make_plan(config, store, stop=stop, view=view)
+        with timings.step("plan"):
+            plan = make_plan(config, store, stop=stop, view=view)
         if stop.is_set():
             return None
         manifest = plan.to_manifest() | {"preset": preset, "versions": _versions(), "wall_seconds": 0.0}
         with ExitStack() as resources:
             try:
-                cluster = resources.enter_context(_connect(config, view, stop))
+                cluster = resources.enter_context(_connect(config, view, stop, timings))
             except StartStopped:
                 return None
             if path.exists():
@@ -75,33 +82,35 @@ def run(config: RunConfig, *, preset: str, path: Path, overwrite: bool, view: Vi
             started = False
             try:
                 with lease.hold(folder), _logging(folder):
-                    tracker = _start_tracker(folder, resources)
+                    tracker = _start_tracker(folder, resources, timings)
                     started = True
-                    return _stretch(folder, cluster, tracker, resources, view, stop)
+                    return _stretch(folder, cluster, tracker, resources, view, stop, timings)
             finally:
                 if not started:
                     resources.close()
                     shutil.rmtree(path, ignore_errors=True)
 
 
-def resume(path: Path, overrides: Sequence[str], *, view: View) -> Summary | None:
+def resume(path: Path, overrides: Sequence[str], *, view: View, timings: Timings | None = None) -> Summary | None:
     """Goes on with a run from its newest checkpoint, replay seeded from its own experience log.
 
     Raises: UserError if it is running, has finished and nothing was changed, or a change does not fit its checkpoint.
     """
     folder = RunFolder.open(path)
-    stop = StopSignal()
+    stop, timings = StopSignal(), timings or Timings()
+    timings.begins_with("imports")
     with stop_on_signals(stop), view, lease.hold(folder):
         old, config = folder.config, load_config(path / "config.toml", overrides)
         _check_changes(folder, old, config)
         _check_redis(config)
-        plan = make_plan(config, TeacherStore.default(), stop=stop, view=view, begins=False)
+        with timings.step("plan"):
+            plan = make_plan(config, TeacherStore.default(), stop=stop, view=view, begins=False)
         if stop.is_set():
             return None
         _check_spec(folder, plan)
         with ExitStack() as resources:
             try:
-                cluster = resources.enter_context(_connect(config, view, stop))
+                cluster = resources.enter_context(_connect(config, view, stop, timings))
             except StartStopped:
                 return None
             folder.replace_config(config)
@@ -109,12 +118,18 @@ def resume(path: Path, overrides: Sequence[str], *, view: View) -> Summary | Non
             folder.update_manifest(teacher=known["teacher"], teachers=known["teachers"])
             folder.forget_processes()
             with _logging(folder):
-                tracker = _start_tracker(folder, resources)
-                return _stretch(folder, cluster, tracker, resources, view, stop)
+                tracker = _start_tracker(folder, resources, timings)
+                return _stretch(folder, cluster, tracker, resources, view, stop, timings)
 
 
 def _stretch(
-    folder: RunFolder, cluster: "Cluster", tracker: Tracker, resources: ExitStack, view: View, stop: StopSignal
+    folder: RunFolder,
+    cluster: "Cluster",
+    tracker: Tracker,
+    resources: ExitStack,
+    view: View,
+    stop: StopSignal,
+    timings: Timings,
 ) -> Summary | None:
     """One stretch of a run, and its end. `resources` (Ray, Redis) are closed before the final evaluation."""
     started, before = time.monotonic(), float(folder.manifest.get("wall_seconds", 0.0))
@@ -124,12 +139,14 @@ def _stretch(
     try:
         with stop_on_signals(stop):  # Ray has installed its own since
             view.say(f"run {folder.config.name} started; its folder is {folder.path}")
-            outcome = Driver(folder, cluster, tracker, metrics, view, stop).run()
+            outcome = Driver(folder, cluster, tracker, metrics, view, stop, timings).run()
             _rebuild(tracker, folder)
             resources.close()
             state = "stopped"
-            if outcome.finished and final_evaluation(folder, view, stop) is not None:
-                state = "finished"
+            if outcome.finished:
+                with timings.step("final evaluation"):
+                    score = final_evaluation(folder, view, stop)
+                state = "stopped" if score is None else "finished"
     except (UserError, RunFailed) as error:
         _log.error("run_failed", error=str(error))
         raise
@@ -138,27 +155,33 @@ def _stretch(
         raise
     finally:
         folder.update_manifest(state=state, driver=None, wall_seconds=before + time.monotonic() - started)
-    return _conclude(folder, outcome, view, finished=state == "finished")
+    return _conclude(folder, outcome, view, timings, finished=state == "finished")
 
 
-def _conclude(folder: RunFolder, outcome: Outcome, view: View, *, finished: bool) -> Summary | None:
+def _conclude(folder: RunFolder, outcome: Outcome, view: View, timings: Timings, *, finished: bool) -> Summary | None:
     if finished:
-        return write_results(folder, outcome)
+        return write_results(folder, outcome, timings)
     saved = "with a checkpoint" if any(folder.checkpoints.iterdir()) else "before its first checkpoint"
     view.say(f"stopped {saved}; go on with: upcycle resume {folder.path.name}")
     return None
 
 
 @contextmanager
-def _connect(config: RunConfig, view: View, stop: StopSignal) -> Generator["Cluster"]:
+def _connect(config: RunConfig, view: View, stop: StopSignal, timings: Timings) -> Generator["Cluster"]:
     """Ray, joined or started. Raises: UserError if it cannot be reached; StartStopped."""
     address = address_to_join(config.cluster)
     with ExitStack() as resources:
         view.say("starting Ray" if address is None else f"joining Ray at {address}")
         folder = resources.enter_context(private_folder()) if address is None else None
-        from orchestrator.cluster import Cluster
+        with timings.step("start Ray"):
+            from orchestrator.cluster import Cluster
 
-        yield resources.enter_context(Cluster(config, f"upcycle-{uuid.uuid4().hex[:8]}", folder, view.say, stop))
+            cluster = Cluster(config, f"upcycle-{uuid.uuid4().hex[:8]}", folder, view.say, stop)
+        try:
+            yield cluster
+        finally:
+            with timings.step("end Ray"):
+                cluster.close()
 
 
 @contextmanager
@@ -196,10 +219,11 @@ def _check_redis(config: RunConfig) -> None:
         tracker.close()
 
 
-def _start_tracker(folder: RunFolder, resources: ExitStack) -> Tracker:
+def _start_tracker(folder: RunFolder, resources: ExitStack, timings: Timings) -> Tracker:
     """The run's tracker, on the Redis that it names or an embedded one; its index is made to agree with the files."""
     config = folder.config
-    url = config.cluster.redis_url or resources.enter_context(RedisServer(folder.path / "redis")).url
+    with timings.step("start Redis"):
+        url = config.cluster.redis_url or resources.enter_context(RedisServer(folder.path / "redis")).url
     tracker = Tracker(url, config.name)
     resources.callback(tracker.close)
     _rebuild(tracker, folder)

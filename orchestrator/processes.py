@@ -18,7 +18,6 @@ import structlog
 
 from orchestrator.baselines import Baselines
 from orchestrator.context import Context, Role
-from orchestrator.shard_loop import ShardLoop
 from upcycle.chunks import ChunkSpec
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
@@ -62,6 +61,7 @@ class Process:
         self._folder, self._index, self._host = folder, index, host
         self._stop = StopSignal()
         self._metrics = Metrics(role, run.name, index)
+        self._metrics.moments.first("up")
         self._metrics_address = self._metrics.serve(host)
         self._state: State = "starting"
         self._error: str | None = None
@@ -74,7 +74,7 @@ class Process:
         self._thread.start()
 
     def status(self) -> dict[str, Any]:
-        """State of the process: `state`, `error`, `user_error`, `pid`, `metrics` (address) and `detail` of its loop."""
+        """Of the process: `state`, `error`, `user_error`, `pid`, `metrics` (address), `moments`, loop's `detail`."""
         detail = self._loop.status() if self._loop is not None else {}
         return {
             "state": self._state,
@@ -82,6 +82,7 @@ class Process:
             "user_error": self._user_error,
             "pid": os.getpid(),
             "metrics": self._metrics_address,
+            "moments": self._metrics.moments.to_json(),
             "detail": detail,
         }
 
@@ -99,6 +100,7 @@ class Process:
         try:
             with ExitStack() as resources:
                 self._loop = BUILDERS[self._role](self._context(resources))
+                self._metrics.moments.first("built")
                 self._state = "running"
                 self._metrics.set("process_up", 1)
                 self._loop.run()
@@ -136,9 +138,17 @@ class Process:
         )
 
 
+def _shard(context: Context) -> Loop:
+    from orchestrator.shard_loop import ShardLoop
+
+    context.metrics.moments.first("imports")
+    return ShardLoop(context)
+
+
 def _learner(context: Context) -> Loop:
     from orchestrator.learner_process import build_learner
 
+    context.metrics.moments.first("imports")
     return build_learner(context)
 
 
@@ -146,6 +156,7 @@ def _actor(context: Context) -> Loop:
     from actors.actor import Actor
     from actors.weights import WeightSubscriber
 
+    context.metrics.moments.first("imports")
     context.await_shards()  # the first to come may be one that drains, which has nobody to send chunks to yet
     subscriber = WeightSubscriber(
         SnapshotFolder(context.folder.snapshots),
@@ -185,13 +196,14 @@ def _evaluator(context: Context) -> Loop:
 
     from orchestrator.evaluator import Evaluator
 
+    context.metrics.moments.first("imports")
     torch.set_num_threads(1)
     baselines = Baselines.from_manifest(context.manifest)
     return Evaluator(context.config, context.folder, baselines, context.metrics, context.stop, context.tracker)
 
 
 BUILDERS: Final[dict[Role, Callable[[Context], Loop]]] = {
-    "replay": ShardLoop,
+    "replay": _shard,
     "learner": _learner,
     "actor": _actor,
     "evaluator": _evaluator,

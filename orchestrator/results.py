@@ -1,6 +1,7 @@
 """What the verbs about finished work print."""
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -12,14 +13,17 @@ from orchestrator.evaluator import evaluate_snapshot
 from orchestrator.report import write_report
 from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary, plain_words, summarise
+from orchestrator.timings import timings_table
 from upcycle.errors import UserError
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
 from upcycle.snapshots import SnapshotFolder
 
 
-def show_summary(summary: Summary | None, path: Path, *, as_json: bool) -> int:
+def show_summary(summary: Summary | None, path: Path, *, as_json: bool, with_timings: bool = False) -> int:
     """Prints how a stretch of a run ended: three sentences, or the summary. None is a run stopped before its end."""
+    if with_timings and summary is not None:
+        print(*timings_table(summary["timings"]), sep="\n", file=sys.stderr)
     if as_json:
         print(json.dumps(summary if summary is not None else summarise(RunFolder(path)) if path.exists() else None))
     elif summary is not None:

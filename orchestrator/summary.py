@@ -23,6 +23,8 @@ Summary = dict[str, Any]
     alone; teacher_states are the states that teachers' networks were given, see `RunFolder.write_phases`
   final: {mean_return, normalised, episodes, policy_version, interval, normalised_interval} or null without a score
   wall_seconds, env_frames, learner_steps, samples_per_insert (or null), versions: {package: version}
+  timings: of the run's last stretch, how long it took to start and to end, see `timings.TimingsRecord`; null of a run
+    that has not finished. Its moments are seconds since the command began
 
 Returns are raw; `normalised` puts random play at 0 and the teacher at 1 (null without a teacher); intervals are 95 %
 bootstrap intervals of the mean.
@@ -67,6 +69,7 @@ def summarise(
         "learner_steps": learner_steps if learner_steps is not None else last.get("learner_steps", 0),
         "samples_per_insert": samples_per_insert,
         "versions": manifest.get("versions", {}),
+        "timings": None,
     }
 
 
@@ -86,6 +89,11 @@ def write_summary(
         samples_per_insert=samples_per_insert,
         wall_seconds=wall_seconds,
     )
+    return save_summary(folder, summary)
+
+
+def save_summary(folder: RunFolder, summary: Summary) -> Summary:
+    """Writes a summary as the run's, atomically, and returns it."""
     write_atomically(folder.summary, json.dumps(summary, indent=2, allow_nan=False).encode() + b"\n")
     return summary
 

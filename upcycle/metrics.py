@@ -21,6 +21,7 @@ from prometheus_client import (
 )
 
 from upcycle.errors import UserError
+from upcycle.moments import Moments
 
 disable_created_metrics()  # or every counter and histogram would bring a second series, the time of its first sample
 
@@ -109,9 +110,13 @@ class Metrics:
     """The metrics of one process, in a registry of its own; thread-safe.
 
     An unknown name or label is a programmer's error (KeyError, ValueError), never a new time series.
+
+    Attributes:
+      moments: when this process came how far; no time series.
     """
 
     def __init__(self, role: str, run: str, index: int = 0) -> None:
+        self.moments = Moments()
         self._identity = {"role": role, "run": run, "index": str(index)}
         self._registry = CollectorRegistry()
         self._collectors: dict[str, Counter | Gauge | Histogram] = {}

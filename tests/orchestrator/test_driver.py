@@ -12,6 +12,7 @@ from orchestrator.context import Role
 from orchestrator.driver import Driver, RunFailed
 from orchestrator.progress import Progress
 from orchestrator.shard_set import ShardSet
+from orchestrator.timings import Timings
 from upcycle.chunks import ChunkSpec
 from upcycle.config_io import parse_config
 from upcycle.errors import UserError
@@ -219,6 +220,26 @@ def test_what_a_user_can_put_right_is_not_tried_again(folder: RunFolder, tracker
     with pytest.raises(UserError, match="disk = '/data': is full; free some space"):
         driver.run()
     assert cluster.started.count("replay-1") == 1
+
+
+def test_the_moments_of_every_process_are_noted(folder: RunFolder, tracker: Tracker):
+    def answer(name: str, round_: int) -> Any:
+        if name != "learner-0":
+            return {"moments": {"up": 1.0, "built": 2.0}}
+        return learner("rl", 5, 5, "finished" if round_ == 3 else "running") | {
+            "moments": {"up": 1.0, "first_step": 3.0, "last_step": 3.0 + round_}
+        }
+
+    timings = Timings(began=0.0)
+    cluster, screen, metrics = ScriptedCluster(folder, answer), Screen(), Metrics("driver", "run")
+    Driver(folder, cast(Any, cluster), tracker, metrics, screen, StopSignal(), timings).run()
+    record = timings.to_json()
+    assert set(record["processes"]) == set(cluster.started)
+    for name, known in record["processes"].items():
+        assert {"asked", "first_answer", "up"} <= set(known), name
+        assert known["first_answer"] >= known["asked"]
+    assert (record["first_step"], record["last_step"]) == (3.0, 6.0)
+    assert {"end actor", "end learner", "end evaluator", "end replay"} == {step["step"] for step in record["steps"]}
 
 
 @pytest.mark.parametrize("by", ["signal", "file"])
