@@ -29,6 +29,7 @@ from orchestrator.cli_teacher import teacher_app
 from upcycle.errors import CorruptDataError, UpcycleError, UserError
 from upcycle.files import explain_os_error
 from upcycle.streams import leavable_streams
+from upcycle.url_secrets import masked
 
 _TRACEBACK: Final = "UPCYCLE_TRACEBACK"
 
@@ -231,12 +232,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         if explained is not None:
             return _fail(explained, 2)
         if os.environ.get(_TRACEBACK):
-            traceback.print_exc()
+            print(masked(traceback.format_exc()), file=sys.stderr)
         return _fail(f"{type(error).__name__}: {error} (a defect; {_TRACEBACK}=1 shows where)", 1)
 
 
 def _fail(error: object, code: int) -> int:
-    print("upcycle: " + " ".join(str(error).split()), file=sys.stderr)
+    print("upcycle: " + masked(" ".join(str(error).split())), file=sys.stderr)
     return code
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import ray
+from pydantic import SecretStr
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from orchestrator.context import Role
@@ -35,8 +36,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 class ProcessActor:
     """The Ray side of one `orchestrator.processes.Process`; every method answers at once or within its timeout."""
 
-    def __init__(self, role: Role, index: int, run: str) -> None:
-        self._process = Process(role, index, Path(run), _node_address())
+    def __init__(self, role: Role, index: int, run: str, password: SecretStr | None) -> None:
+        self._process = Process(role, index, Path(run), _node_address(), password)
         self._process.start()
 
     def status(self) -> dict[str, Any]:
@@ -84,6 +85,8 @@ class Cluster:
       folder: of `local_ray.private_folder` for a local Ray; None joins the one at `local_ray.address_to_join`.
       say: called, perhaps from another thread, with a line about a start that takes long.
       stop: ends a start.
+    Attributes:
+      redis_password: what processes that are started from now on are told.
     Raises: UserError if the address does not answer or is of a kind that cannot be used, or if a local Ray does not
       start; StartStopped.
     """
@@ -92,6 +95,7 @@ class Cluster:
         self, config: RunConfig, namespace: str, folder: Path | None, say: Callable[[str], None], stop: Stop
     ) -> None:
         self._config, self._folder = config, folder
+        self.redis_password: SecretStr | None = None
         address = address_to_join(config.cluster)
         options: dict[str, Any] = {
             "namespace": namespace,
@@ -148,7 +152,8 @@ class Cluster:
                 }
             },
         )
-        return Handle(role, index, actor.remote(role, index, str(run.resolve())))
+        # As an argument: Ray shows environments in its dashboard and in the command lines of its workers.
+        return Handle(role, index, actor.remote(role, index, str(run.resolve()), self.redis_password))
 
     def poll(self, handles: Sequence[Handle], timeout_seconds: float) -> dict[str, str | None]:
         """Asks every process how it is; one question at a time is open to each.

@@ -183,7 +183,7 @@ def check_sockets() -> Finding:
 
 def _redis() -> Finding:
     with tempfile.TemporaryDirectory(prefix="up-") as directory, RedisServer(Path(directory)) as server:
-        tracker = Tracker(server.url, "doctor")
+        tracker = Tracker(server.url, "doctor", password=server.password)
         try:
             tracker.ping()
         finally:

@@ -25,10 +25,10 @@ from orchestrator.finish import final_evaluation, write_results
 from orchestrator.local_ray import StartStopped, address_to_join, private_folder
 from orchestrator.plan import Plan, make_plan, with_teacher_protocol
 from orchestrator.progress import View
-from orchestrator.redis_server import RedisServer
 from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary
 from orchestrator.timings import Timings
+from orchestrator.tracking import check_redis, rebuild, start_tracker
 from teacher_store.store import TeacherStore
 from upcycle import __version__
 from upcycle.config import RunConfig
@@ -37,7 +37,7 @@ from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal, close_logging, configure_logging
-from upcycle.tracker import Tracker, TrackerUnavailable
+from upcycle.tracker import Tracker
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
     from orchestrator.cluster import Cluster
@@ -63,7 +63,7 @@ def run(
     timings.begins_with("imports")
     with stop_on_signals(stop), view:
         _refuse_existing(path, overwrite=overwrite)
-        _check_redis(config)
+        check_redis(config)
         store = TeacherStore.default()
         config = with_teacher_protocol(config, store)
         with timings.step("plan"):
@@ -82,7 +82,7 @@ def run(
             started = False
             try:
                 with lease.hold(folder), _logging(folder):
-                    tracker = _start_tracker(folder, resources, timings)
+                    tracker = start_tracker(folder, cluster, resources, timings)
                     started = True
                     return _stretch(folder, cluster, tracker, resources, view, stop, timings)
             finally:
@@ -100,9 +100,9 @@ def resume(path: Path, overrides: Sequence[str], *, view: View, timings: Timings
     stop, timings = StopSignal(), timings or Timings()
     timings.begins_with("imports")
     with stop_on_signals(stop), view, lease.hold(folder):
-        old, config = folder.config, load_config(path / "config.toml", overrides)
+        old, config = folder.config, load_config(path / "config.toml", overrides, stored=True)
         _check_changes(folder, old, config)
-        _check_redis(config)
+        check_redis(config)
         with timings.step("plan"):
             plan = make_plan(config, TeacherStore.default(), stop=stop, view=view, begins=False)
         if stop.is_set():
@@ -118,7 +118,7 @@ def resume(path: Path, overrides: Sequence[str], *, view: View, timings: Timings
             folder.update_manifest(teacher=known["teacher"], teachers=known["teachers"])
             folder.forget_processes()
             with _logging(folder):
-                tracker = _start_tracker(folder, resources, timings)
+                tracker = start_tracker(folder, cluster, resources, timings)
                 return _stretch(folder, cluster, tracker, resources, view, stop, timings)
 
 
@@ -140,7 +140,7 @@ def _stretch(
         with stop_on_signals(stop):  # Ray has installed its own since
             view.say(f"run {folder.config.name} started; its folder is {folder.path}")
             outcome = Driver(folder, cluster, tracker, metrics, view, stop, timings).run()
-            _rebuild(tracker, folder)
+            rebuild(tracker, folder)
             resources.close()
             state = "stopped"
             if outcome.finished:
@@ -203,39 +203,6 @@ def _metrics(folder: RunFolder, cluster: "Cluster") -> Generator[Metrics]:
     finally:
         metrics.close()
         folder.metrics_targets.unlink(missing_ok=True)  # nobody listens there any more
-
-
-def _check_redis(config: RunConfig) -> None:
-    """Raises: UserError if the Redis that is asked for does not answer. Outages that come later are survived."""
-    url = config.cluster.redis_url
-    if url is None:
-        return
-    tracker = Tracker(url, config.name)
-    try:
-        tracker.ping()
-    except TrackerUnavailable as error:
-        raise UserError("cluster.redis_url", url, "Redis cannot be reached", "start it, or leave this out") from error
-    finally:
-        tracker.close()
-
-
-def _start_tracker(folder: RunFolder, resources: ExitStack, timings: Timings) -> Tracker:
-    """The run's tracker, on the Redis that it names or an embedded one; its index is made to agree with the files."""
-    config = folder.config
-    with timings.step("start Redis"):
-        url = config.cluster.redis_url or resources.enter_context(RedisServer(folder.path / "redis")).url
-    tracker = Tracker(url, config.name)
-    resources.callback(tracker.close)
-    _rebuild(tracker, folder)
-    folder.announce_endpoint("tracker", 0, url)
-    return tracker
-
-
-def _rebuild(tracker: Tracker, folder: RunFolder) -> None:
-    try:
-        tracker.rebuild(folder)
-    except TrackerUnavailable as error:
-        _log.warning("tracker_unavailable", error=str(error))
 
 
 def _refuse_existing(path: Path, *, overwrite: bool) -> None:

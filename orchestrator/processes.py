@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import structlog
+from pydantic import SecretStr
 
 from orchestrator.baselines import Baselines
 from orchestrator.context import Context, Role
@@ -25,6 +26,7 @@ from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal, configure_logging, keep_heap, seed_for
 from upcycle.snapshots import SnapshotFolder
 from upcycle.tracker import Tracker
+from upcycle.url_secrets import masked
 
 if TYPE_CHECKING:  # torch and EnvPool are imported where a role needs them
     from actors.rollout import QFunction
@@ -49,16 +51,21 @@ class Loop(Protocol):
 
 
 class Process:
-    """One process of a run. `start` returns at once; `status` never waits for the work."""
+    """One process of a run. `start` returns at once; `status` never waits for the work.
 
-    def __init__(self, role: Role, index: int, run: Path, host: str) -> None:
+    Args:
+      host: address of this machine within the cluster.
+      password: of the run's Redis, which no file says.
+    """
+
+    def __init__(self, role: Role, index: int, run: Path, host: str, password: SecretStr | None = None) -> None:
         folder = RunFolder.open(run)
         name = f"{role}-{index}"
         configure_logging(role, run.name, index, file=folder.logs / f"{name}.jsonl")
         keep_heap()
         sys.setswitchinterval(_SWITCH_SECONDS)
         self._role: Role = role
-        self._folder, self._index, self._host = folder, index, host
+        self._folder, self._index, self._host, self._password = folder, index, host, password
         self._stop = StopSignal()
         self._metrics = Metrics(role, run.name, index)
         self._metrics.moments.first("up")
@@ -115,13 +122,13 @@ class Process:
 
     def _fail(self, error: Exception) -> None:
         _log.error("process_failed", exc_info=error)
-        self._error = f"{type(error).__name__}: {error}"
+        self._error = masked(f"{type(error).__name__}: {error}")
         self._state = "failed"
 
     def _context(self, resources: ExitStack) -> Context:
         manifest, config = self._folder.manifest, self._folder.config
         urls = self._folder.endpoints("tracker")
-        tracker = Tracker(urls[0], config.name) if urls else None
+        tracker = Tracker(urls[0], config.name, password=self._password) if urls else None
         if tracker is not None:
             resources.callback(tracker.close)
         return Context(

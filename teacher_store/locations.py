@@ -8,6 +8,8 @@ import platformdirs
 
 from teacher_store.local_storage import LocalStorage
 from teacher_store.storage import Storage
+from upcycle.errors import UserError
+from upcycle.url_secrets import secret_in
 
 VARIABLE: Final = "UPCYCLE_TEACHERS"
 
@@ -18,9 +20,15 @@ def default_location() -> Path | str:
 
 
 def open_storage(location: Path | str) -> Storage:
-    """The storage of a folder or of a URL. Raises: UserError if the URL cannot be used."""
+    """The storage of a folder or of a URL. Raises: UserError if the URL holds a secret, or cannot be used.
+
+    Runs write the location of their teacher's store down.
+    """
     if isinstance(location, Path) or "://" not in location:
         return LocalStorage(Path(location))
+    if (found := secret_in(location)) is not None:
+        remedy = "leave it out; fsspec takes credentials from its configuration, S3 from AWS_PROFILE or ~/.aws"
+        raise UserError(VARIABLE, location, f"holds {found}, which runs would write down", remedy)
     from teacher_store.remote_storage import RemoteStorage  # with fsspec, which a folder does not need
 
     return RemoteStorage(location)

@@ -4,10 +4,11 @@ import hashlib
 import json
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from teacher_store.action_order import check_actions
 from upcycle.config import EnvConfig, NetworkConfig
+from upcycle.config_io import scrub_config
 from upcycle.errors import CorruptDataError, UserError
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -146,8 +147,8 @@ class Provenance(_Part):
 
     run_id: str | None = None
     """The run that made them."""
-    config: str | None = None
-    """That run's configuration, as TOML."""
+    config: Annotated[str | None, AfterValidator(lambda text: None if text is None else scrub_config(text))] = None
+    """That run's configuration, as TOML. A password in it, as early versions let in, is left out when it is read."""
     learner_steps: int | None = None
     """Gradient steps they have seen."""
     env_frames: int | None = None

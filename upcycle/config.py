@@ -7,9 +7,9 @@ frame skip), the field's unit; agent steps and learner steps say so in their nam
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from upcycle.config_checks import check_network, check_run
+from upcycle.config_checks import check_network, check_redis_url, check_run
 from upcycle.config_experience import ActorsConfig, GuideConfig, ReplayConfig
 from upcycle.config_learning import (
     CqlConfig,
@@ -182,8 +182,11 @@ class ClusterConfig(Section):
 
     address: str | None = None
     """Ray address; none starts a local Ray, or joins the one that submitted this job."""
-    redis_url: str | None = None
-    """Redis or Valkey URL; none starts an embedded server on loopback."""
+    redis_url: Annotated[str | None, AfterValidator(check_redis_url)] = None
+    """Redis or Valkey URL, without a password; none starts an embedded server, whose password only the run's processes
+    get: on loopback, or on the driver's node of a cluster."""
+    redis_password_file: str | None = None
+    """File with the password for `redis_url`; UPCYCLE_REDIS_PASSWORD comes before it."""
     dashboard: bool = False
     """Start Ray's dashboard with a local Ray; a cluster has its own."""
     max_restarts: Annotated[int, Field(ge=0)] = 5

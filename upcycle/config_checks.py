@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from upcycle.url_secrets import secret_in
+
 if TYPE_CHECKING:
     from upcycle.config import NetworkConfig, RunConfig
 
@@ -15,6 +17,16 @@ def check_network(config: "NetworkConfig") -> None:
         raise ValueError(
             f"padding={config.padding} is not known of kind={config.kind}; set {' or '.join(_PADDINGS[config.kind])}"
         )
+
+
+def check_redis_url(url: str | None) -> str | None:
+    """Returns `url`. Raises ValueError if it holds a secret, which would stand in the files that a run leaves."""
+    if url is not None and (found := secret_in(url)):
+        raise ValueError(
+            f"holds {found}, which would be written to the run's files and published with its teachers; leave it out, "
+            "and set UPCYCLE_REDIS_PASSWORD or name a file with it in cluster.redis_password_file"
+        )
+    return url
 
 
 def check_run(config: "RunConfig", phases_in_order: Sequence[str]) -> None:

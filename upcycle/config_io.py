@@ -12,14 +12,18 @@ from pydantic import BaseModel, ValidationError
 
 from upcycle.config import RunConfig
 from upcycle.errors import UserError
+from upcycle.url_secrets import MASK, masked, names_a_secret, without_secrets
 
 _LISTS: Final = ("phases", "cql.phases", "teacher.also")
 """Fields of several names, which `--set` takes with commas between them."""
 
 
-def load_config(preset: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(preset: Path, overrides: Sequence[str] = (), *, stored: bool = False) -> RunConfig:
     """Reads a TOML preset and applies `section.field=value` overrides, the later ones winning.
 
+    Args:
+      stored: the file is what `dump_config` wrote for a run, maybe an early one that let passwords into URLs; they are
+        left out.
     Raises: UserError naming the file, the field or the value that is wrong, and the nearest right name.
     """
     if not preset.is_file():
@@ -30,7 +34,7 @@ def load_config(preset: Path, overrides: Sequence[str] = ()) -> RunConfig:
         values = tomllib.loads(preset.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError("preset", str(preset), f"is not TOML ({error})", "correct that line") from error
-    return parse_config(with_overrides(values, overrides))
+    return parse_config(with_overrides(without_secrets(values) if stored else values, overrides))
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -52,6 +56,16 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
 def dump_config(config: RunConfig) -> str:
     """The whole configuration as TOML, defaults included; `load_config` reads it back to an equal value."""
     return tomlkit.dumps(_without_none(config.model_dump(mode="json")))
+
+
+def scrub_config(text: str) -> str:
+    """What `dump_config` wrote, without the passwords that early runs let into URLs; unchanged if there are none."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return masked(text)
+    kept = without_secrets(values)
+    return text if kept == values else tomlkit.dumps(kept)
 
 
 def _known_presets() -> list[str]:
@@ -91,18 +105,19 @@ def _explain(error: ValidationError) -> UserError:
     first = error.errors()[0]
     path = [part for part in first["loc"] if isinstance(part, str)]
     field = ".".join(str(part) for part in first["loc"]) or "configuration"
+    value = MASK if names_a_secret(field) else first["input"]
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, _all_fields(RunConfig), n=1, cutoff=0.5)
         known = ", ".join(_fields_beside(path))
         return UserError(
             field,
-            first["input"],
+            value,
             "there is no such field",
             f"did you mean {near[0]}?" if near else f"known here: {known}",
         )
     if first["type"] == "value_error":
         return UserError(field, "as given", first["msg"].removeprefix("Value error, "), "change one of these fields")
-    return UserError(field, first["input"], first["msg"][:1].lower() + first["msg"][1:], "give a value of that kind")
+    return UserError(field, value, first["msg"][:1].lower() + first["msg"][1:], "give a value of that kind")
 
 
 def _fields_beside(path: list[str]) -> list[str]:

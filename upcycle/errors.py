@@ -3,13 +3,15 @@
 `UserError` ends a command with exit code 2 and one line; anything else that escapes is a defect and ends it with 1.
 """
 
+from upcycle.url_secrets import masked
+
 
 class UpcycleError(Exception):
     """Base of every error that Upcycle raises on purpose."""
 
 
 class UserError(UpcycleError, ValueError):
-    """Input from outside is wrong. The message is one line: field, value, what to do.
+    """Input from outside is wrong. The message is one line: field, value, what to do; no password of a URL in it.
 
     Args:
       field: what the user wrote or pointed at, in their words (`learner.batch_size`, `--address`, a path).
@@ -19,8 +21,9 @@ class UserError(UpcycleError, ValueError):
     """
 
     def __init__(self, field: str, value: object, problem: str, remedy: str) -> None:
-        self.field, self.value, self.problem, self.remedy = field, value, problem, remedy
-        super().__init__(f"{field} = {value!r}: {problem}; {remedy}")
+        self.field, self.problem, self.remedy = masked(field), masked(problem), masked(remedy)
+        self.value = masked(value) if isinstance(value, str) else value
+        super().__init__(masked(f"{self.field} = {self.value!r}: {self.problem}; {self.remedy}"))
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, object, str, str]]:
         # Ray moves exceptions between processes; the default reduction would call __init__ with the message alone.

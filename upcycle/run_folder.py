@@ -110,8 +110,8 @@ class RunFolder:
 
     @property
     def config(self) -> RunConfig:
-        """The run's configuration, read from the file."""
-        return load_config(self.path / "config.toml")
+        """The run's configuration, read from the file; passwords that an early run let into it are left out."""
+        return load_config(self.path / "config.toml", stored=True)
 
     def replace_config(self, config: RunConfig) -> None:
         """Changes the configuration (resuming with other settings)."""

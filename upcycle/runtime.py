@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, TextIO
 import structlog
 
 from upcycle import kernels
+from upcycle.url_secrets import masked
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -70,8 +71,8 @@ class StopSignal(threading.Event):
 def configure_logging(role: str, run: str, index: int = 0, *, file: Path | None) -> None:
     """Makes `structlog.get_logger()` write JSON lines that name the process.
 
-    Each line is written at once. A second call replaces the first and closes its file. A process whose kernels are the
-    plain ones says so in its first line.
+    Each line is written at once, with the passwords of URLs masked. A second call replaces the first and closes its
+    file. A process whose kernels are the plain ones says so in its first line.
 
     Args:
       file: where to append, its folder is made; None writes to standard error.
@@ -91,6 +92,7 @@ def configure_logging(role: str, run: str, index: int = 0, *, file: Path | None)
             structlog.processors.format_exc_info,
             name_process,
             structlog.processors.JSONRenderer(default=str),
+            lambda _, __, line: masked(str(line)),
         ],
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=False,

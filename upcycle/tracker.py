@@ -8,14 +8,17 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar, cast
+from urllib.parse import unquote
 
 import redis
+from pydantic import SecretStr
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from upcycle.errors import UpcycleError, UserError
 from upcycle.run_folder import Record, RunFolder
 from upcycle.snapshots import SnapshotFolder
+from upcycle.url_secrets import secret_in
 
 T = TypeVar("T")
 
@@ -28,20 +31,53 @@ class TrackerUnavailable(UpcycleError):
     """Redis does not answer. Count it and go on: the files hold everything."""
 
 
+class TrackerRefused(TrackerUnavailable):
+    """Redis wants a password, or another one; `reason` says which."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"{url}: {reason}")
+
+
+class _Credentials(redis.CredentialProvider):
+    """Keeps the password out of the connection's arguments, which redis shows."""
+
+    def __init__(self, user: str, password: SecretStr | None) -> None:
+        self._user, self._password = user, password
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        password = "" if self._password is None else self._password.get_secret_value()
+        return (self._user, password) if self._user else (password,)
+
+
 class Tracker:
     """Client of one run's part of the index; may be used from several threads.
 
     Args:
-      url: redis://, rediss:// or unix:// URL. Nothing is connected before the first call.
+      url: redis://, rediss:// or unix:// URL, without a password. Nothing is connected before the first call.
       run: name of the run that the publishing methods write about.
+      password: of the server, for the user that the URL names, if it names one.
       clock: monotonic seconds, for the cool-down after a failure.
-    Raises: UserError for a URL of another form; every method raises TrackerUnavailable while Redis is away.
+    Raises: UserError for a URL of another form; every method raises TrackerUnavailable while Redis is away, or does
+      not let us in.
     """
 
-    def __init__(self, url: str, run: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        run: str,
+        *,
+        password: SecretStr | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if (found := secret_in(url)) is not None:
+            raise UserError("cluster.redis_url", url, f"holds {found}", "hand the password over apart from it")
+        scheme, separator, rest = url.partition("://")
+        user, at, place = rest.rpartition("@")
         try:
             self._redis = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-                url,
+                f"{scheme}{separator}{place}",
+                credential_provider=_Credentials(unquote(user), password) if at or password is not None else None,
                 socket_timeout=_TIMEOUT_SECONDS,
                 socket_connect_timeout=_TIMEOUT_SECONDS,
                 retry=Retry(NoBackoff(), 0),
@@ -50,6 +86,7 @@ class Tracker:
         except ValueError as error:
             raise UserError("cluster.redis_url", url, "is no Redis URL", "write redis://HOST:PORT/0") from error
         self.url, self.run = url, run
+        self._has_password = password is not None
         self._clock = clock
         self._silent_until = 0.0
 
@@ -148,6 +185,10 @@ class Tracker:
             raise TrackerUnavailable(f"{self.url} did not answer; asking again soon")
         try:
             return command(self._redis)
+        except redis.AuthenticationError as error:
+            self._silent_until = self._clock() + _COOL_DOWN_SECONDS
+            reason = "the password is refused" if self._has_password else "it wants a password"
+            raise TrackerRefused(self.url, reason) from error
         except redis.RedisError as error:
             self._silent_until = self._clock() + _COOL_DOWN_SECONDS
             raise TrackerUnavailable(f"{self.url}: {error}") from error

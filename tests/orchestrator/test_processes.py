@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from orchestrator.context import Role
 from orchestrator.driver import Outcome
 from orchestrator.finish import final_evaluation, write_results
 from orchestrator.processes import Process
 from orchestrator.progress import SilentView
+from orchestrator.redis_server import RedisServer
+from orchestrator.teachers import publish_from_run
 from replay_service.sharding import ShardedReplay
+from teacher_store.bundle import export_bundle
+from teacher_store.store import TeacherStore
 from tests.orchestrator.runs import catch, new_run, wait_until
 from upcycle.chunks import ChunkSpec
 from upcycle.experience_log import ExperienceLogReader
@@ -22,17 +27,19 @@ from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal, close_logging
 from upcycle.snapshots import SnapshotFolder
+from upcycle.tracker import Tracker
 
 
 class Stage:
     """Starts processes and ends them all."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, password: SecretStr | None = None) -> None:
         self._folder = folder
+        self.password = password
         self._processes: list[Process] = []
 
     def start(self, role: Role, index: int = 0) -> Process:
-        process = Process(role, index, self._folder.path, "127.0.0.1")
+        process = Process(role, index, self._folder.path, "127.0.0.1", self.password)
         self._processes.append(process)
         process.start()
         return process
@@ -44,8 +51,18 @@ class Stage:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return new_run(tmp_path / "run", catch("replay.num_shards=1", "rl.env_frames=1500", "evaluation.period_seconds=1"))
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> RunFolder:
+    changes = ["replay.num_shards=1", "rl.env_frames=1500", "evaluation.period_seconds=1"]
+    if "redis" in request.fixturenames:
+        server: RedisServer = request.getfixturevalue("redis")
+        changes.append(f"cluster.redis_url={server.url}")
+    return new_run(tmp_path / "run", catch(*changes))
 
 
 @pytest.fixture
@@ -55,7 +72,9 @@ def stage(folder: RunFolder) -> Iterator[Stage]:
     stage.close()
 
 
-def test_a_run_from_its_first_frame_to_its_report(folder: RunFolder, stage: Stage):
+def test_a_run_from_its_first_frame_to_its_report(folder: RunFolder, stage: Stage, redis: RedisServer, tmp_path: Path):
+    folder.announce_endpoint("tracker", 0, redis.url)
+    stage.password = redis.password
     replay = stage.start("replay")
     wait_until(lambda: folder.endpoints("replay"))
     learner, actor, evaluator = stage.start("learner"), stage.start("actor"), stage.start("evaluator")
@@ -85,6 +104,22 @@ def test_a_run_from_its_first_frame_to_its_report(folder: RunFolder, stage: Stag
     assert summary == json.loads(folder.summary.read_text())
     assert summary["final"]["mean_return"] == record["mean_return"]
     assert "<svg" in folder.report.read_text()
+
+    tracker = Tracker(redis.url, folder.config.name, password=redis.password)
+    assert len(tracker.scores()) == len([score for score in folder.scores() if score["kind"] == "evaluation"])
+    tracker.close()
+    close_logging()
+    store = TeacherStore(tmp_path / "store", bundled=None)
+    teacher = publish_from_run(folder.path, store, name="kept")
+    assert teacher.provenance.config is not None
+    assert redis.url in teacher.provenance.config
+    export_bundle(store, teacher.id, tmp_path / "kept.upcycle")
+    password = redis.password.get_secret_value().encode()
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"config.toml", "manifest.json", "tracker-0.json", "learner-0.jsonl", "kept.upcycle"} <= {
+        path.name for path in left
+    }
+    assert [path for path in left if password in path.read_bytes()] == []
 
 
 def logged(folder: RunFolder) -> int:

@@ -4,13 +4,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from orchestrator.redis_server import RedisServer, find_server
 from upcycle.errors import UserError
-from upcycle.tracker import Tracker, TrackerUnavailable
+from upcycle.tracker import Tracker, TrackerRefused, TrackerUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = """
@@ -26,7 +27,7 @@ sys.stdin.read()
 def test_data_outlives_the_server(tmp_path: Path):
     for n in range(3):
         with RedisServer(tmp_path) as server:
-            tracker = Tracker(server.url, "run")
+            tracker = Tracker(server.url, "run", password=server.password)
             assert len(tracker.scores()) == n
             tracker.publish_score({"n": n})
             tracker.close()
@@ -46,6 +47,39 @@ def test_it_ends_when_its_owner_is_killed(tmp_path: Path):
     with pytest.raises(TrackerUnavailable):
         tracker.ping()
     tracker.close()
+
+
+def test_it_wants_its_password_which_no_argument_and_no_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started, popen = list[list[str]](), subprocess.Popen[bytes]
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        started.append(command)
+        return popen(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with RedisServer(tmp_path) as server:
+        stranger, owner = Tracker(server.url, "run"), Tracker(server.url, "run", password=server.password)
+        with pytest.raises(TrackerRefused, match="it wants a password"):
+            stranger.ping()
+        owner.publish_score({"n": 1})
+        password = server.password.get_secret_value().encode()
+        (command,) = started
+        assert str(find_server()) in command
+        assert password.decode() not in " ".join(command)
+        assert password.decode() not in f"{vars(owner)} {vars(server)}"
+        stranger.close()
+        owner.close()
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and password in path.read_bytes()] == []
+
+
+def test_it_listens_where_it_is_told_and_nowhere_else(tmp_path: Path):
+    with RedisServer(tmp_path, "127.0.0.2") as server:
+        port = int(server.url.rpartition(":")[2].partition("/")[0])
+        assert server.url == f"redis://127.0.0.2:{port}/0"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+    with pytest.raises(UserError, match=r"192\.0\.2\.1:0.*cannot be had"):
+        RedisServer(tmp_path, "192.0.2.1").start()
 
 
 def test_a_taken_port_is_a_users_error(tmp_path: Path):

@@ -251,3 +251,19 @@ def test_a_file_that_is_no_training_state_is_not_published(
     with pytest.raises(CorruptDataError, match=message):
         publish(store, make_weights(tmp_path), training_state=tmp_path / "state")
     assert not store.root.exists()
+
+
+def test_a_record_of_before_is_read_and_passed_on_without_its_runs_password(store: TeacherStore, tmp_path: Path):
+    config = '[cluster]\nredis_url = "redis://127.0.0.1/0"\n'
+    record = publish(store, make_weights(tmp_path), provenance=Provenance(run_id="run-1", config=config))
+    data = record.to_bytes().replace(b"redis://127", b"redis://:hunter2@127")
+    assert b"hunter2" in data
+    assert TeacherRecord.from_bytes(data, where="old") == record
+
+
+@pytest.mark.parametrize("url", ["s3://AKIA:hunter2@bucket/teachers", "abfs://box@host/teachers?sig=hunter2"])
+def test_a_store_whose_url_holds_a_secret_is_refused_without_showing_it(url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("UPCYCLE_TEACHERS", url)
+    with pytest.raises(UserError, match="UPCYCLE_TEACHERS") as refused:
+        TeacherStore.default()
+    assert "hunter2" not in str(refused.value)

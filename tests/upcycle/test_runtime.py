@@ -70,3 +70,17 @@ def test_a_stop_signal_ends_a_wait():
     stop.set()
     assert stop.is_set()
     assert stop.wait(10)
+
+
+def test_no_password_of_a_url_gets_into_the_log(tmp_path: Path):
+    configure_logging("learner", "run", file=tmp_path / "learner-0.jsonl")
+    try:
+        raise ConnectionError("redis://:hunter2@host:6379/0 is away")
+    except ConnectionError as error:
+        structlog.get_logger().error(
+            "failed", exc_info=error, url="redis://:hunter2@host", extra={"a": "s3://k:hunter2@b"}
+        )
+    close_logging()
+    text = (tmp_path / "learner-0.jsonl").read_text()
+    assert "hunter2" not in text
+    assert "is away" in json.loads(text.splitlines()[-1])["exception"]

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from orchestrator.redis_server import RedisServer
 from upcycle.config_io import parse_config
 from upcycle.errors import UserError
 from upcycle.run_folder import RunFolder
 from upcycle.snapshots import SnapshotFolder
-from upcycle.tracker import Tracker, TrackerUnavailable
+from upcycle.tracker import Tracker, TrackerRefused, TrackerUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def tracker(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Tracker]:
-    tracker = Tracker(server.url, str(request.node.name))  # a run of its own for each test
+    tracker = Tracker(server.url, str(request.node.name), password=server.password)  # a run of its own for each test
     yield tracker
     tracker.close()
 
@@ -42,7 +43,7 @@ def test_scores_keep_their_order(tracker: Tracker):
 
 
 def test_runs_do_not_see_each_other(server: RedisServer, tracker: Tracker):
-    other = Tracker(server.url, "another")
+    other = Tracker(server.url, "another", password=server.password)
     tracker.publish_score({"mean_return": 1.0})
     assert other.scores() == []
     tracker.register_run({"name": "b", "created": 2.0})
@@ -77,7 +78,7 @@ def test_an_outage_is_told_at_once_and_ends_with_the_cool_down(tmp_path: Path):
     server = RedisServer(tmp_path)
     url = server.start()
     port = int(url.rpartition(":")[2].partition("/")[0])
-    tracker = Tracker(url, "run", clock=lambda: now)
+    tracker = Tracker(url, "run", password=server.password, clock=lambda: now)
     tracker.publish_score({"n": 1})
     server.stop()
     with pytest.raises(TrackerUnavailable, match="redis://"):
@@ -89,6 +90,26 @@ def test_an_outage_is_told_at_once_and_ends_with_the_cool_down(tmp_path: Path):
     assert tracker.scores() == [{"n": 1}]  # the append-only file kept it
     tracker.close()
     server.stop()
+
+
+def test_a_user_of_the_servers_is_let_in_with_its_password_alone(server: RedisServer):
+    place = server.url.partition("://")[2]
+    known = Tracker(f"redis://default@{place}", "run", password=server.password)
+    known.ping()
+    known.close()
+    for url, password in ((f"redis://somebody@{place}", server.password), (server.url, SecretStr("wrong"))):
+        other = Tracker(url, "run", password=password)
+        with pytest.raises(TrackerRefused) as refused:
+            other.ping()
+        assert (password.get_secret_value() in str(refused.value), url in str(refused.value)) == (False, True)
+        other.close()
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@127.0.0.1:1/0", "unix://a@/tmp/x?db=0&password=hunter2"])
+def test_a_url_with_a_password_is_refused_without_showing_it(url: str):
+    with pytest.raises(UserError, match=r"\*\*\*") as refused:
+        Tracker(url, "run")
+    assert "hunter2" not in str(refused.value)
 
 
 def test_a_url_of_another_form_is_a_users_error():
