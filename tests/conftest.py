@@ -1,17 +1,17 @@
 """What all tests share."""
 
-import os
+import time
 
 import pytest
 
-# Tests talk to this machine alone; urllib and the like would ask the proxy of whoever runs them.
-for _name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
-    os.environ.pop(_name, None)
-    os.environ.pop(_name.upper(), None)
+COLLECTED = pytest.StashKey[tuple[list[str], int]]()
+"""Names of all tests before any was deselected, and the second of the clock by which they were known."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped where there is no CUDA device; torch is imported only if there are such tests."""
+    config.stash[COLLECTED] = [item.nodeid for item in items], int(time.time())
     wanted = [item for item in items if item.get_closest_marker("gpu")]
     if not wanted:
         return

@@ -224,7 +224,9 @@ class TestGogianu:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"PK", b"PK\x03\x04", b"\x1f\x8b", gzip.compress(b"PK\x03\x04"), b"\x80\x02\x8a\n"]
+    "data",
+    [b"", b"PK", b"PK\x03\x04", b"\x1f\x8b", gzip.compress(b"PK\x03\x04", mtime=0), b"\x80\x02\x8a\n"],
+    ids=["empty", "half_a_zip", "zip", "half_a_gzip", "zip_in_gzip", "pickle"],
 )
 def test_other_files_are_not_recognised(data: bytes, tmp_path: Path):
     (tmp_path / "file").write_bytes(data)

@@ -13,8 +13,10 @@ from upcycle import kernels, native_kernels, plain_kernels
 from upcycle.errors import CorruptDataError
 
 SHAPE, GROUP = (12, 11), 4
-MODULES = [plain_kernels] if native_kernels.why_not else [plain_kernels, native_kernels]
-every = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+UNBUILT = pytest.mark.skipif(bool(native_kernels.why_not), reason="the native kernels have not been built")
+every = pytest.mark.parametrize(
+    "module", [pytest.param(plain_kernels, id="plain"), pytest.param(native_kernels, id="native", marks=UNBUILT)]
+)
 
 
 def make_frames(rows: int, *, seed: int = 0, noise: int = 5) -> NDArray[Any]:
