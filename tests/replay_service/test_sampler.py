@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from replay_service.allocation import shares, split_batch
 from replay_service.sampler import PrioritySampler
@@ -40,6 +39,8 @@ def test_stratified_counts_stay_near_their_expectation() -> None:
 
 
 def test_independent_counts_vary_as_independent_draws_do() -> None:
+    from scipy import stats
+
     counts, exact = counts_of(stratified=False)
     drawn = exact > 0
     variance = BATCH * exact * (1 - exact)

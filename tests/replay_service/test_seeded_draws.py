@@ -9,7 +9,6 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from replay_service.sharding import SampledBatch, ShardedReplay
 from replay_service.types import TableConfig, Tier, Transport
@@ -231,6 +230,8 @@ def test_a_moments_silence_changes_no_draw(log: Path) -> None:
 @pytest.mark.parametrize("stratified", [True, False])
 @pytest.mark.parametrize("exponent", [0.0, 0.6])
 def test_seeds_draw_with_the_right_probabilities(log: Path, exponent: float, stratified: bool) -> None:
+    from scipy import stats
+
     """Chi-square over all transitions, one draw of each batch, so that draws are independent; alpha 1e-4."""
     config = table_config("teacher", capacity_steps=400, priority_exponent=exponent, stratified=stratified)
     priorities = np.array([np.linspace(0.1, 1.0 + number, SPEC.steps) for number in range(NUM_CHUNKS)])

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from replay_service.sharding import ShardedReplay
 from replay_service.types import SampledBatch
@@ -174,6 +173,8 @@ def model(oracle: Oracle) -> tuple[Array, Array]:
 
 def p_value(observed: Array, expected: Array) -> float:
     """Of Hotelling's test that rows of `observed` [n, D] have the mean `expected` [D]."""
+    from scipy import stats
+
     n, dimensions = observed.shape
     difference: Array = observed.mean(axis=0) - expected
     covariance: Array = np.cov(observed.T)
@@ -216,6 +217,8 @@ def test_a_wrong_allocation_is_rejected(mistake: Callable[..., Array], monkeypat
 
 
 def test_the_power_is_what_is_claimed() -> None:
+    from scipy import stats
+
     freedom = (DIMENSIONS, BATCHES - DIMENSIONS)
     critical = stats.f.isf(ALPHA, *freedom)
     assert stats.ncf.sf(critical, *freedom, BATCHES * EFFECT**2) >= POWER

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from upcycle.statistics import (
     interquartile_mean,
@@ -24,6 +23,8 @@ NOT_SCORES: list[list[list[float]]] = [[], [[]], [[1.0], []], [[float("nan")]], 
 
 
 def test_agrees_with_scipy() -> None:
+    from scipy import stats
+
     values = np.random.default_rng(0).normal(3.0, 2.0, 25)
     rng = np.random.default_rng(1)
     theirs = (
@@ -90,6 +91,8 @@ def test_the_interquartile_mean_drops_whole_quarters_of_the_pool(games: list[lis
 
 @given(GAMES)
 def test_the_interquartile_mean_is_scipys_trimmed_mean_of_the_pool(games: list[list[float]]) -> None:
+    from scipy import stats
+
     pool = [score for game in games for score in game]
     theirs = float(cast(Any, stats).trim_mean(pool, 0.25))
     assert interquartile_mean(games) == pytest.approx(theirs, rel=1e-9, abs=1e-6)
@@ -110,6 +113,8 @@ def slow_bootstrap(
 
 
 def test_the_interval_of_the_interquartile_mean_agrees_with_a_bootstrap_in_loops() -> None:
+    from scipy import stats
+
     def pooled(games: Sequence[Sequence[float]]) -> float:
         return float(cast(Any, stats).trim_mean([score for game in games for score in game], 0.25))
 
@@ -153,6 +158,8 @@ def test_the_probability_of_improvement_counts_pairs_game_by_game(
 
 @given(st.lists(st.tuples(*[st.lists(st.integers(0, 4), min_size=1, max_size=5)] * 2), min_size=1, max_size=4))
 def test_the_probability_of_improvement_is_the_mann_whitney_statistic(games: list[tuple[list[int], list[int]]]) -> None:
+    from scipy import stats
+
     x, y = [list(map(float, game[0])) for game in games], [list(map(float, game[1])) for game in games]
     assert probability_of_improvement(x, y) == pytest.approx(pairs_won(x, y))
     theirs = [
