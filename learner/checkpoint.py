@@ -7,6 +7,7 @@ The archive is written first: a checkpoint without its JSON does not exist.
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import structlog
 import torch
 
-from upcycle.errors import CorruptDataError
+from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of, write_atomically
 
 _log = structlog.get_logger(__name__)
@@ -37,21 +38,32 @@ class CheckpointFolder:
         self._path, self._keep = path, keep
 
     def save(self, state: dict[str, Any], *, learner_steps: int, counters: dict[str, Any]) -> CheckpointRef:
-        """Writes `state` durably; on an error (disk full) nothing is left behind and older checkpoints stay.
+        """Writes `state` durably. On a full disk older checkpoints than the newest make room for it.
 
-        Raises: UserError if the disk is full.
+        Raises: UserError if that is not enough; nothing is left behind then, and the newest checkpoint stays.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
         archive = self._path / f"step-{learner_steps:010d}.pt"
-        write_atomically(archive, buffer.getvalue())
+        try:
+            write_atomically(archive, buffer.getvalue())
+        except UserError:
+            if not self._remove_all_but_the_newest():
+                raise
+            write_atomically(archive, buffer.getvalue())
         ref = CheckpointRef(archive, learner_steps, sha256_of(archive), counters)
         record = {"learner_steps": learner_steps, "sha256": ref.sha256, "counters": counters}
         write_atomically(archive.with_suffix(".json"), json.dumps(record, indent=1).encode())
-        for old in self._refs()[self._keep :]:
-            old.path.with_suffix(".json").unlink(missing_ok=True)
-            old.path.unlink(missing_ok=True)
+        _remove(self._refs()[self._keep :])
         return ref
+
+    def _remove_all_but_the_newest(self) -> bool:
+        """Keeps the one that a resume would take; says whether that has freed anything."""
+        refs = self._refs()
+        whole = next((number for number, ref in enumerate(refs) if _is_whole(ref)), len(refs))
+        old = refs[whole + 1 :]
+        _remove(old)
+        return bool(old)
 
     def load_newest(self) -> tuple[CheckpointRef, dict[str, Any]] | None:
         """The newest checkpoint whose bytes are what was written; damaged ones are logged and passed over.
@@ -87,6 +99,12 @@ class CheckpointFolder:
                 CheckpointRef(path.with_suffix(".pt"), record["learner_steps"], record["sha256"], record["counters"])
             )
         return refs
+
+
+def _remove(refs: Sequence[CheckpointRef]) -> None:
+    for ref in refs:
+        ref.path.with_suffix(".json").unlink(missing_ok=True)
+        ref.path.unlink(missing_ok=True)
 
 
 def _is_whole(ref: CheckpointRef) -> bool:

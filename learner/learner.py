@@ -102,7 +102,7 @@ class Learner:
         self._losses = LossReport(metrics, self._events, device, num_actions=spec.num_actions)
         scores = Scoreboard(config, folder, self._events)
         self._standing = Standing(config, scores, frame_skip=config.env.frame_skip if is_image else 1)
-        self._saving = Saving(config, spec, folder, metrics, tracker)
+        self._saving = Saving(config, spec, folder, metrics, tracker, stop)
         self._readback = Readback(device)
         self._next_housekeeping = 0.0
         self._wait_seconds = self._phase_wait_seconds = 0.0
@@ -117,6 +117,8 @@ class Learner:
             self._count()  # a stop comes after the actors' tails
             self._publish()
             self._save()
+            if self._saving.problem is not None:
+                raise self._saving.problem
             if self._standing.phase is None:
                 self._metrics.set("learner_phase", len(PHASES))
         finally:

@@ -1,33 +1,49 @@
 """What the learner leaves behind: policy versions and checkpoints, files first, announcements after."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import structlog
 from torch import nn
 
 from learner.checkpoint import CheckpointFolder, CheckpointRef
 from learner.publisher import Publisher
 from upcycle.chunks import ChunkSpec
 from upcycle.config import RunConfig
+from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal
 from upcycle.snapshots import SnapshotFolder
 from upcycle.torch_io import to_numpy
 from upcycle.tracker import Tracker, TrackerUnavailable
+
+_log = structlog.get_logger(__name__)
 
 
 class Saving:
     """Writes the policy versions and checkpoints of one run; of several ranks only the first has one.
 
+    A full disk sets `stop` instead of raising: then all ranks end together, and the last checkpoint is tried as well.
+
     Attributes:
       due: monotonic seconds at which the next checkpoint is to be written.
+      problem: the error of a full disk, to be raised in the end.
     """
 
     def __init__(
-        self, config: RunConfig, spec: ChunkSpec, folder: RunFolder, metrics: Metrics, tracker: Tracker | None
+        self,
+        config: RunConfig,
+        spec: ChunkSpec,
+        folder: RunFolder,
+        metrics: Metrics,
+        tracker: Tracker | None,
+        stop: StopSignal,
     ) -> None:
-        self._config, self._metrics, self._tracker = config, metrics, tracker
+        self._config, self._metrics, self._tracker, self._stop = config, metrics, tracker, stop
+        self.problem: UserError | None = None
         self._constant = {
             "network": config.network.model_dump_json(),
             "env": config.env.model_dump_json(),
@@ -43,21 +59,40 @@ class Saving:
         return self._publisher.policy_version
 
     def publish(self, network: nn.Module, metadata: Mapping[str, object]) -> None:
-        """Makes the weights the next policy version. Raises: UserError if the disk is full."""
+        """Makes the weights the next policy version, if the disk has room for it."""
         values = {**metadata, **self._constant}
-        self._publisher.publish(to_numpy(network.state_dict()), {name: str(value) for name, value in values.items()})
+        with self._full_disk_stops():
+            self._publisher.publish(
+                to_numpy(network.state_dict()), {name: str(value) for name, value in values.items()}
+            )
 
     def save(self, state: dict[str, Any], counters: Mapping[str, int]) -> None:
-        """Writes a checkpoint. Raises: UserError if the disk is full; older checkpoints stay then."""
+        """Writes a checkpoint, if the disk has room for it; the newest one stays in any case."""
         started = time.monotonic()
-        ref = self._checkpoints.save(state, learner_steps=counters["learner_steps"], counters=dict(counters))
-        self.due = time.monotonic() + self._config.learner.checkpoint_seconds
-        self._metrics.observe("learner_checkpoint_seconds", time.monotonic() - started)
+        self.due = started + self._config.learner.checkpoint_seconds
+        with self._full_disk_stops():
+            ref = self._checkpoints.save(state, learner_steps=counters["learner_steps"], counters=dict(counters))
+            self.due = time.monotonic() + self._config.learner.checkpoint_seconds
+            self._metrics.observe("learner_checkpoint_seconds", time.monotonic() - started)
+            self._announce(ref)
+
+    def _announce(self, ref: CheckpointRef) -> None:
         if self._tracker is not None:
             try:
                 self._tracker.publish_checkpoint({"path": ref.path.name, "sha256": ref.sha256, **ref.counters})
             except TrackerUnavailable:
                 self._metrics.increment("tracker_unavailable_total")
+
+    @contextmanager
+    def _full_disk_stops(self) -> Generator[None]:
+        try:
+            yield
+        except UserError as error:
+            if error.field != "disk":
+                raise
+            _log.error("disk_full", error=str(error))
+            self.problem = error
+            self._stop.set()
 
     def load_newest(self) -> tuple[CheckpointRef, dict[str, Any]] | None:
         """The newest checkpoint that is whole; None in a run that begins."""

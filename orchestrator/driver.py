@@ -17,6 +17,7 @@ import structlog
 from orchestrator.answers import Name, called, judge, members, unit_of
 from orchestrator.baselines import Baselines
 from orchestrator.context import Role
+from orchestrator.disk_watch import DiskWatch
 from orchestrator.progress import Pace, Progress, View, phase_fraction
 from orchestrator.scaling import ShardScaling
 from orchestrator.supervisor import GiveUp, Supervisor
@@ -104,6 +105,7 @@ class Driver:
             start_seconds=_START_SECONDS,
         )
         self._pace = Pace()
+        self._disk = DiskWatch(folder.path, self._config.cluster, metrics)
         self._restarts = 0
         self._finished = False
         self._learner: dict[str, Any] = {}  # newest answer of the learner, kept over its restarts
@@ -112,7 +114,8 @@ class Driver:
     def run(self) -> Outcome:
         """Runs until the learner has finished or `stop` is set; the processes are gone when it returns.
 
-        Raises: UserError that a process met; RunFailed if one keeps dying. The processes are ended in either case.
+        Raises: UserError that a process met, or of a disk that is nearly full; RunFailed if one keeps dying. The
+          processes are ended in either case.
         """
         try:
             while not self._finished and not self._stop.is_set():
@@ -132,6 +135,8 @@ class Driver:
         )
 
     def _round(self) -> None:
+        if self._disk.look(now=time.monotonic()):
+            self._view.say(f"warning: {self._disk.warning}")
         self._scale()
         for name in self._wanted():
             if name not in self._handles:
@@ -255,6 +260,7 @@ class Driver:
             teacher_return=self._baselines.teacher,
             multiplier=float(learner.get("distillation_multiplier", 0.0)),
             restarts=self._restarts,
+            warning=self._disk.warning,
         )
 
     def _samples_per_insert(self) -> float | None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import structlog
 
 from orchestrator import lease
+from orchestrator.disk_watch import check_disk
 from orchestrator.driver import Driver, Outcome, RunFailed
 from orchestrator.finish import final_evaluation, write_results
 from orchestrator.local_ray import StartStopped, address_to_join, private_folder
@@ -63,6 +64,7 @@ def run(
     timings.begins_with("imports")
     with stop_on_signals(stop), view:
         _refuse_existing(path, overwrite=overwrite)
+        check_disk(path, config.cluster)
         check_redis(config)
         store = TeacherStore.default()
         config = with_teacher_protocol(config, store)
@@ -102,6 +104,7 @@ def resume(path: Path, overrides: Sequence[str], *, view: View, timings: Timings
     with stop_on_signals(stop), view, lease.hold(folder):
         old, config = folder.config, load_config(path / "config.toml", overrides, stored=True)
         _check_changes(folder, old, config)
+        check_disk(path, config.cluster)
         check_redis(config)
         with timings.step("plan"):
             plan = make_plan(config, TeacherStore.default(), stop=stop, view=view, begins=False)
@@ -133,8 +136,9 @@ def _stretch(
 ) -> Summary | None:
     """One stretch of a run, and its end. `resources` (Ray, Redis) are closed before the final evaluation."""
     started, before = time.monotonic(), float(folder.manifest.get("wall_seconds", 0.0))
-    folder.update_manifest(state="running", driver={"pid": os.getpid(), "host": socket.gethostname()})
+    folder.update_manifest(state="running", reason=None, driver={"pid": os.getpid(), "host": socket.gethostname()})
     state: Literal["finished", "stopped", "failed"] = "failed"
+    reason: str | None = None
     metrics = resources.enter_context(_metrics(folder, cluster))
     try:
         with stop_on_signals(stop):  # Ray has installed its own since
@@ -148,13 +152,21 @@ def _stretch(
                     score = final_evaluation(folder, view, stop)
                 state = "stopped" if score is None else "finished"
     except (UserError, RunFailed) as error:
-        _log.error("run_failed", error=str(error))
+        reason = str(error)
+        if isinstance(error, UserError) and error.field == "disk":
+            state = "stopped"  # the learner was asked for a checkpoint, as at any other stop
+        _log.error("run_failed", error=reason)
         raise
-    except Exception:
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
         _log.exception("run_failed")
         raise
     finally:
-        folder.update_manifest(state=state, driver=None, wall_seconds=before + time.monotonic() - started)
+        seconds = before + time.monotonic() - started
+        try:
+            folder.update_manifest(state=state, reason=reason, driver=None, wall_seconds=seconds)
+        except UserError as error:  # no room for it: what has ended the run is what counts
+            _log.error("manifest_not_written", error=str(error))
     return _conclude(folder, outcome, view, timings, finished=state == "finished")
 
 

@@ -21,6 +21,7 @@ from orchestrator.baselines import Baselines
 from orchestrator.context import Context, Role
 from upcycle.chunks import ChunkSpec
 from upcycle.errors import UserError
+from upcycle.files import explain_os_error
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal, configure_logging, keep_heap, seed_for
@@ -116,6 +117,9 @@ class Process:
             self._user_error = (error.field, str(error.value), error.problem, error.remedy)
             self._fail(error)
         except Exception as error:  # the thread's outermost frame: the driver reads it from `status` and decides
+            known = explain_os_error(error) if isinstance(error, OSError) else None
+            if known is not None:
+                self._user_error = (known.field, str(known.value), known.problem, known.remedy)
             self._fail(error)
         finally:
             self._metrics.set("process_up", 0)

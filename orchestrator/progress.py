@@ -38,6 +38,7 @@ class Progress:
       multiplier: distillation multiplier in force.
       restarts: processes started again so far.
       detail: what is being played, where games are played; "" elsewhere.
+      warning: what somebody should see to soon.
       games: how far they are; then `fraction` is of them, and no phase of training goes on.
     """
 
@@ -55,6 +56,7 @@ class Progress:
     restarts: int = 0
     detail: str = ""
     games: Games | None = None
+    warning: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -202,6 +204,8 @@ def format_line(progress: Progress) -> str:
         parts.append(f"teacher's weight {progress.multiplier:.2f}")
     if progress.restarts:
         parts.append(f"{progress.restarts} restarts")
+    if progress.warning is not None:
+        parts.append(f"warning: {progress.warning}")
     if progress.seconds_left is not None:
         parts.append(f"{format_seconds(progress.seconds_left)} left in this phase")
     return " | ".join(parts)
@@ -231,6 +235,8 @@ def _rows(progress: Progress) -> dict[str, str]:
         rows["teacher's weight"] = f"{progress.multiplier:.2f}"
     if progress.restarts:
         rows["restarts"] = str(progress.restarts)
+    if progress.warning is not None:
+        rows["warning"] = progress.warning
     return rows | {"left in this phase": format_seconds(progress.seconds_left)}
 
 

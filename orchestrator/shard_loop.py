@@ -1,6 +1,7 @@
 """A replay shard as one process of a run."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ import structlog
 from orchestrator.context import Context
 from orchestrator.tables import annotation_width, online_table, share_capacity, teacher_table
 from replay_service.server import ReplayShard
+from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.teacher_use import begins_with_teacher_replay, wants_teacher_table
 
@@ -17,6 +19,7 @@ _log = structlog.get_logger(__name__)
 
 _GRACE_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.5
+_TRIM_SECONDS: Final = 10.0
 
 
 class ShardLoop:
@@ -25,13 +28,15 @@ class ShardLoop:
     What it had accepted before it died, or before the run was stopped, comes back from its own experience log. Where
     the run wants them, the newest part of the teachers' logs is the table `teacher`, or what the table `online` begins
     with: each shard has its share of each log, and the same one in the same order after every start. A shard which is
-    none of those that the run began with has no share. It drains as long as the run's folder says so.
+    none of those that the run began with has no share. It drains as long as the run's folder says so. Of its experience
+    log it keeps its part of `replay.log_keep_steps`, and what it would be filled from if it were started again.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
         config, spec = context.config, context.spec
         logs, own = _teacher_logs(context), _own_log(context)
+        self._trim_at = 0.0
         self._has_share = context.index < config.replay.num_shards
         num_kept = sum(bool(known.get("cacheable", True)) for known in context.teachers)  # not said by older versions
         width = annotation_width(config, num_actions=spec.num_actions, num_teachers=num_kept)
@@ -50,7 +55,8 @@ class ShardLoop:
         self._shard = ReplayShard(
             index=context.index, spec=spec, tables=tables, log=log, metrics=context.metrics, host=context.host
         )
-        self._seed_online(logs, own, tables[0].capacity_steps)
+        self._capacity_steps = tables[0].capacity_steps
+        self._seed_online(logs, own, self._capacity_steps)
         if wants_teacher_table(config):
             for teacher, transitions in zip(logs, newest, strict=True):
                 self._seed_share("teacher", teacher, transitions)
@@ -80,6 +86,7 @@ class ShardLoop:
         try:
             while not context.stop.wait(_POLL_SECONDS):
                 self._drain_if_told()
+                self._trim_log()
         finally:
             self._shard.stop(_GRACE_SECONDS)
 
@@ -91,9 +98,23 @@ class ShardLoop:
             "num_inserted": metrics.value("replay_inserts_total"),
             "num_sampled": metrics.value("replay_samples_total"),
             "samples_per_insert": metrics.value("replay_samples_per_insert"),
+            "log_bytes": metrics.value("replay_log_held_bytes"),
             "full": stats.num_chunks * self._context.spec.steps >= stats.capacity_steps,
             "draining": stats.draining,
         }
+
+    def _trim_log(self) -> None:
+        """Now and then; on a full disk the log stays as it is, and whoever writes next says why."""
+        if time.monotonic() < self._trim_at:
+            return
+        self._trim_at = time.monotonic() + _TRIM_SECONDS
+        wanted = self._context.config.replay.log_keep_steps
+        try:
+            num_taking = max(len(self._context.shards().taking), 1)
+            keep = max(-(-wanted // num_taking), self._capacity_steps) if wanted else None
+            self._context.metrics.set("replay_log_held_bytes", self._shard.trim_log(keep))
+        except (OSError, UserError) as error:
+            _log.warning("log_not_trimmed", error=str(error))
 
     def _drain_if_told(self) -> None:
         try:

@@ -44,6 +44,8 @@ def describe(folder: RunFolder) -> Record:
         "games": driver.get("games"),
         "restarts": driver.get("restarts", 0),
         "samples_per_insert": driver.get("samples_per_insert"),
+        "reason": manifest.get("reason"),
+        "warning": driver.get("warning") if state == "running" else None,
         "teacher": manifest.get("teacher"),
         "random_score": manifest.get("random_score"),
         "score": {**scores[-1], "returns": []} if scores else None,
@@ -76,6 +78,9 @@ def show(path: Path, *, as_json: bool) -> int:
     print(f"{record['name']}  {record['env_id']}  {record['state']}  {_progress(record)}".rstrip())
     print(f"{record['env_frames']:,} frames, {record['learner_steps']:,} updates, {record['restarts']} restarts")
     print(f"newest score: {_score(score)}" + (f" in {score['episodes']} games" if score else ""))
+    for name in ("reason", "warning"):
+        if record[name]:
+            print(f"{name}: {record[name]}")
     if record["processes"]:
         rows = [
             (name, str(status.get("pid")), str(status.get("state", "")), _detail(status))

@@ -144,6 +144,15 @@ class ReplayShard:
         if self._log is not None:
             self._log.sync()
 
+    def trim_log(self, max_transitions: int | None) -> int:
+        """Removes the oldest files of the log while the others hold so many transitions or more (None: never).
+
+        May be called any time. Returns: bytes of the log, 0 without one. Raises: UserError if the disk is full.
+        """
+        if self._log is None:
+            return 0
+        return self._log.trim(max_transitions if max_transitions is not None else sys.maxsize)
+
     def drain(self, draining: bool = True) -> None:
         """Takes no more chunks, or takes them again; see `ServedTable.drain`. May be called any time."""
         for table in self._tables.values():

@@ -90,6 +90,15 @@ class SharedLog:
             self._writer.append(encoded.data, encoded.num_transitions)
             return self._writer.num_bytes - before
 
+    def trim(self, max_transitions: int) -> int:
+        """Removes the oldest files of the log while the others hold so many or more; returns what is left, in bytes.
+
+        Raises: UserError if the disk is full: the log stays as it is then.
+        """
+        with self._lock:
+            self._writer.trim(max_transitions)
+            return self._writer.num_bytes
+
     def sync(self) -> None:
         """Forces everything appended so far to disk."""
         with self._lock:

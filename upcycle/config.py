@@ -189,6 +189,10 @@ class ClusterConfig(Section):
     """File with the password for `redis_url`; UPCYCLE_REDIS_PASSWORD comes before it."""
     dashboard: bool = False
     """Start Ray's dashboard with a local Ray; a cluster has its own."""
+    disk_warning_bytes: Annotated[int, Field(ge=0)] = 4 << 30
+    """Below so many free bytes where the run's folder lies, panel, status, log and metrics warn."""
+    disk_stop_bytes: Annotated[int, Field(ge=0)] = 512 << 20
+    """Below so many the run ends with a checkpoint, while there is room for one; 0 goes on until writing fails."""
     max_restarts: Annotated[int, Field(ge=0)] = 5
     """Restarts of one process within `restart_window_seconds` before the run gives up on it."""
     restart_window_seconds: Annotated[float, Field(gt=0)] = 300.0

@@ -64,6 +64,15 @@ def check_run(config: "RunConfig", phases_in_order: Sequence[str]) -> None:
             "replay.min_size_to_sample is above replay.capacity_steps: sampling would never begin (deadlock); "
             "lower the one or raise the other"
         )
+    if replay.log_experience and 0 < replay.log_keep_steps < replay.capacity_steps:
+        raise ValueError(
+            f"replay.log_keep_steps is below replay.capacity_steps ({replay.capacity_steps}): a resumed run could not "
+            "fill its replay again; raise replay.log_keep_steps, or set 0, which keeps everything"
+        )
+    if config.cluster.disk_stop_bytes > config.cluster.disk_warning_bytes:
+        raise ValueError(
+            "cluster.disk_stop_bytes is above cluster.disk_warning_bytes: the run would end without a warning; lower it"
+        )
     requested = learner.batches_per_request * learner.requests_in_flight
     in_flight = learner.batch_size * (learner.prefetch_batches + requested)
     if replay.error_buffer_steps * replay.samples_per_insert < in_flight:

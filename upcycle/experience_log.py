@@ -48,7 +48,7 @@ class ExperienceLogWriter:
         """Bytes of an append cut short that opening the log has removed."""
         self._sealed = [sealed for segment in segments if (sealed := recover_segment(segment)) is not None]
         self._trimming = Trimming(directory)
-        self._next_sequence = self._sealed[-1].first_sequence + self._sealed[-1].num_chunks if self._sealed else 0
+        self._next_sequence = self._trimming.next_sequence(self._sealed)
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="log-sealer")
         self._sealing: tuple[int, Segment, Future[None]] | None = None  # a full segment; it is in _sealed already
         self._descriptor: int | None = None  # of the open segment, if there is one

@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -97,14 +98,11 @@ def load_segments(directory: Path) -> list[Segment]:
     """The segments of one log, in order.
 
     A writer seals a segment while it already fills the next one. If a power cut has torn the first of the two, nothing
-    of the second was ever forced to disk: all of it counts as torn, for a log has no gaps.
+    of the second was ever forced to disk: all of it counts as torn, for a log has no gaps. Its oldest segments may be
+    trimmed away meanwhile; then they are left out.
     Raises: CorruptDataError naming file and offset, also when a segment is missing.
     """
-    listed = list_segments(directory)
-    segments = list[Segment]()
-    for first, path in reversed(listed):
-        is_last = not segments or (len(segments) == 1 and not segments[0].sealed)
-        segments.insert(0, load_segment(path, first, is_last=is_last))
+    segments = _load_listed(directory)
     if len(segments) > 1 and not (segments[-2].sealed or segments[-1].sealed):
         torn, last = segments[-2:]
         next_sequence, size = torn.first_sequence + torn.num_chunks, last.path.stat().st_size
@@ -118,11 +116,24 @@ def load_segments(directory: Path) -> list[Segment]:
     return segments
 
 
+def _load_listed(directory: Path) -> list[Segment]:
+    while listed := list_segments(directory):
+        segments = list[Segment]()
+        with suppress(FileNotFoundError):  # trimmed away since it was listed, and so were all before it
+            for first, path in reversed(listed):
+                is_last = not segments or (len(segments) == 1 and not segments[0].sealed)
+                segments.insert(0, load_segment(path, first, is_last=is_last))
+        if segments:
+            return segments
+    return []
+
+
 def link_log(source: Path, target: Path) -> LinkReport:
     """Makes `target` a log with the chunks of `source` (a log or a folder of logs), sharing its sealed segments.
 
     On one file system no sealed segment's bytes move (hard links); between two they are copied. The whole records of
-    a segment that is still open are copied, since its owner may go on writing.
+    a segment that is still open are copied, since its owner may go on writing. Segments that its owner trims away
+    meanwhile are left out, so that `target` has no gap either.
 
     Raises: UserError if the disk is full; CorruptDataError if `source` is damaged; FileExistsError if `target` exists.
     """
@@ -130,19 +141,35 @@ def link_log(source: Path, target: Path) -> LinkReport:
     for part in log_parts(source):
         place = target if part == source else target / part.name
         place.mkdir(parents=True)
-        for segment in load_segments(part):
-            if segment.num_chunks == 0:
-                continue
-            moved = replace(segment, path=place / segment.path.name)
-            if segment.sealed and _link(segment.path, moved.path):
-                linked += segment.num_bytes
-            else:
-                with segment.path.open("rb") as file:
-                    write_atomically(moved.path, file.read(segment.num_bytes))
-                copied += segment.num_bytes
-            write_index(moved)
+        report = _share_segments(part, place)
+        linked, copied = linked + report.linked_bytes, copied + report.copied_bytes
         write_atomically(place / _DESCRIPTION, (part / _DESCRIPTION).read_bytes())
     return LinkReport(linked, copied)
+
+
+def _share_segments(part: Path, place: Path) -> LinkReport:
+    """Shares the segments of one log, from the oldest to the newest, into an empty folder."""
+    while True:
+        shared, linked, copied = list[Segment](), 0, 0
+        segments = [segment for segment in load_segments(part) if segment.num_chunks > 0]
+        for segment in segments:
+            moved = replace(segment, path=place / segment.path.name)
+            try:
+                if segment.sealed and _link(segment.path, moved.path):
+                    linked += segment.num_bytes
+                else:
+                    with segment.path.open("rb") as file:
+                        write_atomically(moved.path, file.read(segment.num_bytes))
+                    copied += segment.num_bytes
+            except FileNotFoundError:  # trimmed away, after all that came before it: what is shared begins behind it
+                for older in shared:
+                    older.index_path.unlink()
+                    older.path.unlink()
+                shared, linked, copied = [], 0, 0
+            else:
+                shared.append(write_index(moved))
+        if shared or not segments:
+            return LinkReport(linked, copied)
 
 
 def share_file(source: Path, target: Path) -> None:

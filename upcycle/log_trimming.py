@@ -5,7 +5,7 @@ needs no log that is whole, and a writer that dies between the note and the remo
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,14 @@ class Trimming:
             pass
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptDataError(f"{self._path}: unreadable ({error})") from error
+
+    def next_sequence(self, segments: Sequence[Segment]) -> int:
+        """Number of the next record after `segments`, all that are left of the log.
+
+        None are where the power was cut before those that were to stay had been forced to disk; what was trimmed then
+        keeps its numbers all the same.
+        """
+        return segments[-1].first_sequence + segments[-1].num_chunks if segments else self._first_sequence
 
     def num_appended(self, segments: Iterable[Segment]) -> int:
         """Transitions that the log ever took. Its `segments` may include some that have been noted already."""

@@ -75,6 +75,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "replay_refused_chunks_total": Metric("counter", "Chunks refused because they failed verification."),
     "replay_duplicate_inserts_total": Metric("counter", "Chunks that had been inserted before, acknowledged again."),
     "replay_log_bytes_total": Metric("counter", "Bytes appended to the experience log."),
+    "replay_log_held_bytes": Metric("gauge", "Bytes of this shard's experience log on disk."),
     "learner_steps_total": Metric("counter", "Gradient steps."),
     "learner_step_seconds": Metric("histogram", "One gradient step, without the wait for its batch."),
     "learner_wait_seconds_total": Metric("counter", "Time that the learner waited for batches."),
@@ -96,6 +97,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "evaluator_policy_version": Metric("gauge", "Policy version that was evaluated."),
     "evaluator_episodes_total": Metric("counter", "Whole episodes played by the evaluator."),
     "supervisor_restarts_total": Metric("counter", "Processes started again, by role.", ("target",)),
+    "disk_free_bytes": Metric("gauge", "Free bytes where the run's folder lies, as the driver sees it."),
     "tracker_unavailable_total": Metric("counter", "Calls of the tracker that failed because Redis was away."),
     "process_up": Metric("gauge", "1 while the process does its work."),
 }

@@ -43,7 +43,7 @@ class RunFolder:
     Manifest keys: `format`, `run_id` (unique for ever), `name`, `created` (Unix seconds), `preset`, `versions`,
     `state` ("created", "running", "finished", "stopped" or "failed"), `driver` ({pid, host}), `teachers` (of each: id,
     name, score, store, log), `teacher` (the best of them, or null), `random_score`, `chunk_spec` (`ChunkSpec.to_json`),
-    `wall_seconds` (of all stretches so far).
+    `wall_seconds` (of all stretches so far), `reason` (why the last one ended before its time, or null).
     """
 
     def __init__(self, path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from learner.checkpoint import CheckpointFolder
 from learner.train_state import TrainState
 from upcycle.config import LearnerConfig, NetworkConfig
-from upcycle.errors import CorruptDataError
+from upcycle.errors import CorruptDataError, UserError
 from upcycle.networks import build_network
 
 
@@ -81,3 +81,26 @@ def test_another_rank_loads_the_checkpoint_that_it_is_told(tmp_path: Path) -> No
     for step in (5, 7):
         with pytest.raises(CorruptDataError, match=f"no whole checkpoint of step {step}"):
             CheckpointFolder(tmp_path).load(step)
+
+
+def test_on_a_full_disk_an_older_checkpoint_makes_room_and_the_newest_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 2
+
+    def write(path: Path, data: bytes) -> None:
+        if path.suffix == ".pt" and len(list(tmp_path.glob("*.pt"))) >= room:
+            raise UserError("disk", str(path), "is full", "free some space")
+        path.write_bytes(data)
+
+    monkeypatch.setattr("learner.checkpoint.write_atomically", write)
+    folder = CheckpointFolder(tmp_path)
+    for steps in (1, 2, 3):
+        folder.save({"value": torch.tensor(steps)}, learner_steps=steps, counters={})
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["step-0000000002.pt", "step-0000000003.pt"]
+    room = 1
+    with pytest.raises(UserError, match="is full"):
+        folder.save({}, learner_steps=4, counters={})
+    found = folder.load_newest()
+    assert found is not None
+    assert int(found[1]["value"]) == 3

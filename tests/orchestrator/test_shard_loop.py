@@ -17,7 +17,8 @@ from teacher_store.teacher import Teacher, load_teacher
 from tests.orchestrator.runs import catch, new_run, plan_for, wait_until
 from tests.orchestrator.test_plan import OFFLINE, publish
 from upcycle.chunks import ChunkSpec, decode_chunk, encode_chunk
-from upcycle.experience_log import ExperienceLogReader
+from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.log_trimming import count_appended
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import close_logging
 from upcycle.windows import View
@@ -155,3 +156,26 @@ def test_a_run_that_takes_over_a_buffer_learns_at_once_and_its_own_experience_co
         assert 0 < np.count_nonzero(versions != OWN) < log.num_transitions  # what room is left is the teacher's
         assert np.count_nonzero(versions == OWN) >= inserted - 24  # the last step of a chunk may have no successor
         assert plan_for(folder.config, store.root).to_manifest()["teachers"] == folder.manifest["teachers"]
+
+
+def test_a_shard_keeps_its_log_within_bounds_and_fills_up_again_from_it(
+    store: TeacherStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ExperienceLogWriter.open.__func__, "__kwdefaults__", {"segment_bytes": 2_000})
+    monkeypatch.setattr("orchestrator.shard_loop._TRIM_SECONDS", 0.0)
+    bounds = ("replay.log_keep_steps=600", "replay.num_shards=1", "replay.error_buffer_steps=100000")
+    folder = new_run(tmp_path / "run", catch(*RELOAD, *bounds))
+    played = ExperienceLogReader.open(Path(folder.manifest["teacher"]["log"]))
+    data = played.read(0)
+    count = decode_chunk(data, played.spec).num_transitions(played.spec)
+    log = folder.experience / "shard-0"
+    with shards_of(folder) as replay:
+        for number in range(200):
+            replay.insert("online", [data], writer_id="actor", first_sequence=number, timeout_seconds=20)
+        wait_until(lambda: ExperienceLogReader.open(log).num_transitions < 1_000)
+        assert ExperienceLogReader.open(log).num_transitions >= 600
+        assert replay.stats("online").num_inserted == 200 * count
+    assert count_appended(log) == 200 * count
+    with shards_of(folder) as replay:
+        assert replay.stats("online").num_chunks == 512 // 16
+        assert replay.stats("online").num_inserted == 0

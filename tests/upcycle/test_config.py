@@ -58,6 +58,8 @@ def test_none_unsets(preset: Path):
         ("replay.error_buffer_steps=1", "deadlock"),
         ("name=../elsewhere", "name"),
         ("learner.ranks=3", "no multiple of learner.ranks (3)"),
+        ("replay.log_keep_steps=199999", "a resumed run could not fill its replay again; raise replay.log_keep_steps"),
+        ("cluster.disk_stop_bytes=9999999999", "cluster.disk_stop_bytes is above cluster.disk_warning_bytes"),
         ("evaluation.period_frames=4000001", "evaluation.period_frames is above"),
         ("network.padding=symmetric", "padding=symmetric is not known of kind=nature; set same or valid"),
         ("online.teacher_fraction=0.5", "online.teacher_fraction is of the phase online"),

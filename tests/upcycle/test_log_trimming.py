@@ -61,3 +61,17 @@ def test_a_damaged_note_is_named(tmp_path: Path) -> None:
     (tmp_path / "trimmed.json").write_text('{"first_sequence": "many"}')
     with pytest.raises(CorruptDataError, match=r"trimmed\.json: unreadable"):
         ExperienceLogWriter.open(tmp_path, SPEC, ENV)
+
+
+def test_numbers_of_what_was_trimmed_are_not_given_again(tmp_path: Path) -> None:
+    with ExperienceLogWriter.open(tmp_path, SPEC, ENV, segment_bytes=250) as writer:
+        for number in range(9):
+            writer.append(chunk(number), 10)
+        writer.trim(1)
+        first = list_segments(tmp_path)[0][0]
+    for path in tmp_path.glob("segment-*"):  # a power cut before the open segment was on disk
+        path.unlink()
+    with ExperienceLogWriter.open(tmp_path, SPEC, ENV) as writer:
+        assert writer.append(chunk(9), 10) == first
+        assert writer.num_appended == (first + 1) * 10
+    assert count_appended(tmp_path) == (first + 1) * 10

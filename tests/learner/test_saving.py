@@ -1,0 +1,44 @@
+"""A full disk ends a learner with all that there is room for, not in the middle of a collective."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from learner.checkpoint import CheckpointFolder
+from learner.saving import Saving
+from upcycle.chunks import ChunkSpec
+from upcycle.config_io import parse_config
+from upcycle.errors import UserError
+from upcycle.metrics import Metrics
+from upcycle.run_folder import RunFolder
+from upcycle.runtime import StopSignal
+
+SPEC = ChunkSpec(frame_shape=(4,), frame_dtype="float32", num_actions=2, steps=8, history=0, lookahead=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", parse_config({"phases": ["rl"]}))
+
+
+def test_a_policy_version_without_room_asks_for_the_end_and_the_checkpoint_is_written(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = StopSignal()
+    saving = Saving(folder.config, SPEC, folder, Metrics("learner", "run"), None, stop)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise UserError("disk", "/data", "is full", "free some space")
+
+    monkeypatch.setattr("learner.publisher.Publisher.publish", full)
+    saving.publish(nn.Linear(2, 2), {"learner_steps": 1})
+    assert stop.is_set()
+    assert saving.problem is not None
+    saving.save({"value": torch.tensor(1)}, {"learner_steps": 1})
+    assert CheckpointFolder(folder.checkpoints).load_newest() is not None
+    monkeypatch.setattr(CheckpointFolder, "save", full)
+    saving.save({}, {"learner_steps": 2})  # a second failure is no worse than the first
+    assert "is full" in str(saving.problem)
