@@ -1,4 +1,4 @@
-"""What a run came to: `summary.json`, a contract for programs, and the same in three sentences for people."""
+"""What a run came to: `summary.json`, a contract for programs, and the same in a few sentences for people."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.baselines import Baselines, teachers_of
+from orchestrator.given_back import GivenBack, complete, cost_of, describe_cost, end_of, is_the_end
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import write_atomically
 from upcycle.run_folder import RunFolder
@@ -19,10 +20,13 @@ Summary = dict[str, Any]
   teachers: [{id, score}] of all teachers, in the order of the configuration, score null of a buffer without a policy;
     empty in a run from scratch
   scores: [{phase, env_frames, learner_steps, policy_version, mean_return, normalised, episodes, interval: [low, high]}]
+    of all evaluations, the last of which is the run's end
   phases: [{phase, learner_steps, env_frames, seconds, teacher_states, ...}] of the phases that have ended, each counted
     alone; teacher_states are the states that teachers' networks were given, see `RunFolder.write_phases`
-  final: {mean_return, normalised, episodes, policy_version, interval, normalised_interval} or null without a score
-  wall_seconds, env_frames, learner_steps, samples_per_insert (or null), versions: {package: version}
+  final: `orchestrator.given_back.GivenBack`, the version given back with its own phase and counts, or null without a
+    score
+  wall_seconds, env_frames, learner_steps: of the whole run, which the version given back may have cost a part of
+  samples_per_insert (or null), versions: {package: version}
   timings: of the run's last stretch, how long it took to start and to end, see `timings.TimingsRecord`; null of a run
     that has not finished. Its moments are seconds since the command began
 
@@ -41,18 +45,14 @@ def summarise(
     samples_per_insert: float | None = None,
     wall_seconds: float | None = None,
 ) -> Summary:
-    """What is known about a run now, finished or not; counts that are not given are those of its last evaluation."""
+    """What is known about a run now, finished or not; counts that are not given are the largest that its files name."""
     config, manifest, scores = folder.config, folder.manifest, folder.scores()
     teacher = cast(dict[str, Any] | None, manifest.get("teacher"))
     random_score = cast(float | None, manifest.get("random_score"))
     finals = [record for record in scores if record.get("kind") == "final"]
     evaluations = [record for record in scores if record.get("kind") == "evaluation"]
-    last: Mapping[str, Any] = scores[-1] if scores else {}
-    final: Summary | None = None
-    if finals or scores:
-        final = _score(finals[-1] if finals else scores[-1])
-        final = {key: final[key] for key in ("mean_return", "normalised", "episodes", "policy_version", "interval")}
-        final["normalised_interval"] = _normalised_interval(final["interval"], teacher, random_score)
+    ended = folder.phases()
+    of_final = [*evaluations, *finals][-1:] if finals or evaluations else []
     return {
         "run_id": manifest["run_id"],
         "env_id": config.env.task,
@@ -62,11 +62,11 @@ def summarise(
         "teachers": [_of_teacher(known) for known in teachers_of(manifest)],
         "random_score": random_score,
         "scores": [_score(record) for record in evaluations],
-        "phases": folder.phases(),
-        "final": final,
+        "phases": ended,
+        "final": _given_back(of_final[0], folder, teacher, random_score) if of_final else None,
         "wall_seconds": wall_seconds if wall_seconds is not None else manifest.get("wall_seconds"),
-        "env_frames": env_frames if env_frames is not None else last.get("env_frames", 0),
-        "learner_steps": learner_steps if learner_steps is not None else last.get("learner_steps", 0),
+        "env_frames": env_frames if env_frames is not None else _total("env_frames", scores, ended),
+        "learner_steps": learner_steps if learner_steps is not None else _total("learner_steps", scores, ended),
         "samples_per_insert": samples_per_insert,
         "versions": manifest.get("versions", {}),
         "timings": None,
@@ -120,12 +120,14 @@ def read_summary(path: Path) -> Summary:
         raise CorruptDataError(f"{path}: not a summary ({error})") from error
     if missing:
         raise CorruptDataError(f"{path}: not a summary ({', '.join(sorted(missing))} missing)")
+    complete(summary)
     return summary
 
 
 def plain_words(summary: Summary) -> list[str]:
-    """Three sentences: what was reached, what that means, what it took."""
-    return [_reached(summary), _meaning(summary), _effort(summary)]
+    """A few sentences: what was reached, what that means, what that version took, and where the run ended."""
+    cost = [] if summary["final"] is None else [_cost(summary)]
+    return [_reached(summary), _meaning(summary), *cost, _end(summary)]
 
 
 def format_seconds(seconds: float | None) -> str:
@@ -141,6 +143,31 @@ def _of_teacher(known: Mapping[str, Any]) -> Summary:
     return {"id": known["id"], "score": known["score"]}
 
 
+def _given_back(
+    record: Mapping[str, Any], folder: RunFolder, teacher: Mapping[str, Any] | None, random: float | None
+) -> GivenBack:
+    score = _score(record)
+    cost = cost_of(record, folder.phases(), folder.config.phases)
+    return {
+        "kind": "final" if record["kind"] == "final" else "evaluation",
+        "mean_return": score["mean_return"],
+        "normalised": score["normalised"],
+        "episodes": score["episodes"],
+        "policy_version": score["policy_version"],
+        "interval": score["interval"],
+        "normalised_interval": _normalised_interval(score["interval"], teacher, random),
+        "phase": cost["phase"],
+        "env_frames": cost["env_frames"],
+        "learner_steps": cost["learner_steps"],
+        "offline_learner_steps": cost["offline_learner_steps"],
+    }
+
+
+def _total(key: str, scores: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str, Any]]) -> int:
+    """Of the whole run: the version scored last may be an early one."""
+    return max([int(record[key]) for record in scores] + [sum(int(phase[key]) for phase in ended)])
+
+
 def _score(record: Mapping[str, Any]) -> Summary:
     values = {key: record.get(key) for key in _SCORE_KEYS}
     returns = cast(Sequence[float], record.get("returns") or [record["mean_return"]])
@@ -148,7 +175,7 @@ def _score(record: Mapping[str, Any]) -> Summary:
     return values | {"interval": [interval.low, interval.high]}
 
 
-def _normalised_interval(interval: list[float], teacher: Mapping[str, Any] | None, random: float | None) -> object:
+def _normalised_interval(interval: list[float], teacher: Mapping[str, Any] | None, random: float | None) -> Any:
     if teacher is None or random is None:
         return None
     baselines = Baselines(random=random, teacher=float(teacher["score"]))
@@ -159,10 +186,12 @@ def _reached(summary: Summary) -> str:
     final, teacher, random = summary["final"], summary.get("teacher"), summary.get("random_score")
     if final is None:
         return f"No evaluation of this run on {summary['env_id']} has finished yet."
-    interval = Interval(*final["interval"])
+    interval, whose = Interval(*final["interval"]), "The student" if summary.get("teachers") or teacher else "The agent"
+    given = "given back" if final["kind"] == "final" else "evaluated last: the run has not ended"
+    who = f"{whose} (policy version {final['policy_version']}, {given})"
     sentence = (
-        f"The student scores {final['mean_return']:.1f} on {summary['env_id']} "
-        f"({final['episodes']} episodes, 95 % interval {interval.low:.1f} to {interval.high:.1f})"
+        f"{who} scores {final['mean_return']:.1f} on {summary['env_id']} "
+        f"({final['episodes']} games, 95 % interval {interval.low:.1f} to {interval.high:.1f})"
     )
     others = [f"{_whom(summary)} scores {teacher['score']:.1f}"] if teacher else []
     others += [f"random play {'scores ' if not teacher else ''}{random:.1f}"] if random is not None else []
@@ -191,10 +220,24 @@ def _meaning(summary: Summary) -> str:
     return f"{scale}: it is still below {whom}."
 
 
-def _effort(summary: Summary) -> str:
+def _cost(summary: Summary) -> str:
+    return f"Policy version {summary['final']['policy_version']} took {describe_cost(summary)}."
+
+
+def _end(summary: Summary) -> str:
     phases = [f"{phase['phase']} {format_seconds(phase['seconds'])}" for phase in summary.get("phases", [])]
-    detail = f" ({', '.join(phases)})" if phases else ""
+    seconds = format_seconds(summary.get("wall_seconds")) + (f" ({', '.join(phases)})" if phases else "")
+    counts = f"{summary['env_frames']:,} environment frames and {summary.get('learner_steps', 0):,} updates"
+    final, last = summary["final"], end_of(summary)
+    if final is None or final["kind"] != "final":
+        return f"The run stands at {counts} after {seconds}."
+    if is_the_end(summary):
+        return f"That is where the run ended, after {seconds}."
+    sentence = f"The whole run took {counts} in {seconds}"
+    if last is None:
+        return f"{sentence}; no later version was evaluated."
+    interval = f"95 % interval {last['interval'][0]:.1f} to {last['interval'][1]:.1f}"
     return (
-        f"It took {summary['env_frames']:,} environment frames and {summary['learner_steps']:,} learner steps "
-        f"in {format_seconds(summary.get('wall_seconds'))}{detail}."
+        f"{sentence}; at its end policy version {last['policy_version']} stood at {last['mean_return']:.1f} "
+        f"({last['episodes']} games, {interval})."
     )

@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from typing_extensions import override
 
 from orchestrator.figure import learning_curve, to_png, to_svg
+from orchestrator.given_back import COST, cost_of
 from orchestrator.report import plain_words, read_summary, write_report, write_summary
 from teacher_store.store import TeacherStore
+from tests.orchestrator.runs import ROOT
 from upcycle.config import RunConfig, TeacherConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.run_folder import RunFolder
@@ -19,6 +21,10 @@ from upcycle.run_folder import RunFolder
 CONTRACT = {
     "run_id", "env_id", "preset", "teacher", "teachers", "random_score", "scores", "final", "wall_seconds",
     "env_frames", "learner_steps", "samples_per_insert", "versions",
+}  # fmt: skip
+FINAL = {
+    "kind", "mean_return", "normalised", "episodes", "policy_version", "interval", "normalised_interval", "phase",
+    "env_frames", "learner_steps", "offline_learner_steps",
 }  # fmt: skip
 SCORE = {"phase", "env_frames", "learner_steps", "policy_version", "mean_return", "normalised", "episodes"}
 
@@ -75,7 +81,10 @@ def test_the_summary_keeps_its_contract(tmp_path: Path) -> None:
     assert (summary["env_frames"], summary["learner_steps"]) == (90_000, 4_500)
     assert (summary["samples_per_insert"], summary["wall_seconds"]) == (8.02, 433.0)
     final = summary["final"]
+    assert set(final) == FINAL
     assert (final["mean_return"], final["episodes"]) == (12.0, 5)
+    assert (final["kind"], final["policy_version"], final["phase"]) == ("final", 45, "rl")
+    assert (final["env_frames"], final["learner_steps"], final["offline_learner_steps"]) == (90_000, 4_500, 500)
     assert final["normalised"] == pytest.approx(32 / 30)
     low, high = final["interval"]
     assert 10.0 <= low < 12.0 < high <= 14.0
@@ -106,12 +115,96 @@ def test_a_run_that_has_gone_on_since_is_summarised_anew(tmp_path: Path) -> None
 
 def test_plain_words_say_what_was_reached_what_it_means_and_what_it_took(tmp_path: Path) -> None:
     words = plain_words(summarised(make_run(tmp_path / "demo")))
-    assert len(words) == 3
-    assert words[0].startswith("The student scores 12.0 on Pong-v5 (5 episodes, 95 % interval ")
+    assert len(words) == 4
+    assert words[0].startswith(
+        "The student (policy version 45, given back) scores 12.0 on Pong-v5 (5 games, 95 % interval "
+    )
     assert words[0].endswith("; its teacher scores 10.0 and random play -20.0.")
     assert words[1] == "With random play at 0 and the teacher at 1 it stands at 1.07: it has reached its teacher."
-    assert words[2].startswith("It took 90,000 environment frames and 4,500 learner steps in 7 min 13 s")
-    assert words[2].endswith(" (offline 1 min 01 s, online 4 min 00 s).")
+    assert words[2] == (
+        "Policy version 45 took 90,000 environment frames of its own and 4,500 updates, "
+        "500 of them on the teacher's buffer before its first frame."
+    )
+    assert words[3] == "That is where the run ended, after 7 min 13 s (offline 1 min 01 s, online 4 min 00 s)."
+
+
+def make_run_that_gives_back_an_early_version(path: Path, *, steps: int = 500, frames: int = 0) -> RunFolder:
+    """As `make_run`, but its best version is an early one: by default that of the end of its offline phase."""
+    folder = make_run(path, final=None)
+    folder.append_score(score("online", frames, steps, 9.5, 10.0) | {"kind": "playoff"})
+    folder.append_score(score("online", frames, steps, 9.1, 10.0) | {"kind": "final"})
+    return folder
+
+
+def test_a_version_that_used_no_frames_is_not_credited_with_those_of_the_run(tmp_path: Path) -> None:
+    summary = summarised(make_run_that_gives_back_an_early_version(tmp_path / "demo"))
+    final = summary["final"]
+    assert (final["env_frames"], final["learner_steps"], final["offline_learner_steps"]) == (0, 500, 500)
+    assert (final["phase"], final["policy_version"], final["mean_return"]) == ("offline", 5, 9.1)
+    assert (summary["env_frames"], summary["learner_steps"]) == (90_000, 4_500)
+    assert plain_words(summary)[2:] == [
+        "Policy version 5 took 0 environment frames, 500 updates on the teacher's buffer: "
+        "it has used no frames of its own.",
+        "The whole run took 90,000 environment frames and 4,500 updates in 7 min 13 s (offline 1 min 01 s, "
+        "online 4 min 00 s); at its end policy version 40 stood at 9.0 (5 games, 95 % interval 7.8 to 10.2).",
+    ]
+
+
+def test_counts_of_the_run_are_not_those_of_the_version_that_was_scored_last(tmp_path: Path) -> None:
+    folder = make_run_that_gives_back_an_early_version(tmp_path / "demo")
+    summary = read_summary(folder.path)  # of a run whose summary.json has been lost
+    assert (summary["env_frames"], summary["learner_steps"]) == (80_000, 4_000)
+
+
+def test_a_stopped_play_off_is_no_score_of_the_run(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "demo", final=None)
+    folder.append_score(score("online", 40_000, 2_000, 11.0, 10.0) | {"kind": "playoff"})
+    summary = read_summary(folder.path)
+    assert (summary["final"]["kind"], summary["final"]["mean_return"]) == ("evaluation", 9.0)
+    assert plain_words(summary)[0].startswith(
+        "The student (policy version 40, evaluated last: the run has not ended) scores 9.0 "
+    )
+    assert plain_words(summary)[3].startswith("The run stands at 80,000 environment frames and 4,000 updates after ")
+
+
+@pytest.mark.parametrize(
+    ("steps", "frames", "phase", "offline"),
+    [
+        (0, 0, "offline", 0),
+        (300, 0, "offline", 300),
+        (500, 0, "offline", 500),  # published as the first version of the next phase
+        (501, 0, "online", 500),
+        (2_000, 50_000, "online", 500),
+        (2_001, 50_004, "rl", 500),
+    ],
+)
+def test_the_phase_and_the_offline_steps_of_a_version(steps: int, frames: int, phase: str, offline: int) -> None:
+    ended = [{"phase": "offline", "learner_steps": 500}, {"phase": "online", "learner_steps": 1_500}]
+    following = "online" if steps < 2_000 else "rl"
+    record = {"phase": following, "env_frames": frames, "learner_steps": steps}
+    assert cost_of(record, ended, ("offline", "online", "rl")) == {
+        "phase": phase, "env_frames": frames, "learner_steps": steps, "offline_learner_steps": offline,
+    }  # fmt: skip
+
+
+def test_without_an_offline_phase_no_update_was_offline() -> None:
+    record = {"phase": "rl", "env_frames": 8, "learner_steps": 3}
+    assert cost_of(record, [], ("rl",))["offline_learner_steps"] == 0
+    running = {"phase": "offline", "env_frames": 0, "learner_steps": 3}
+    assert cost_of(running, [], ("offline", "rl"))["offline_learner_steps"] == 3
+
+
+def test_summaries_of_old_get_the_cost_of_their_version_from_its_evaluation(tmp_path: Path) -> None:
+    summary = summarised(make_run_that_gives_back_an_early_version(tmp_path / "demo", steps=2_000, frames=40_000))
+    old = {key: value for key, value in summary["final"].items() if key not in ("kind", *COST)}
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(summary | {"final": old}))
+    assert read_summary(path) == summary
+    path.write_text(json.dumps(summary | {"final": old | {"policy_version": 7}}))
+    assert read_summary(path)["final"]["env_frames"] is None
+    assert "frames and updates that this summary does not name" in plain_words(read_summary(path))[2]
+    for published in ("docs/results/demo.json", "docs/results/pong_rainbow.json", "deploy/controls/pong_cpu.json"):
+        assert json.loads((ROOT / published).read_bytes()) == read_summary(ROOT / published)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +221,7 @@ def test_the_verdict_is_honest(tmp_path: Path, final: float, verdict: str) -> No
 
 def test_a_run_without_teacher_says_so(tmp_path: Path) -> None:
     words = plain_words(summarised(make_run(tmp_path / "scratch", teacher=None)))
+    assert words[0].startswith("The agent (policy version 45, given back) scores 12.0 ")
     assert words[0].endswith("; random play scores -20.0.")
     assert words[1] == "It has no teacher: it was trained from scratch."
     assert read_summary(tmp_path / "scratch")["teachers"] == []
