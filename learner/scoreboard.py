@@ -1,5 +1,6 @@
 """The evaluator's scores as the learner sees them: how far the teachers have faded, and the best return so far."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -32,7 +33,7 @@ class Scoreboard:
         scores, options = self._folder.scores(), self._config.distillation
         for record in scores[self._num_seen :]:
             mean_return, version = float(record["mean_return"]), int(record["policy_version"])
-            self._events.add_scalar("evaluation/mean_return", mean_return, int(record["env_frames"]))
+            self._draw(record)
             if record["phase"] == "rl":
                 self.best_return = mean_return if self.best_return is None else max(mean_return, self.best_return)
             if not record["phase"] == phase == "online" or record["normalised"] is None:
@@ -46,6 +47,20 @@ class Scoreboard:
             ):
                 _log.info("multiplier", value=self._distillation.value, policy_version=version)
         self._num_seen = len(scores)
+
+    def _draw(self, record: Mapping[str, Any]) -> None:
+        """A score for TensorBoard, over learner steps: the offline phase plays no frames.
+
+        Over environment frames as well, where they tell versions apart. Games of play-offs and the final ones are of
+        versions that were drawn before.
+        """
+        steps, frames = int(record["learner_steps"]), int(record["env_frames"])
+        if record["kind"] == "evaluation":
+            self._events.add_scalar("evaluation/mean_return", float(record["mean_return"]), steps)
+            if record["phase"] != "offline":
+                self._events.add_scalar("evaluation/mean_return_over_frames", float(record["mean_return"]), frames)
+        else:
+            self._events.add_scalar(f"{record['kind']}/mean_return", float(record["mean_return"]), steps)
 
     @property
     def weaned(self) -> bool:

@@ -181,7 +181,8 @@ def test_the_online_phase_fed_from_a_recorded_stream_ends_with_the_same_bits(
     tape = [replace(batch, annotation=None, annotated=None) for batch in tape]
     network = {"kind": "mlp", "hidden": 32, "noisy": True, "dueling": True}  # draws random numbers in every step
     runs = {name: new_run(tmp_path / name, phases=["online"], network=network) for name in ("whole", "killed")}
-    score = {"phase": "online", "policy_version": 1, "normalised": 0.6, "mean_return": 9.0, "env_frames": 0}
+    score = {"phase": "online", "policy_version": 1, "normalised": 0.6, "mean_return": 9.0, "kind": "evaluation"}
+    score |= {"env_frames": 0, "learner_steps": 0}
     for run in runs.values():
         run.append_score(score)
     for name, last_step in (("whole", STEPS), ("killed", 24), ("killed", STEPS)):

@@ -1,10 +1,12 @@
 """Scores into multiplier and learning rate, by each schedule; and a round trip through a checkpoint."""
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorboardX import SummaryWriter
+from typing_extensions import override
 
 from learner.phases import PhaseMachine, Progress
 from learner.scoreboard import Scoreboard
@@ -30,6 +32,37 @@ def score(normalised: float, version: int, phase: str = "online") -> dict[str, A
         "normalised": normalised,
         "mean_return": 10 * normalised,
         "env_frames": 0,
+        "learner_steps": 100 * version,
+        "kind": "evaluation",
+    }
+
+
+class Events(SummaryWriter):
+    """Keeps what it is to draw."""
+
+    def __init__(self) -> None:
+        super().__init__(write_to_disk=False)
+        self.scalars: dict[str, list[tuple[int, float]]] = defaultdict(list)
+
+    @override
+    def add_scalar(self, tag: str, scalar_value: Any, global_step: Any = None, *_: Any, **__: Any) -> None:
+        self.scalars[tag].append((global_step, scalar_value))
+
+
+def test_evaluations_are_drawn_over_learner_steps_and_over_frames_once_there_are_any(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"teacher": {}})
+    folder, events = RunFolder.create(tmp_path / "run", config), Events()
+    scores = Scoreboard(config, folder, events)
+    for version, phase, frames in ((1, "offline", 0), (2, "offline", 0), (3, "online", 0), (4, "rl", 4_000)):
+        folder.append_score(score(0.1 * version, version, phase) | {"env_frames": frames})
+    folder.append_score(score(0.5, 2, "offline") | {"kind": "playoff"})
+    folder.append_score(score(0.4, 2, "offline") | {"kind": "final"})
+    scores.update("rl")
+    assert events.scalars == {
+        "evaluation/mean_return": [(100, 1.0), (200, 2.0), (300, pytest.approx(3.0)), (400, 4.0)],
+        "evaluation/mean_return_over_frames": [(0, pytest.approx(3.0)), (4_000, 4.0)],
+        "playoff/mean_return": [(200, 5.0)],
+        "final/mean_return": [(200, 4.0)],
     }
 
 
