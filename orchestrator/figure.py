@@ -1,113 +1,138 @@
 """The learning curve as a picture, and the style of all of them.
 
-Only this module, the other figures (`workflow_figure`, `lineage_figure`) and `contact_sheet` import matplotlib.
+Only this module, the other figures (`workflow_figure`, `lineage_figure`) and `contact_sheet` import matplotlib; how a
+figure becomes a file is in `picture`.
 """
 
-import io
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import matplotlib
+from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.typing import RcKeyType
 
-STUDENT, TEACHER, CONTROL, RANDOM = "#1d4ed8", "#b45309", "#64748b", "#94a3b8"
-_INK: Final = "#1f2937"
+from orchestrator.given_back import end_of
+from orchestrator.palette import LIGHT
+
+STUDENT, TEACHER, CONTROL, RANDOM = (LIGHT[name] for name in ("student", "teacher", "control", "random"))
 STYLE: Final[dict[RcKeyType, Any]] = {
     "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "axes.edgecolor": "#cbd5e1",
-    "axes.labelcolor": "#475569",
-    "xtick.color": "#475569",
-    "ytick.color": "#475569",
-    "text.color": _INK,
+    "font.size": 10,
+    "figure.facecolor": LIGHT["surface"],
+    "axes.facecolor": LIGHT["surface"],
+    "axes.edgecolor": LIGHT["edge"],
+    "axes.labelcolor": LIGHT["axis"],
+    "xtick.color": LIGHT["axis"],
+    "ytick.color": LIGHT["axis"],
+    "text.color": LIGHT["ink"],
     "svg.hashsalt": "upcycle",
     "svg.fonttype": "path",
 }
+_HALO: Final = [patheffects.withStroke(linewidth=3, foreground=LIGHT["surface"])]
 
 Score = Mapping[str, Any]
 Label = tuple[float, str, str]  # height in data units, text, colour
 
 
-def learning_curve(summary: Mapping[str, Any], control: Mapping[str, Any] | None = None) -> Figure:
+def learning_curve(
+    summary: Mapping[str, Any], control: Mapping[str, Any] | None = None, *, narrow: bool = False
+) -> Figure:
     """Mean return of every evaluation with its 95 % interval: the offline phase over learner steps in a strip of its
     own, then the other phases over environment frames, with the teacher's and the random score as lines.
+
+    A diamond marks the version given back where it stood, with its final score; a ring the run's last evaluation.
 
     Args:
       summary: of the run (`orchestrator.summary`).
       control: of a run from scratch, drawn over the same environment frames.
+      narrow: for a column of a telephone's width: the strip lies above, labels have two lines.
     """
-    scores: list[Score] = list(summary["scores"])
+    scores, phases, final = list[Score](summary["scores"]), summary.get("phases", []), summary["final"]
     offline = [score for score in scores if score["phase"] == "offline"]
     online = [score for score in scores if score["phase"] != "offline"]
+    updates = [int(phase["learner_steps"]) for phase in phases if phase["phase"] == "offline"]
+    updates += [int(score["learner_steps"]) for score in offline]
+    updates += [int(final["learner_steps"])] if final is not None and final["phase"] == "offline" else []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
-        if offline:
-            strip, main = figure.subplots(1, 2, sharey=True, width_ratios=(1, 2.6))
-            last = max(int(score["learner_steps"]) for score in offline)
-            frame_axes(strip, "learner steps", "learner_steps", right=max(last, 1))
-            strip.set_ylabel("mean return of whole games")
-            main.tick_params(axis="y", length=0)
+        figure = Figure(figsize=_size(narrow=narrow, strip=bool(updates)), layout="constrained")
+        strip, main = _axes(figure, narrow=narrow, strip=bool(updates))
+        if strip is not None:
+            frame_axes(strip, "updates", "learner_steps", right=max(*updates, 1))
             _curve(strip, offline, "learner_steps", STUDENT, "-o")
             name_on_top(strip, "offline phase", (0.5, "axes fraction"))
-        else:
-            main = figure.subplots()
-            main.set_ylabel("mean return of whole games")
-        played = sum(int(phase["env_frames"]) for phase in summary.get("phases", []))
+        played = sum(int(phase["env_frames"]) for phase in phases)
         limit = max(int(summary["env_frames"]), played, *(int(score["env_frames"]) for score in online), 1)
-        frame_axes(main, "environment frames", "env_frames", right=limit)
+        frame_axes(main, "environment frames", "env_frames", right=limit, ticks=4 if narrow else 7)
         labels: list[Label] = []
         if control is not None:
             same_frames = [score for score in control["scores"] if score["env_frames"] <= limit]
             _curve(main, same_frames, "env_frames", CONTROL, "--s")
             labels += [(float(score["mean_return"]), "from scratch", CONTROL) for score in same_frames[-1:]]
         _curve(main, online, "env_frames", STUDENT, "-o")
-        if summary["final"] is not None:
-            labels.append(_final(main, summary["final"], limit))
-        _phase_names(main, summary.get("phases", []))
-        teacher = summary.get("teacher")
-        levels = [(summary.get("random_score"), "random play", RANDOM)]
-        levels += [(teacher["score"] if teacher else None, "teacher", TEACHER)]
-        for value, text, color in levels:
-            if value is not None:
-                for axes in figure.axes:
-                    axes.axhline(value, color=color, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
-                labels.append((float(value), f"{text} {value:.1f}", color))
-        main.margins(y=0.08)
-        label_levels(main, labels)
+        plain = _end(main, strip, summary)
+        if final is not None:
+            labels.append(_given_back(main, strip, final))
+        _phase_names(main, phases, least=0.25 * limit if narrow else 0.1 * limit)
+        labels += [*plain, *_levels(figure, summary)]
+        main.margins(y=0.1)
+        if narrow:
+            labels, plain = in_two_lines(labels), in_two_lines(plain)
+        label_levels(main, labels, plain=plain, gap=0.17 if narrow else 0.06)
     return figure
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an SVG element, the same bytes for the same figure; letters are drawn as shapes."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def _size(*, narrow: bool, strip: bool) -> tuple[float, float]:
+    """In inches. Pages give wide figures 640 to 920 pixels, narrow ones 300 to 420."""
+    if narrow:
+        return 3.7, 5.4 if strip else 3.3
+    return 8.8, 4.4
 
 
-def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG file of about 1,500 pixels width."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.set_dpi(160)
-        FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+def _axes(figure: Figure, *, narrow: bool, strip: bool) -> tuple[Axes | None, Axes]:
+    if not strip:
+        main = figure.subplots()
+        main.set_ylabel("mean return of whole games")
+        return None, main
+    if narrow:
+        above, main = figure.subplots(2, 1, sharey=True, height_ratios=(1, 1.5))
+        figure.supylabel("mean return of whole games", fontsize=10, color=LIGHT["axis"])
+        return above, main
+    left, main = figure.subplots(1, 2, sharey=True, width_ratios=(1, 2.6))
+    left.set_ylabel("mean return of whole games")
+    main.tick_params(axis="y", length=0)
+    return left, main
 
 
-def frame_axes(axes: Axes, label: str, key: str, *, right: int) -> None:
-    """Axes from 0 to `right` on x, over learner steps or environment frames (`key`)."""
+def _levels(figure: Figure, summary: Mapping[str, Any]) -> list[Label]:
+    teacher, labels = summary.get("teacher"), list[Label]()
+    levels = [(summary.get("random_score"), "random play", RANDOM)]
+    levels += [(teacher["score"] if teacher else None, "teacher", TEACHER)]
+    for value, text, color in levels:
+        if value is not None:
+            for axes in figure.axes:
+                axes.axhline(value, color=color, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
+            labels.append((float(value), f"{text} {value:.1f}", color))
+    return labels
+
+
+def in_two_lines(labels: Sequence[Label]) -> list[Label]:
+    """The last word, which is a number where there is one, below the others."""
+    return [(height, "\n".join(text.rsplit(" ", 1)), color) for height, text, color in labels]
+
+
+def frame_axes(axes: Axes, label: str, key: str, *, right: int, ticks: int = 7) -> None:
+    """Axes from 0 to `right` on x, over learner steps or environment frames (`key`); ticks are whole numbers."""
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
+    axes.grid(axis="y", color=LIGHT["line"], linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if key == "learner_steps" else 7))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(nbins=min(4, ticks) if key == "learner_steps" else ticks, integer=True, steps=[1, 2, 2.5, 5, 10])
+    )
     axes.set_xlim(-0.02 * right, 1.06 * right)
 
 
@@ -128,49 +153,117 @@ def _curve(axes: Axes, scores: Sequence[Score], key: str, color: str, style: str
         linewidth=0,
     )
     mean = [float(score["mean_return"]) for score in scores]
-    axes.plot(x, mean, style, color=color, linewidth=1.8, markersize=3.8, markeredgecolor="white", markeredgewidth=0.5)
+    axes.plot(
+        x,
+        mean,
+        style,
+        color=color,
+        linewidth=1.8,
+        markersize=3.8,
+        markeredgecolor=LIGHT["surface"],
+        markeredgewidth=0.5,
+    )
 
 
-def _final(axes: Axes, final: Mapping[str, Any], x: int) -> Label:
+def _given_back(main: Axes, strip: Axes | None, final: Mapping[str, Any]) -> Label:
+    """Marks the version given back where it stood, and leads from there to its label."""
     mean, (low, high) = float(final["mean_return"]), final["interval"]
+    name = "given back" if final["kind"] == "final" else "newest"
+    label = mean, f"{name} {mean:.1f}", STUDENT
+    steps = final["learner_steps"] if strip is not None and final["phase"] == "offline" else None
+    axes, x = (main, final["env_frames"]) if strip is None or steps is None else (strip, steps)
+    if x is None:  # an old summary does not say
+        return label
+    right = axes.get_xlim()[1]
+    axes.plot([x, right], [mean, mean], color=STUDENT, linewidth=1.2, linestyle=(0, (1, 2)), zorder=2)
+    if axes is not main:
+        main.axhline(mean, color=STUDENT, linewidth=1.2, linestyle=(0, (1, 2)), zorder=2)
     spread = [[mean - low], [high - mean]]
-    axes.errorbar([x], [mean], spread, color=STUDENT, marker="D", markersize=7, capsize=4, elinewidth=1.6)
-    return mean, f"student {mean:.1f}", STUDENT
+    axes.errorbar([x], [mean], spread, color=STUDENT, marker="D", markersize=7.5, capsize=4, elinewidth=1.6, zorder=5)
+    side = "left" if x < 0.3 * right else "right" if x > 0.7 * right else "center"
+    axes.annotate(
+        f"version {final['policy_version']}",
+        (x, high),
+        xytext=(0, 5),
+        textcoords="offset points",
+        ha=side,
+        va="bottom",
+        color=STUDENT,
+        fontweight="bold",
+        path_effects=_HALO,
+        zorder=6,
+    )
+    return label
 
 
-def label_levels(axes: Axes, labels: Sequence[Label], *, plain: Collection[Label] = ()) -> None:
-    """Writes each label right of the axes at its height; labels too close to one another move apart upwards.
+def _end(main: Axes, strip: Axes | None, summary: Mapping[str, Any]) -> list[Label]:
+    """Marks the run's last evaluation, if it is of another version than the one given back."""
+    last = end_of(summary)
+    if last is None:
+        return []
+    offline = strip is not None and last["phase"] == "offline"
+    axes, key = (strip, "learner_steps") if offline and strip is not None else (main, "env_frames")
+    mean = float(last["mean_return"])
+    axes.plot(
+        [int(last[key])],
+        [mean],
+        "o",
+        color=STUDENT,
+        markersize=8,
+        markerfacecolor=LIGHT["surface"],
+        markeredgewidth=1.8,
+        zorder=4,
+    )
+    return [(mean, f"run's last {mean:.1f}", STUDENT)]
+
+
+def label_levels(axes: Axes, labels: Sequence[Label], *, plain: Collection[Label] = (), gap: float = 0.06) -> None:
+    """Writes each label right of the axes at its height, those too close to one another apart by `gap` of the axes.
 
     Those in the student's colour are bold, except for the `plain` ones.
     """
     low, high = axes.get_ylim()
-    gap, free = 0.055 * (high - low), float("-inf")
-    for label in sorted(labels):
-        value, text, color = label
-        free = max(value, free + gap)
+    ordered = sorted(labels)
+    places = spread([label[0] for label in ordered], gap=gap * (high - low), top=high)
+    for label, place in zip(ordered, places, strict=True):
+        _, text, color = label
         axes.annotate(
             text,
-            (1.0, free),
+            (1.0, place),
             xycoords=("axes fraction", "data"),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
             color=color,
             fontweight="bold" if color == STUDENT and label not in plain else "normal",
+            linespacing=1.05,
             annotation_clip=False,
         )
 
 
-def _phase_names(axes: Axes, phases: Sequence[Mapping[str, Any]]) -> None:
-    """Names the phases along the top; a thin line marks where one gives way to the next."""
+def spread(heights: Sequence[float], *, gap: float, top: float) -> list[float]:
+    """Ascending heights at least `gap` apart, each as near to its own as those below allow, none above `top`."""
+    places = list[float]()
+    for height in heights:
+        places.append(max(height, places[-1] + gap) if places else height)
+    limit = top
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], limit)
+        limit = places[index] - gap
+    return places
+
+
+def _phase_names(axes: Axes, phases: Sequence[Mapping[str, Any]], *, least: float) -> None:
+    """Names the phases along the top, those of `least` frames or more; a thin line marks where one gives way."""
     start = 0
     for phase in phases:
         if phase["phase"] == "offline":
             continue
         end = start + int(phase["env_frames"])
         if start:
-            axes.axvline(start, color="#cbd5e1", linewidth=1)
-        name_on_top(axes, "plain RL" if phase["phase"] == "rl" else "online phase", ((start + end) / 2, "data"))
+            axes.axvline(start, color=LIGHT["edge"], linewidth=1)
+        if end - start >= least:
+            name_on_top(axes, "plain RL" if phase["phase"] == "rl" else "online phase", ((start + end) / 2, "data"))
         start = end
 
 
@@ -184,7 +277,7 @@ def name_on_top(axes: Axes, text: str, place: tuple[float, str]) -> None:
         textcoords="offset points",
         ha="center",
         va="bottom",
-        color="#64748b",
-        fontsize=8.5,
+        color=LIGHT["soft"],
+        fontsize=9.5,
         annotation_clip=False,
     )

@@ -1,4 +1,4 @@
-"""The policy version that a run gives back: its score, what it cost, and where the run ended beside it. Pure.
+"""The policy version that a run gives back: its score, what it cost, and the run's last evaluation beside it. Pure.
 
 A run keeps its best version, not its last one. A score therefore stands beside the counts of its own version, never
 beside the run's.
@@ -50,8 +50,8 @@ def cost_of(record: Mapping[str, Any], ended: Phases, wanted: Iterable[str]) -> 
     """
     steps, frames = int(record["learner_steps"]), int(record["env_frames"])
     limits = {str(phase["phase"]): int(phase["learner_steps"]) for phase in ended}
-    offline = min(steps, limits.get("offline", steps)) if "offline" in wanted else 0
     name, total = str(record["phase"]), 0
+    offline = min(steps, limits.get("offline", steps if name == "offline" else 0)) if "offline" in wanted else 0
     for phase, limit in limits.items():  # a version at the end of a phase is published as the first of the next
         total += limit
         if steps <= total:

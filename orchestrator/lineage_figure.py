@@ -1,24 +1,23 @@
 """The descent of teachers as a picture: generations from left to right, an arrow from each teacher to its student."""
 
-import io
 from typing import TYPE_CHECKING, Final
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from orchestrator.figure import CONTROL, STUDENT, STYLE, TEACHER
-from orchestrator.lineage_view import describe_score
+from orchestrator.lineage_view import describe_cost, describe_score
+from orchestrator.palette import LIGHT
+from orchestrator.picture import as_file, to_png, to_svg
 from teacher_store.lineage import generations, record_of
 from teacher_store.records import TeacherRecord
 
 if TYPE_CHECKING:
     from networkx import DiGraph
 
-_COLUMN, _ROW, _WIDTH, _HEIGHT = 3.4, 1.15, 2.7, 0.86  # inches
+_COLUMN, _ROW, _WIDTH, _HEIGHT = 3.4, 1.3, 2.7, 1.02  # inches
 _DPI: Final = 144
 
 
@@ -41,13 +40,16 @@ def draw(graph: "DiGraph[str]", kind: str) -> bytes:
             _arrow(axes, places[teacher], places[student])
         for identity, place in places.items():
             _box(axes, place, identity, record_of(graph, identity))
-        stream = io.BytesIO()
-        if kind == "svg":
-            FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
-        else:
-            figure.set_dpi(_DPI)
-            FigureCanvasAgg(figure).print_png(stream)
-        return stream.getvalue()
+    if kind == "svg":
+        return as_file(to_svg(figure, "lineage", "The descent of teachers", _describe(graph)))
+    return to_png(figure, dpi=_DPI)
+
+
+def _describe(graph: "DiGraph[str]") -> str:
+    """The picture in words."""
+    edges = [f"{teacher} taught {student}" for teacher, student in sorted(graph.edges)]
+    alone = [f"{identity} descends from nobody here" for identity in sorted(graph) if not graph.in_degree(identity)]
+    return "; ".join([*alone, *edges]) + "."
 
 
 def _places(graph: "DiGraph[str]") -> dict[str, tuple[int, float]]:
@@ -86,22 +88,22 @@ def _box(axes: Axes, place: tuple[int, float], identity: str, record: TeacherRec
         color = STUDENT if record.parents else TEACHER
         origin = record.provenance.source
         made_by = f"from {origin.format}" if origin is not None else record.provenance.run_id or ""
-        lines = [f"{record.env.task}  {describe_score(record)}", made_by]
+        lines = [f"{record.env.task}  {describe_score(record)}", made_by, describe_cost(record)]
     box = FancyBboxPatch(
         (x - _WIDTH / 2, y - _HEIGHT / 2),
         _WIDTH,
         _HEIGHT,
         boxstyle="round,pad=0,rounding_size=0.1",
-        facecolor="white",
+        facecolor=LIGHT["surface"],
         edgecolor=color,
         linewidth=1.4,
         linestyle="-" if record is not None else ":",
         zorder=1,  # over arrows that pass a generation by
     )
     axes.add_patch(box)
-    axes.text(x, y + 0.2, _short(identity), ha="center", va="center", weight="bold", color=color, fontsize=9)
+    axes.text(x, y + 0.31, _short(identity), ha="center", va="center", weight="bold", color=color, fontsize=9)
     for number, line in enumerate(lines):
-        axes.text(x, y - 0.03 - 0.2 * number, _short(line), ha="center", va="center", fontsize=7.5, color="#475569")
+        axes.text(x, y + 0.08 - 0.2 * number, _short(line), ha="center", va="center", fontsize=7.5, color=LIGHT["axis"])
 
 
 def _short(text: str, limit: int = 40) -> str:

@@ -65,8 +65,9 @@ def lineage_tree(graph: "DiGraph[str]") -> Tree:
 def _line(identity: str, record: TeacherRecord | None, parents: list[str]) -> str:
     if record is None:
         return f"{identity}  [dim]not in this store[/dim]"
+    cost = f"; {known}" if (known := describe_cost(record)) else ""
     several = f"  [dim]of {len(parents)} teachers[/dim]" if len(parents) > 1 else ""
-    return f"[bold]{identity}[/bold]  {describe_score(record)}  [dim]{describe_origin(record)}[/dim]{several}"
+    return f"[bold]{identity}[/bold]  {describe_score(record)}  [dim]{describe_origin(record)}{cost}[/dim]{several}"
 
 
 def describe_score(record: TeacherRecord) -> str:
@@ -75,6 +76,13 @@ def describe_score(record: TeacherRecord) -> str:
         return "not scored"
     score = record.score
     return f"{score.mean_return:.1f} ({score.interval_low:.1f} to {score.interval_high:.1f})"
+
+
+def describe_cost(record: TeacherRecord) -> str:
+    """What the training of these weights took, their teachers' left out; "" where nobody knows."""
+    made = record.provenance
+    known = ((made.env_frames, "own frames"), (made.learner_steps, "updates"))
+    return ", ".join(f"{count:,} {what}" for count, what in known if count is not None)
 
 
 def describe_origin(record: TeacherRecord) -> str:

@@ -1,12 +1,14 @@
 """`report.html`: what a run came to, in one file that needs nothing else."""
 
 import html
-from collections.abc import Iterable, Sequence
-from importlib.resources import files
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from orchestrator.figure import learning_curve, to_svg
+from orchestrator.figure import learning_curve
+from orchestrator.given_back import end_of
+from orchestrator.page import Tile, figure, folded, html_page, section, table, tiles
+from orchestrator.picture import to_svg
 from orchestrator.summary import Summary, format_seconds, plain_words, read_summary, summarise, write_summary
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
@@ -46,31 +48,19 @@ def render(summary: Summary, *, control: Summary | None, teacher: TeacherRecord 
     """The page, as HTML without any reference to another file or host."""
     words = plain_words(summary) + ([_control_words(summary, control)] if control is not None else [])
     sections = [
-        _tiles(summary),
-        f"<figure>{to_svg(learning_curve(summary, control))}<figcaption>{_caption(summary)}</figcaption></figure>",
-        _section("Phases", _phases_table(summary)),
-        _section("Teacher", _teacher_table(summary, teacher)) if summary.get("teacher") else "",
-        _folded("Evaluations", _scores_table(summary["scores"])),
-        _folded("Configuration", f"<pre>{html.escape(config)}</pre>"),
-        _folded("Versions", table(("package", "version"), sorted(summary.get("versions", {}).items()))),
+        _version_tiles(summary) if summary["final"] is not None else "",
+        _run_tiles(summary),
+        _curve(summary, control, words),
+        folded("The figure's values", _values(summary, control)),
+        section("Phases", _phases_table(summary)),
+        section("Teacher", _teacher_table(summary, teacher)) if summary.get("teacher") else "",
+        folded("Configuration", f"<pre tabindex=0>{html.escape(config)}</pre>"),
+        folded(
+            "Versions", table(("package", "version"), sorted(summary.get("versions", {}).items()), label="Versions")
+        ),
     ]
     return html_page(
         "Upcycle run report", name, str(summary["env_id"]), str(summary["run_id"]), words, "".join(sections)
-    )
-
-
-def html_page(kicker: str, title: str, subtitle: str, identity: str, words: Iterable[str], content: str) -> str:
-    """A page in the reports' style; all but `content`, which is HTML, is plain text."""
-    style = files("orchestrator").joinpath("report.css").read_text(encoding="utf-8")
-    title, subtitle = html.escape(title), html.escape(subtitle)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}: {subtitle}</title><style>{style}</style></head><body><main>"
-        f"<header><p class=kicker>{html.escape(kicker)}</p><h1>{title} "
-        f"<small>{subtitle}</small></h1><p class=id>{html.escape(identity)}</p></header>"
-        f"<div class=words>{''.join(f'<p>{html.escape(word)}</p>' for word in words)}</div>"
-        f"{content}</main></body></html>\n"
     )
 
 
@@ -85,35 +75,72 @@ def _find_teacher(summary: Summary, store: TeacherStore) -> TeacherRecord | None
 
 
 def _control_words(summary: Summary, control: Summary) -> str:
-    scores = [score for score in control["scores"] if score["env_frames"] <= summary["env_frames"]]
-    if not scores:
-        return "The run from scratch has no evaluation within as many environment frames."
-    last = scores[-1]
-    return (
-        f"The same agent from scratch ({control['run_id']}) stands at {last['mean_return']:.1f} "
-        f"after {last['env_frames']:,} environment frames."
+    """The run from scratch within the frames of the version given back, and within those of the run."""
+    final, limits = summary["final"], {int(summary["env_frames"]): "the whole run"}
+    if final is not None and final["env_frames"] is not None:
+        limits = {int(final["env_frames"]): "the version given back"} | limits
+    found = list[str]()
+    for limit, whose in limits.items():
+        scores = [score for score in control["scores"] if score["env_frames"] <= limit]
+        if scores:
+            after = f"after {scores[-1]['env_frames']:,}"
+            found.append(f"stands at {scores[-1]['mean_return']:.1f} with no more frames than {whose} ({after})")
+        else:
+            found.append(f"has no evaluation within the frames of {whose}")
+    return f"The same agent from scratch ({control['run_id']}) {', and '.join(found)}."
+
+
+def _curve(summary: Summary, control: Summary | None, words: Iterable[str]) -> str:
+    title = f"Learning curve on {summary['env_id']}"
+    description = " ".join([*words, "Every value is in the table below the figure."])
+    wide, narrow = (
+        to_svg(learning_curve(summary, control, narrow=narrow), name, title, description)
+        for narrow, name in ((False, "curve"), (True, "narrow-curve"))
     )
+    return figure(wide, narrow, _caption(summary))
 
 
 def _caption(summary: Summary) -> str:
-    strip = "Left: the offline phase, which plays no frames. " if any(
-        score["phase"] == "offline" for score in summary["scores"]
-    ) else ""  # fmt: skip
-    return f"{strip}Each point is one evaluation of pinned weights, its band the 95 % bootstrap interval of the mean."
+    final, caption = summary["final"], ""
+    if any(score["phase"] == "offline" for score in summary["scores"]) or (final and final["phase"] == "offline"):
+        caption = "The offline phase, which plays no frames, has a strip of its own. "
+    caption += "Each point is one evaluation of pinned weights, its band the 95 % bootstrap interval of the mean."
+    if final and final["kind"] == "final" and final["learner_steps"] is not None:
+        caption += (
+            " The diamond is the version given back, where it stood and with its final score, over games of its own."
+        )
+    if end_of(summary) is not None:
+        caption += " The ring is the run's last evaluation."
+    return caption
 
 
-def _tiles(summary: Summary) -> str:
+def _version_tiles(summary: Summary) -> str:
     final = summary["final"]
-    values = [
-        ("final return", f"{final['mean_return']:.1f}" if final else "none yet"),
-        ("of the teacher", f"{final['normalised']:.2f}" if final and final["normalised"] is not None else None),
-        ("environment frames", f"{summary['env_frames']:,}"),
-        ("learner steps", f"{summary['learner_steps']:,}"),
-        ("samples per insert", _number(summary.get("samples_per_insert"), 2)),
-        ("running time", format_seconds(summary.get("wall_seconds"))),
+    updates = final["learner_steps"]
+    offline = final["offline_learner_steps"]
+    buffer = "all on the teacher's buffer" if offline == updates else f"{offline or 0:,} on the teacher's buffer"
+    rows: list[Tile] = [
+        ("final return", f"{final['mean_return']:.1f}", f"{_span(final['interval'], 1)}, {final['episodes']} games"),
+        ("of its teacher", _number(final["normalised"], 2), _span(final["normalised_interval"], 2)),
+        ("policy version", str(final["policy_version"]), f"{final['phase']} phase" if final["phase"] else ""),
+        ("own frames", _count(final["env_frames"]), "environment frames of its run"),
+        ("updates", _count(updates), buffer if offline else ""),
     ]
-    tiles = (f"<div><b>{value}</b><span>{label}</span></div>" for label, value in values if value)
-    return f"<div class=tiles>{''.join(tiles)}</div>"
+    return tiles("The version given back" if final["kind"] == "final" else "The version evaluated last", rows)
+
+
+def _run_tiles(summary: Summary) -> str:
+    last = end_of(summary)
+    rows: list[Tile] = [
+        ("environment frames", _count(summary["env_frames"]), ""),
+        ("updates", _count(summary.get("learner_steps")), ""),
+        ("running time", format_seconds(summary.get("wall_seconds")), ""),
+        ("samples per insert", _number(summary.get("samples_per_insert"), 2), ""),
+    ]
+    if last is not None:
+        note = f"version {last['policy_version']}, {last['episodes']} games"
+        rows.insert(2, ("last evaluation", f"{last['mean_return']:.1f}", note))
+    return tiles("The whole run", rows)
 
 
 def _phases_table(summary: Summary) -> str:
@@ -140,13 +167,13 @@ def _phases_table(summary: Summary) -> str:
         "phase",
         "time",
         "env. frames",
-        "learner steps",
-        "steps / s",
+        "updates",
+        "updates / s",
         "learner waited",
         "teacher saw states",
         "last return",
     )
-    return table(head, rows)
+    return table(head, rows, label="Phases")
 
 
 def _teacher_table(summary: Summary, record: TeacherRecord | None) -> str:
@@ -160,7 +187,7 @@ def _teacher_table(summary: Summary, record: TeacherRecord | None) -> str:
     ]
     rows += [("other teachers", ", ".join(others))] if others else []
     if record is None:
-        return table((), [*rows, ("provenance", "its record is not in this machine's store")])
+        return table((), [*rows, ("provenance", "its record is not in this machine's store")], label="Teacher")
     made = record.provenance
     if record.score:
         low, high = record.score.interval_low, record.score.interval_high
@@ -170,57 +197,53 @@ def _teacher_table(summary: Summary, record: TeacherRecord | None) -> str:
         ("policy", record.describe_policy()),
         ("observation", f"{record.frame_stack} frames of {' x '.join(map(str, record.frame_shape))}"),
         ("trained by run", made.run_id or "unknown"),
-        ("learner steps", f"{made.learner_steps:,}" if made.learner_steps is not None else "unknown"),
-        ("environment frames", f"{made.env_frames:,}" if made.env_frames is not None else "unknown"),
+        ("its updates", _count(made.learner_steps)),
+        ("its environment frames", _count(made.env_frames)),
+        ("its buffer", f"{record.experience.transitions:,} transitions" if record.experience else "none"),
         ("its teachers", ", ".join(record.parents) or "none: trained from scratch"),
         ("weights, SHA-256", record.weights.sha256 if record.weights else "none"),
         ("licence", record.licence),
     ]
-    return table((), rows)
+    return table((), rows, label="Teacher")
 
 
-def _scores_table(scores: Iterable[Summary]) -> str:
-    rows = [
-        (
-            score["phase"],
-            f"{score['learner_steps']:,}",
-            f"{score['env_frames']:,}",
-            str(score["policy_version"]),
-            f"{score['mean_return']:.2f}",
-            f"{score['interval'][0]:.2f} to {score['interval'][1]:.2f}",
-            _number(score["normalised"], 3) or "",
-            str(score["episodes"]),
-        )
-        for score in scores
-    ]
-    head = (
-        "phase",
-        "learner steps",
-        "env. frames",
-        "version",
-        "mean return",
-        "95 % interval",
-        "normalised",
-        "episodes",
+def _values(summary: Summary, control: Summary | None) -> str:
+    """All that the figure shows, and the score of the version given back first."""
+    final = summary["final"]
+    rows = [_row(score["phase"], score) for score in summary["scores"]]
+    if final is not None and final["kind"] == "final" and final["learner_steps"] is not None:
+        rows.insert(0, _row("given back", final))
+    content = table(_VALUES, rows, label="Evaluations")
+    if control is not None:
+        rows = [_row(score["phase"], score) for score in control["scores"]]
+        title = f"The same agent from scratch, {control['run_id']}"
+        content += f"<p>{html.escape(title)}</p>{table(_VALUES, rows, label=title)}"
+    return content
+
+
+_VALUES: Final = ("phase", "updates", "env. frames", "version", "mean return", "95 % interval", "normalised", "games")
+
+
+def _row(name: str, score: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        f"{score['learner_steps']:,}",
+        f"{score['env_frames']:,}",
+        str(score["policy_version"]),
+        f"{score['mean_return']:.2f}",
+        _span(score["interval"], 2),
+        _number(score["normalised"], 3) or "",
+        str(score["episodes"]),
     )
-    return table(head, rows)
 
 
 def _number(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """An HTML table; without a head its rows are pairs of a name and a value. All cells are plain text."""
-    header = f"<thead><tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr></thead>" if head else ""
-    kind = "" if head else " class=pairs"
-    body = ("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=scroll><table{kind}>{header}<tbody>{''.join(body)}</tbody></table></div>"
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>"
-
-
-def _folded(title: str, content: str) -> str:
-    return f"<details><summary>{title}</summary>{content}</details>"
+def _span(interval: Sequence[float] | None, digits: int) -> str:
+    return "" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"

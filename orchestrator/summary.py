@@ -20,7 +20,7 @@ Summary = dict[str, Any]
   teachers: [{id, score}] of all teachers, in the order of the configuration, score null of a buffer without a policy;
     empty in a run from scratch
   scores: [{phase, env_frames, learner_steps, policy_version, mean_return, normalised, episodes, interval: [low, high]}]
-    of all evaluations, the last of which is the run's end
+    of all evaluations, in order; the last one is the newest of the run
   phases: [{phase, learner_steps, env_frames, seconds, teacher_states, ...}] of the phases that have ended, each counted
     alone; teacher_states are the states that teachers' networks were given, see `RunFolder.write_phases`
   final: `orchestrator.given_back.GivenBack`, the version given back with its own phase and counts, or null without a
@@ -238,6 +238,7 @@ def _end(summary: Summary) -> str:
         return f"{sentence}; no later version was evaluated."
     interval = f"95 % interval {last['interval'][0]:.1f} to {last['interval'][1]:.1f}"
     return (
-        f"{sentence}; at its end policy version {last['policy_version']} stood at {last['mean_return']:.1f} "
+        f"{sentence}; its last evaluation, of policy version {last['policy_version']} after {last['env_frames']:,} "
+        f"frames and {last['learner_steps']:,} updates, stands at {last['mean_return']:.1f} "
         f"({last['episodes']} games, {interval})."
     )

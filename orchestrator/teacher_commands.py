@@ -216,7 +216,7 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         else f"another framework; imported as {made.source.format} from {made.source.path}",
         "training": ", ".join(
             f"{count:,} {what}"
-            for count, what in ((made.learner_steps, "learner steps"), (made.env_frames, "environment frames"))
+            for count, what in ((made.learner_steps, "updates"), (made.env_frames, "environment frames of its own"))
             if count is not None
         )
         or "unknown",

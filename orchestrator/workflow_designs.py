@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -40,6 +40,8 @@ class WorkflowRun:
       returns: their mean raw returns.
       final_return: of the final evaluation, or of the last one where there is none.
       offline_steps: learner steps of the offline phase.
+      given_back: of the version that scored `final_return`: kind, policy_version, phase, env_frames, learner_steps and
+        offline_learner_steps, as of `orchestrator.given_back.GivenBack`.
     """
 
     name: str
@@ -52,6 +54,7 @@ class WorkflowRun:
     returns: tuple[float, ...]
     final_return: float
     offline_steps: int
+    given_back: Mapping[str, Any]
 
     @property
     def game(self) -> str:

@@ -1,14 +1,14 @@
 """The report of several runs: the workflow's figure, table and numbers, read from their folders."""
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.figure import to_png, to_svg
-from orchestrator.report import html_page, table
+from orchestrator.given_back import cost_of
+from orchestrator.page import figure, folded, html_page, section, table
+from orchestrator.picture import as_file, to_png, to_svg
 from orchestrator.workflow import Curve, Workflow, gather
 from orchestrator.workflow_designs import WorkflowRun
 from orchestrator.workflow_figure import workflow_figure
@@ -30,12 +30,14 @@ def write_workflow(runs: Path, names: Sequence[str], references: Sequence[str]) 
     """
     read = [read_run(RunFolder.open(runs / name)) for name in names]
     workflow = gather(read, _references(runs, references, read), ", ".join(references))
-    figure = workflow_figure(workflow)
-    svg = to_svg(figure)
+    drawn = workflow_figure(workflow)
+    described = ("workflow", "The workflow in three panels", " ".join([*_words(workflow), caption(workflow)]))
+    svg = to_svg(drawn, *described)
+    narrow_svg = to_svg(workflow_figure(workflow, narrow=True), "narrow-workflow", *described[1:])
     paths = {kind: runs / f"{NAME}.{kind}" for kind in ("html", "svg", "png")}
-    write_atomically(paths["html"], _render(workflow, svg).encode())
-    write_atomically(paths["svg"], svg.replace("<svg", '<?xml version="1.0" encoding="utf-8"?>\n<svg', 1).encode())
-    write_atomically(paths["png"], to_png(figure))
+    write_atomically(paths["html"], _render(workflow, svg, narrow_svg).encode())
+    write_atomically(paths["svg"], as_file(svg))
+    write_atomically(paths["png"], to_png(drawn))
     return {kind: str(path) for kind, path in paths.items()} | to_json(workflow)
 
 
@@ -47,7 +49,7 @@ def read_run(folder: RunFolder) -> WorkflowRun:
         raise UserError("run", folder.path.name, "has no evaluation yet", "wait for the first one, or leave it out")
     if manifest.get("random_score") is None:
         raise UserError("run", folder.path.name, "does not know the score of random play", "leave it out")
-    finals = [record for record in scores if record["kind"] == "final"]
+    final = ([record for record in scores if record["kind"] == "final"] or evaluations)[-1]
     ended = {phase["phase"]: int(phase["learner_steps"]) for phase in folder.phases()}
     offline = [int(record["learner_steps"]) for record in evaluations if record["phase"] == "offline"]
     teacher = manifest.get("teacher")
@@ -60,8 +62,13 @@ def read_run(folder: RunFolder) -> WorkflowRun:
         teacher_score=None if teacher is None else float(teacher["score"]),
         frames=tuple(int(record["env_frames"]) for record in evaluations),
         returns=tuple(float(record["mean_return"]) for record in evaluations),
-        final_return=float((finals or evaluations)[-1]["mean_return"]),
+        final_return=float(final["mean_return"]),
         offline_steps=ended.get("offline", max(offline, default=0)),
+        given_back={
+            "kind": final["kind"],
+            "policy_version": int(final["policy_version"]),
+            **cost_of(final, folder.phases(), config.phases),
+        },
     )
 
 
@@ -102,6 +109,9 @@ def to_json(workflow: Workflow) -> dict[str, Any]:
                 "label": curve.label,
                 "runs": [run.name for run in curve.runs],
                 "games": sorted({run.game for run in curve.runs}),
+                "given_back": [
+                    {"run": run.name, "mean_return": run.final_return, **run.given_back} for run in curve.runs
+                ],
                 "runs_per_game": _runs_per_game(curve),
                 "episodes": curve.runs[0].config.evaluation.episodes,
                 "offline_learner_steps": sorted({run.offline_steps for run in curve.runs}),
@@ -126,15 +136,17 @@ def _runs_per_game(curve: Curve) -> list[int]:
     return sorted({min(map(games.count, games)), max(map(games.count, games))})
 
 
-def _render(workflow: Workflow, svg: str) -> str:
+def _render(workflow: Workflow, svg: str, narrow_svg: str) -> str:
     games = ", ".join(workflow.scales)
     content = (
-        f"<figure>{svg}<figcaption>{html.escape(caption(workflow))}</figcaption></figure>"
-        f"<section><h2>Curves</h2>{_curves_table(workflow)}</section>"
-        f"<section><h2>Scores 0 and 1</h2>{_scales_table(workflow)}</section>"
+        figure(svg, narrow_svg, caption(workflow))
+        + section("Curves", _curves_table(workflow))
+        + section("Versions given back", _versions_table(workflow))
+        + section("Scores 0 and 1", _scales_table(workflow))
+        + folded("The figure's values", _points_table(workflow))
     )
     runs = " ".join(run.name for curve in workflow.curves for run in curve.runs)
-    return html_page("Upcycle workflow report", "Workflow", games, runs, _words(workflow), content)
+    return html_page("Upcycle workflow report", "Workflow", games, runs, _words(workflow), content, wide=True)
 
 
 def _words(workflow: Workflow) -> list[str]:
@@ -184,14 +196,44 @@ def _curves_table(workflow: Workflow) -> str:
             )
         )
     head = ("panel", "curve", "runs", "games", "runs a game", "episodes", "offline steps", "frames", "IQM", "95 %")
-    return table(head, rows)
+    return table(head, rows, label="Curves", words=3)
+
+
+def _versions_table(workflow: Workflow) -> str:
+    """Of each run the version that it gave back, with its own cost, beside where its last evaluation stands."""
+    rows = [
+        (
+            run.name,
+            curve.label,
+            str(run.given_back["policy_version"]),
+            f"{run.final_return:.2f}" + ("" if run.given_back["kind"] == "final" else " (not final)"),
+            f"{run.given_back['env_frames']:,}",
+            f"{run.given_back['learner_steps']:,}",
+            f"{run.given_back['offline_learner_steps']:,}",
+            f"{run.returns[-1]:.2f}",
+            f"{run.frames[-1]:,}",
+        )
+        for curve in workflow.curves
+        for run in curve.runs
+    ]
+    head = ("run", "curve", "version", "final return", "its frames", "its updates", "of them offline")
+    return table((*head, "last evaluation", "after frames"), rows, label="Versions given back", words=2)
+
+
+def _points_table(workflow: Workflow) -> str:
+    rows = [
+        (curve.label, f"{frames:,}", f"{iqm:.3f}", _interval(Interval(low, high)))
+        for curve in workflow.curves
+        for frames, iqm, low, high in zip(curve.frames, curve.iqm, curve.low, curve.high, strict=True)
+    ]
+    return table(("curve", "frames", "IQM", "95 %"), rows, label="The figure's values")
 
 
 def _scales_table(workflow: Workflow) -> str:
     rows = [
         (game, f"{scale.random:.2f}", f"{scale.reference:.2f}", scale.source) for game, scale in workflow.scales.items()
     ]
-    return table(("game", "0: random play", "1: reference", "of"), rows)
+    return table(("game", "0: random play", "1: reference", "of"), rows, label="Scores 0 and 1")
 
 
 def _interval(interval: Interval) -> str:

@@ -150,9 +150,9 @@ class Provenance(_Part):
     config: Annotated[str | None, AfterValidator(lambda text: None if text is None else scrub_config(text))] = None
     """That run's configuration, as TOML. A password in it, as early versions let in, is left out when it is read."""
     learner_steps: int | None = None
-    """Gradient steps they have seen."""
+    """Gradient steps behind these weights; the run may have gone on."""
     env_frames: int | None = None
-    """Environment frames of the run."""
+    """Environment frames that the run itself had played up to these weights."""
     encoder: Sha256 | None = None
     """Of the weight file that its torso began as, if there was one."""
     versions: dict[str, str] = {}

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from orchestrator.cli import main
-from orchestrator.figure import to_svg
+from orchestrator.picture import to_svg
 from orchestrator.workflow import Workflow, evaluated_anew, gather
 from orchestrator.workflow_designs import WorkflowRun, panel_of
 from orchestrator.workflow_figure import workflow_figure
@@ -241,12 +241,20 @@ def test_the_report_of_several_runs_is_three_files_and_its_numbers(
         "200 offline learner steps",
         "pong-student-0, pong-student-1, pong-student-2",
         "<td>40,002</td>",
+        "Versions given back",
+        ">pong-dqn</th><td class=words>from scratch</td><td>3</td><td>10.00</td><td>200,000</td><td>400</td><td>0</td>"
+        "<td>7.00</td><td>200,000</td>",
+        "34.00 (not final)",
         "<td>-20.00</td><td>10.00</td><td>pong-dqn</td>",
     ):
         assert words in page
     student = written["curves"][2]
     assert (student["label"], student["runs_per_game"], student["episodes"]) == ("reincarnated", [3], 10)
     assert student["offline_learner_steps"] == [200]
+    assert student["given_back"][0] == {
+        "run": "pong-student-0", "mean_return": 34.0, "kind": "evaluation", "policy_version": 3, "phase": "rl",
+        "env_frames": 40_000, "learner_steps": 400, "offline_learner_steps": 200,
+    }  # fmt: skip
     assert student["iqm"][-1] == pytest.approx(1.9)
     assert main(["report", *names, "--runs", str(runs)]) == 0
     assert capsys.readouterr().out.strip() == str(runs / "workflow.html")
@@ -272,6 +280,11 @@ def test_the_figure_has_three_panels_with_named_curves(runs: Path) -> None:
     }
     bold = [text.get_text() for text in reincarnated.texts if text.get_fontweight() == "bold"]
     assert bold == ["reincarnated 1.90"]  # and not the level in its colour
-    assert to_svg(figure) == to_svg(workflow_figure(workflow))
+    assert to_svg(figure, "w", "a", "b") == to_svg(workflow_figure(workflow), "w", "a", "b")
+    narrow = workflow_figure(workflow, narrow=True).axes
+    assert [[line for line in lines(axes) if len(line) > 2] for axes in narrow] == [
+        [line for line in lines(axes) if len(line) > 2] for axes in figure.axes
+    ]
+    assert "reincarnated\n1.90" in {text.get_text() for text in narrow[2].texts}
     alone = workflow_figure(gathered(runs, "pong-dqn", references={"Pong-v5": 10.0}))
     assert "no such run given" in {text.get_text() for text in alone.axes[1].texts}

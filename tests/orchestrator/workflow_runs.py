@@ -45,6 +45,9 @@ def add_run(
     folder = RunFolder.create(
         runs / name, parse_config(values), preset="made-up", versions={}, teacher=manifest, random_score=RANDOM[game]
     )
+    if "offline" in values["phases"]:
+        steps = 100 * sum(frames == 0 for frames, _ in points)
+        folder.write_phases([{"phase": "offline", "learner_steps": steps, "env_frames": 0, "seconds": 1.0}])
     scores = [(frames, score, "evaluation") for frames, score in points]
     scores += [] if final is None else [(points[-1][0], final, "final")]
     for number, (frames, score, kind) in enumerate(scores):
