@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
@@ -9,6 +10,7 @@ from replay_service.client import ShardClient
 from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.membership import CALL_SECONDS, Membership, seconds_left
 from replay_service.rate_limiter import Flow
+from replay_service.turns import Turns, weights
 from replay_service.types import ReplayTimeout, TableStats, total_stats
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
@@ -23,17 +25,22 @@ Shards = Mapping[int, tuple[ShardClient, TableStats]]
 
 
 class SampleAdmission:
-    """Collects admitted samples, from whichever shards have room. Thread-safe.
+    """Collects admitted samples, from the shards by turns, each as far as it has room. Thread-safe.
 
     What has been admitted for a batch that then came to nothing is kept for the next one: it has been counted.
+
+    Args:
+      chunk_steps: transitions of a chunk at the most.
+      first_turn: which shard is first; give every client another, so that learners spread.
     """
 
-    def __init__(self, members: Membership, metrics: Metrics | None) -> None:
-        self._members, self._metrics = members, metrics
+    def __init__(self, members: Membership, metrics: Metrics | None, *, chunk_steps: int, first_turn: int) -> None:
+        self._members, self._metrics, self._chunk_steps = members, metrics, chunk_steps
         self._lock = threading.Lock()  # guards those below
         self._kept: dict[str, int] = {}
         self._begun = set[str]()  # tables of which samples have been admitted
-        self._turn = 0
+        self._turns = defaultdict[str, Turns](lambda: Turns(first_turn))  # by table
+        self._waits = first_turn
 
     def take_kept(self, table: str, num_samples: int) -> int:
         """Takes back what was kept, at most so many."""
@@ -85,10 +92,11 @@ class SampleAdmission:
                 self.keep(table, num_samples)
 
     def ask(self, table: str, num_samples: int, shards: Shards) -> int:
-        """Asks each shard in turn, first where most room is known to be, without waiting; returns what is admitted.
+        """Asks the shards by turns, without waiting, until enough is admitted; returns how much that is.
 
-        Nothing is admitted before there is enough to begin with, over all shards. Raises: UserError if, to begin with,
-        the limiter could not hold so many samples.
+        Those that are known to have no room come last: what came in a moment ago may have made some. Nothing is
+        admitted before there is enough to begin with, over all shards. Raises: UserError if, to begin with, the limiter
+        could not hold so many samples.
         """
         flow = _total(shards)
         if flow is None or not flow.is_filled or num_samples == 0:
@@ -103,11 +111,12 @@ class SampleAdmission:
                 f"x {flow.samples_per_insert} samples per insert is below what is drawn together, {num_samples}",
                 "raise it, or lower learner.batch_size or learner.batches_per_request",
             )
-        rooms = {index: stats.flow.room_for_samples(num_samples) for index, (_, stats) in shards.items()}
+        with self._lock:
+            order = self._turns[table].order(self._weights(shards))
         num_admitted = 0
-        for index in sorted(rooms, key=lambda index: -rooms[index]):
+        for index in sorted(order, key=lambda index: shards[index][1].flow.room_for_samples(1) == 0):
             if num_admitted < num_samples:
-                num_admitted += self._ask_one(table, num_samples - num_admitted, index, shards[index][0], 0.0)
+                num_admitted += self._ask_one(table, num_samples - num_admitted, index, shards, 0.0)
         if num_admitted:
             with self._lock:
                 self._begun.add(table)
@@ -122,12 +131,11 @@ class SampleAdmission:
             # At a shard that drains nothing comes in; what it still owes it gives to `ask`.
             taking = [index for index, (_, stats) in shards.items() if not stats.draining] or list(shards)
             with self._lock:
-                self._turn += 1
-                index = taking[self._turn % len(taking)]
-            client = shards[index][0]
+                self._waits += 1
+                index = taking[self._waits % len(taking)]
             patience = wait_seconds / 4  # then another one gets its turn
             if flow.is_filled and flow.samples_per_insert is not None and num_samples > 0:
-                num_admitted = self._ask_one(table, num_samples, index, client, patience)
+                num_admitted = self._ask_one(table, num_samples, index, shards, patience)
                 went_on = num_admitted > 0
             else:
                 went_on = self._wait_for_chunks(table, shards, index, patience)
@@ -137,7 +145,8 @@ class SampleAdmission:
             self._metrics.increment("replay_sample_wait_seconds_total", time.monotonic() - start)
         return num_admitted
 
-    def _ask_one(self, table: str, num_samples: int, index: int, client: ShardClient, wait_seconds: float) -> int:
+    def _ask_one(self, table: str, num_samples: int, index: int, shards: Shards, wait_seconds: float) -> int:
+        client = shards[index][0]
         try:
             num_admitted, stats = client.admit(
                 table, num_samples, wait_seconds=wait_seconds, timeout_seconds=wait_seconds + CALL_SECONDS
@@ -146,7 +155,13 @@ class SampleAdmission:
             self._members.lost(index, client)
             return 0
         self._members.observe(index, client, table, stats)
+        if num_admitted:
+            with self._lock:
+                self._turns[table].give(index, num_admitted, self._weights(shards))
         return num_admitted
+
+    def _weights(self, shards: Shards) -> dict[int, float]:
+        return weights({index: stats for index, (_, stats) in shards.items()}, self._chunk_steps)
 
     def _wait_for_chunks(self, table: str, shards: Shards, waiting: int, wait_seconds: float) -> bool:
         """Looks at all shards, waiting at one of them; returns whether chunks have come in, or a shard was lost."""

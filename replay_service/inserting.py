@@ -1,9 +1,10 @@
 """Chunks into whichever shard takes them, each of them once."""
 
+import math
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,11 +13,14 @@ from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.membership import CALL_SECONDS, Membership, seconds_left
 from replay_service.options import MAX_BULK_BYTES, MAX_MESSAGE_BYTES
 from replay_service.rate_limiter import Flow
+from replay_service.turns import Turns, weights
 from replay_service.types import ReplayTimeout
 from upcycle.errors import UserError
 
-_WAIT_SECONDS: Final = 0.2  # in line at one shard; then the others get their turn
-_ONLY_SHARD_SECONDS: Final = 1.0  # the same where there is no other
+_ROUND_SECONDS: Final = 0.8  # in line at all shards, one after the other, at each as long as its weight says,
+_LEAST_SECONDS: Final = 0.05  # but within these bounds
+_MOST_SECONDS: Final = 0.2
+_ONLY_SHARD_SECONDS: Final = 1.0  # in line where there is no other
 _PAUSE_SECONDS: Final = 0.1
 _MAX_UNFINISHED: Final = 1024
 
@@ -32,8 +36,9 @@ class ChunkInserter:
     """
 
     def __init__(self, members: Membership, *, chunk_steps: int, first_turn: int) -> None:
-        self._members, self._chunk_steps, self._turn = members, chunk_steps, first_turn
-        self._lock = threading.Lock()  # guards _turn and _unfinished
+        self._members, self._chunk_steps = members, chunk_steps
+        self._lock = threading.Lock()  # guards those below
+        self._turns = defaultdict[str, Turns](lambda: Turns(first_turn))  # by table
         # (table, writer, first sequence) of an insert that timed out -> chunks inserted, shard that may have more of it
         self._unfinished: OrderedDict[tuple[str, str, int], tuple[int, int | None]] = OrderedDict()
 
@@ -46,25 +51,22 @@ class ChunkInserter:
         deadline, key = start + timeout_seconds, (table, writer_id, first_sequence)
         with self._lock:
             num_done, holder = self._unfinished.pop(key, (0, None))
-        first_round, wait_seconds = True, 0.0  # At first, to see whether any shard has room.
+        first_round = True  # without a wait, to see whether any shard has room
         while num_done < len(chunks):
             try:
                 shards = self._in_turn(table, holder)
             except UserError:  # What has been inserted must not be again, should the caller try once more.
                 self._remember(key, num_done, holder)
                 raise
-            round_start, num_shards = time.monotonic(), len(shards)
-            if num_shards == 1:
-                wait_seconds = min(_ONLY_SHARD_SECONDS, seconds_left(deadline))
-            sender = _Sender(self._members, table, writer_id, self._chunk_steps, start, wait_seconds, first_round)
+            round_start, waits = time.monotonic(), self._waits(table, shards, first_round, seconds_left(deadline))
+            sender = _Sender(self._members, table, writer_id, self._chunk_steps, start, waits, first_round)
             num_new, holder = self._try_each(sender, chunks[num_done:], first_sequence + num_done, shards, holder)
             num_done += num_new
             if num_done < len(chunks) and time.monotonic() >= deadline:
                 self._remember(key, num_done, holder)
                 total, seconds = len(chunks), timeout_seconds
                 raise ReplayTimeout(f"table {table!r}: {num_done} of {total} chunks inserted in {seconds} s")
-            first_round, waited = False, num_shards > 0 and time.monotonic() - round_start >= wait_seconds
-            wait_seconds = min(_WAIT_SECONDS, seconds_left(deadline))
+            first_round, waited = False, time.monotonic() - round_start >= max(waits.values(), default=math.inf)
             if not num_new and not waited:  # No shard is there, or too many wait there already.
                 self._members.wait(min(_PAUSE_SECONDS, seconds_left(deadline)))
 
@@ -86,7 +88,10 @@ class ChunkInserter:
                 # A shard that may have them already says so without room.
                 room = len(bulk) if index == holder else sender.room(index, client, len(bulk))
                 if room > 0:
-                    num_done += sender.send(index, client, bulk[:room], first_sequence + num_done)
+                    num_new = sender.send(index, client, bulk[:room], first_sequence + num_done)
+                    num_done += num_new
+                    with self._lock:
+                        self._turns[sender.table].give(index, num_new, self._weights(sender.table, dict(shards)))
             except ShardUnavailable:
                 self._members.lost(index, client)
             except ShardSlow:
@@ -94,7 +99,7 @@ class ChunkInserter:
         return num_done, None
 
     def _in_turn(self, table: str, holder: int | None) -> list[tuple[int, ShardClient]]:
-        """Live shards that take chunks, beginning with another one at each call; the holder alone as long as it lives.
+        """Live shards that take chunks, whose turn it is first; the holder alone as long as it lives.
 
         The holder is asked though it may drain: it acknowledges what it has taken already. Raises: UserError if all
         shards drain.
@@ -102,11 +107,26 @@ class ChunkInserter:
         live = self._members.live()
         if holder is not None and holder in live:
             return [(holder, live[holder])]
-        taking = list(self._members.taking(table).items())
+        taking = self._members.taking(table)
         with self._lock:
-            self._turn += 1
-            first = self._turn % len(taking) if taking else 0
-        return taking[first:] + taking[:first]
+            return [(index, taking[index]) for index in self._turns[table].order(self._weights(table, taking))]
+
+    def _waits(
+        self, table: str, shards: Sequence[tuple[int, ShardClient]], first_round: bool, seconds: float
+    ) -> dict[int, float]:
+        """How long to wait in line at each of these shards in a round, none longer than `seconds`."""
+        if len(shards) == 1:
+            return {shards[0][0]: min(_ONLY_SHARD_SECONDS, seconds)}
+        if first_round:
+            return dict.fromkeys((index for index, _ in shards), 0.0)
+        parts = self._weights(table, dict(shards))
+        total = sum(parts.values())
+        waits = {index: max(_ROUND_SECONDS * part / total, _LEAST_SECONDS) for index, part in parts.items()}
+        return {index: min(wait, _MOST_SECONDS, seconds) for index, wait in waits.items()}
+
+    def _weights(self, table: str, shards: Mapping[int, ShardClient]) -> dict[int, float]:
+        known = {index: self._members.known(index, client, table) for index, client in shards.items()}
+        return weights(known, self._chunk_steps)
 
     def _remember(self, key: tuple[str, str, int], num_done: int, holder: int | None) -> None:
         with self._lock:
@@ -121,7 +141,7 @@ class _Sender:
 
     Attributes:
       start: when the insert began, on the monotonic clock.
-      wait_seconds: the longest a shard is asked to hold the call back until there is room.
+      waits: by shard, the longest it is asked to hold the call back until there is room, in seconds.
       may_presume: chunks may be sent without asking where much room is known to be.
     """
 
@@ -130,7 +150,7 @@ class _Sender:
     writer_id: str
     chunk_steps: int
     start: float
-    wait_seconds: float
+    waits: Mapping[int, float]
     may_presume: bool
 
     def room(self, index: int, client: ShardClient, num_chunks: int) -> int:
@@ -143,9 +163,9 @@ class _Sender:
                 self.table,
                 num_chunks,
                 writer_id=self.writer_id,
-                wait_seconds=self.wait_seconds,
+                wait_seconds=self.waits[index],
                 waited_seconds=time.monotonic() - self.start,
-                timeout_seconds=self.wait_seconds + CALL_SECONDS,
+                timeout_seconds=self.waits[index] + CALL_SECONDS,
             )
         except ShardSlow as error:  # Nothing has been sent, so nothing can have been taken.
             raise ShardUnavailable(str(error)) from error

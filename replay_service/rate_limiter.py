@@ -9,7 +9,8 @@ towards the size alone.
 Each shard keeps its own account within its own share of the buffer, from both sides and under its lock; the shares add
 up to the buffer, so the sum of all accounts keeps within it at every moment, whoever inserts and samples. A sample
 counts at the shard that admits it, which need not be the one that it is drawn from: which shard gives a transition is a
-matter of priority alone. Nobody waits for ever: a shard that refuses an insert has room for samples.
+matter of priority alone. Who deals both out over the shards is `turns`; whatever it does, nobody waits for ever: a
+shard that refuses an insert has room for samples.
 
 So the invariant holds for whatever shards there are, and needs no care when they come and go: the sum over any of them
 keeps within the sum of their buffers. What has to be settled is the rest:

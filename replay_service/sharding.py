@@ -67,8 +67,9 @@ class ShardedReplay:
     ) -> None:
         self._endpoints, self._spec, self._packed = endpoints, spec, packed
         self._members = Membership(endpoints, spec)
-        self._admission = SampleAdmission(self._members, metrics)
-        self._inserter = ChunkInserter(self._members, chunk_steps=spec.steps, first_turn=int(rng.integers(1 << 16)))
+        first_turn = int(rng.integers(1 << 16))
+        self._admission = SampleAdmission(self._members, metrics, chunk_steps=spec.steps, first_turn=first_turn)
+        self._inserter = ChunkInserter(self._members, chunk_steps=spec.steps, first_turn=first_turn)
         self._drawer = BatchDrawer(self._members, spec, rng=rng, transport=transport, packed=packed, metrics=metrics)
         self._mixture = MixtureSampler(self._admission, self._drawer, spec, rng=rng.spawn(1)[0])
         self._writer = StateWriter(self._members, metrics)

@@ -104,7 +104,7 @@ def test_probabilities_are_exact_before_during_and_after_a_join_a_drain_and_a_le
     config = table_config(capacity_steps=400, priority_exponent=PRIORITY_EXPONENT)
     with running_shards([config], count=3, seed=6) as (shards, addresses):
         joining = addresses.pop(2)
-        first = fill(addresses, Oracle(whole.priorities[:12]))
+        fill(addresses, Oracle(whole.priorities[:12]))
         oracle = Oracle(np.where(np.arange(24)[:, None] < 12, whole.priorities, 0.0))
         with connected(addresses) as replay:
 
@@ -124,15 +124,17 @@ def test_probabilities_are_exact_before_during_and_after_a_join_a_drain_and_a_le
             while len(replay.stats("online").shards) < 3:
                 check(1)
             check()
-            grow(range(12, 18))  # by turns: nothing is moved
-            assert replay.stats("online").shards[2].num_chunks == 2
+            grow(range(12, 18))  # more to the new one, and something to each: nothing is moved
+            grown = {index: stats.num_chunks for index, stats in replay.stats("online").shards.items()}
+            assert 2 <= grown[2] < 6
             check()
             shards[0].drain()
             replay.stats("online")
             check()
             grow(range(18, 24))
             held = {index: stats.num_chunks for index, stats in replay.stats("online").shards.items()}
-            assert held == {0: first.count(0) + 2, 1: first.count(1) + 2 + 3, 2: 2 + 3}
+            assert (held[0], sum(held.values())) == (grown[0], 24)
+            assert held[2] > grown[2]
             batches = check(BATCHES)
             assert p_value(gradients(batches, oracle), expected_gradient(oracle)) > ALPHA
             left = {number for batch in batches for number in batch.policy_version[batch.keys.shard == 0].tolist()}
