@@ -132,11 +132,17 @@ class Actor:
 
     def _await_weights(self) -> None:
         """Returns with the first weights that are to be acted with, or when stopped."""
+        waits = self._metrics.waits
         while not self._stop.is_set():
             weights = self._subscriber.poll(time.monotonic())
             if weights is not None and weights.metadata.get("phase") != "offline":
                 self._take_over(weights)
+                waits.working()
                 return
+            if weights is not None:
+                waits.waiting("phase")
+            elif (wait := waits.now()) is None or wait.kind == "weights":
+                waits.waiting("weights", self._subscriber.problem or "none has been published")
             self._housekeep()
             self._stop.wait(min(self._config.actors.weight_poll_seconds, _HOUSEKEEPING_SECONDS))
 
@@ -190,8 +196,11 @@ class Actor:
                 if self._stop.is_set():
                     _log.warning("chunks_given_up", writer_id=sender.writer_id)
                     return
+                timeout = sender.held_back
+                self._metrics.waits.waiting("room" if timeout is None else timeout.waits_for, str(timeout or ""))
                 self._follow_weights()
                 self._housekeep()
+            self._metrics.waits.working()
         if chunks:
             self._metrics.increment("actor_insert_wait_seconds_total", time.monotonic() - started)
 

@@ -29,6 +29,8 @@ class ChunkSender:
       table: into which table.
       capacity: chunks that may wait here (as many again may be under way); with more, `put` waits.
       timeout_seconds: of one attempt.
+    Attributes:
+      held_back: why the newest attempt came to nothing; None after one that did not.
     """
 
     def __init__(self, replay: Inserts, *, table: str, capacity: int, timeout_seconds: float = 5.0) -> None:
@@ -38,6 +40,7 @@ class ChunkSender:
         self._closing, self._abandoned = threading.Event(), threading.Event()
         self._complete = False
         self._error: Exception | None = None
+        self.held_back: ReplayTimeout | None = None
         self._thread = threading.Thread(target=self._run, name="chunk-sender", daemon=True)
         self._thread.start()
 
@@ -104,6 +107,8 @@ class ChunkSender:
                 first_sequence=sequence,
                 timeout_seconds=self._timeout_seconds,
             )
-        except ReplayTimeout:
+        except ReplayTimeout as timeout:
+            self.held_back = timeout
             return False
+        self.held_back = None
         return True

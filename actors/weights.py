@@ -46,6 +46,8 @@ class WeightSubscriber:
       tracker: the run's index, or None.
       poll_seconds: least time between two looks.
       metrics: counts torn files and a silent tracker.
+    Attributes:
+      problem: what the newest failure to read was; empty if there was none.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class WeightSubscriber:
         self._poll_seconds = poll_seconds
         self._next_poll = float("-inf")
         self._current: SnapshotRef | None = None
+        self.problem = ""
 
     def poll(self, now: float) -> PolicyWeights | None:
         """Another version than before, loaded and verified; None if it is not time yet or there is none.
@@ -100,5 +103,6 @@ class WeightSubscriber:
 
     def _count(self, name: str, reason: str) -> None:
         _log.warning("weights_not_read", reason=reason)
+        self.problem = reason
         if self._metrics is not None:
             self._metrics.increment(name)

@@ -82,6 +82,7 @@ class BatchSource:
       first_batch: number of the first batch, counted from 0; above 0 where a source goes on in place of one before it.
     Attributes:
       dropped_updates, dropped_annotations: calls of `write_back` and `annotate` that found the queue full.
+      held_back: why the newest request came to nothing; None after one that did not.
     Raises: whatever a fetch thread died of, from `next`.
     """
 
@@ -111,6 +112,7 @@ class BatchSource:
         self._writes: queue.Queue[_Write] = queue.Queue(maxsize=2 * prefetch_batches)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
+        self.held_back: ReplayTimeout | None = None
         self.dropped_updates = self.dropped_annotations = 0
         self._threads = [
             threading.Thread(target=self._guard, args=(work,), name=f"batches-{work.__name__}", daemon=True)
@@ -196,10 +198,16 @@ class BatchSource:
             draw_seed=None if self._seed is None else request_seed(self._seed, number),
         )
         while not self._stop.is_set():
-            with suppress(ReplayTimeout):
+            try:
                 if isinstance(table, str):
-                    return self._replay.sample_batches(table, *sizes, **options)
-                return self._replay.sample_mixture(table, *sizes, **options)
+                    sampled = self._replay.sample_batches(table, *sizes, **options)
+                else:
+                    sampled = self._replay.sample_mixture(table, *sizes, **options)
+            except ReplayTimeout as timeout:
+                self.held_back = timeout
+            else:
+                self.held_back = None
+                return sampled
         return []
 
     def _put(self, batch: Batch) -> None:

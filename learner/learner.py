@@ -24,7 +24,7 @@ from learner.checkpoint import CheckpointRef
 from learner.labels import TeacherLabels
 from learner.loss_report import LossReport
 from learner.objective import Objective, temperatures_of, weights_of
-from learner.phase_batches import batches_of_phase
+from learner.phase_batches import batches_of_phase, note_wait
 from learner.ranks import Agreement, Order, Ranks, Verdict
 from learner.readback import Readback
 from learner.saving import Saving
@@ -135,6 +135,7 @@ class Learner:
             "policy_version": self._saving.policy_version,
             "distillation_multiplier": standing.multiplier,
             "wait_seconds": self._wait_seconds,
+            "labelled_states": self._labels.num_states,
         }
 
     def _run_phase(self, phase: PhaseName) -> bool:
@@ -183,6 +184,10 @@ class Learner:
         self._wait_seconds += seconds
         self._phase_wait_seconds += seconds
         self._metrics.increment("learner_wait_seconds_total", seconds)
+        if batch is None:
+            note_wait(self._metrics.waits, source, self._standing.phase)
+        else:
+            self._metrics.waits.working()
         return batch
 
     def _order(self) -> Order:

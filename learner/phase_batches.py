@@ -6,6 +6,7 @@ from learner.batch_source import BatchSource, Replay
 from learner.ranks import Ranks
 from upcycle.config import PhaseName, RunConfig
 from upcycle.runtime import seed_for
+from upcycle.waits import WaitKind, WaitNote
 from upcycle.windows import View
 
 
@@ -15,6 +16,15 @@ def shares_of_phase(config: RunConfig, phase: PhaseName) -> dict[str, float]:
         return {"teacher": 1.0}
     share = config.online.teacher_fraction if phase == "online" else 0.0
     return {"online": 1.0 - share, "teacher": share} if share > 0 else {"online": 1.0}
+
+
+def note_wait(waits: WaitNote, source: BatchSource, phase: PhaseName | None) -> None:
+    """Notes what the learner waits for, now that a batch did not come in time."""
+    reason = source.held_back
+    kind: WaitKind = "samples" if reason is None else reason.waits_for
+    if kind == "samples" and phase == "offline":
+        kind = "teacher"
+    waits.waiting(kind, str(reason or ""))
 
 
 def batches_of_phase(

@@ -70,7 +70,13 @@ class Context:
         """Returns once every shard has announced itself, or when stopped. Raises: TimeoutError after five minutes."""
         deadline = time.monotonic() + _SHARDS_SECONDS
         while missing := set(self.shards().taking) - set(self.folder.endpoints("replay")):
+            self.metrics.waits.waiting("shards", f"{_named(missing)} not announced")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"replay shards {sorted(missing)} have not announced themselves")
             if self.stop.wait(_POLL_SECONDS):
                 return
+        self.metrics.waits.waiting("start", "its parts are being built")
+
+
+def _named(shards: set[int]) -> str:
+    return ", ".join(f"replay-{index}" for index in sorted(shards))

@@ -33,6 +33,7 @@ def build_learner(context: Context) -> Learner:
     ]
     encoder = context.manifest.get("encoder")
     context.await_shards()  # not before the imports: they take as long as the shards do
+    context.metrics.waits.waiting("ranks" if config.learner.ranks > 1 else "start", "its parts are being built")
     ranks = meet(
         context.folder,
         rank=context.index,
@@ -43,6 +44,7 @@ def build_learner(context: Context) -> Learner:
         answer_seconds=max(config.cluster.heartbeat_timeout_seconds, _LEAST_ANSWER_SECONDS),
     )
     context.resources.enter_context(ranks)
+    context.metrics.waits.waiting("start", "it measures how to compute, and builds its networks")
     tuning = tune(config, context.spec, context.folder, device, ranks, cores=os.cpu_count() or 1)
     return Learner(
         config,

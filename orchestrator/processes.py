@@ -70,6 +70,7 @@ class Process:
         self._stop = StopSignal()
         self._metrics = Metrics(role, run.name, index)
         self._metrics.moments.first("up")
+        self._metrics.waits.waiting("start", "its parts are being built")
         self._metrics_address = self._metrics.serve(host)
         self._state: State = "starting"
         self._error: str | None = None
@@ -82,8 +83,12 @@ class Process:
         self._thread.start()
 
     def status(self) -> dict[str, Any]:
-        """Of the process: `state`, `error`, `user_error`, `pid`, `metrics` (address), `moments`, loop's `detail`."""
+        """Of the process: `state`, `error`, `user_error`, `pid`, `metrics` (address), `moments`, loop's `detail`.
+
+        `waiting` is the JSON of the `upcycle.waits.Wait` that the process is in; None while it works.
+        """
         detail = self._loop.status() if self._loop is not None else {}
+        wait = self._metrics.waits.now()
         return {
             "state": self._state,
             "error": self._error,
@@ -91,6 +96,7 @@ class Process:
             "pid": os.getpid(),
             "metrics": self._metrics_address,
             "moments": self._metrics.moments.to_json(),
+            "waiting": None if wait is None else wait.to_json(),
             "detail": detail,
         }
 
@@ -110,6 +116,7 @@ class Process:
                 self._loop = BUILDERS[self._role](self._context(resources))
                 self._metrics.moments.first("built")
                 self._state = "running"
+                self._metrics.waits.working()
                 self._metrics.set("process_up", 1)
                 self._loop.run()
             self._state = "finished"
@@ -123,6 +130,7 @@ class Process:
             self._fail(error)
         finally:
             self._metrics.set("process_up", 0)
+            self._metrics.waits.working()  # what has ended waits for nothing
 
     def _fail(self, error: Exception) -> None:
         _log.error("process_failed", exc_info=error)

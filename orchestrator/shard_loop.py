@@ -35,6 +35,7 @@ class ShardLoop:
     def __init__(self, context: Context) -> None:
         self._context = context
         config, spec = context.config, context.spec
+        context.metrics.waits.waiting("start", "it reads the logs that it begins with")
         logs, own = _teacher_logs(context), _own_log(context)
         self._trim_at = 0.0
         self._has_share = context.index < config.replay.num_shards

@@ -84,7 +84,9 @@ class SampleAdmission:
                         return drawn
                 table = _holding_back(wanted, held, shards)
                 if time.monotonic() >= deadline:
-                    raise ReplayTimeout(why_not(table, shards[table]))
+                    if not shards[table]:
+                        raise ReplayTimeout(self._members.why_none(table))
+                    raise ReplayTimeout(why_not(table, shards[table]), "samples")
                 wait_seconds = min(_WAIT_SECONDS, seconds_left(deadline))
                 held[table] += self.wait(table, wanted[table] - held[table], shards[table], wait_seconds)
         finally:
@@ -187,10 +189,8 @@ def _total(shards: Shards) -> Flow | None:
 
 
 def why_not(table: str, shards: Shards) -> str:
-    """Why nothing can be sampled, in one line."""
-    flow = _total(shards)
-    if flow is None:
-        return f"table {table!r}: no replay shard answers"
+    """Why nothing can be sampled, though there are shards, in one line."""
+    flow = total_stats({index: stats for index, (_, stats) in shards.items()}).flow
     if flow.num_transitions < flow.min_size_to_sample:
         return f"table {table!r}: {flow.num_transitions} of {flow.min_size_to_sample} transitions to begin with"
     return (

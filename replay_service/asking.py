@@ -1,6 +1,5 @@
 """Questions that go to every shard, and their answers."""
 
-from replay_service.admission import why_not
 from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.inspection import TableInspection
 from replay_service.membership import CALL_SECONDS, Membership
@@ -17,7 +16,7 @@ def ask_stats(members: Membership, table: str) -> TableStats:
         if stats is not None:
             fresh[index] = stats
     if not fresh:
-        raise ReplayTimeout(why_not(table, {}))
+        raise ReplayTimeout(members.why_none(table))
     return total_stats(fresh)
 
 

@@ -64,8 +64,7 @@ class ChunkInserter:
             num_done += num_new
             if num_done < len(chunks) and time.monotonic() >= deadline:
                 self._remember(key, num_done, holder)
-                total, seconds = len(chunks), timeout_seconds
-                raise ReplayTimeout(f"table {table!r}: {num_done} of {total} chunks inserted in {seconds} s")
+                raise self._timeout(table, f"{num_done} of {len(chunks)} chunks inserted in {timeout_seconds} s")
             first_round, waited = False, time.monotonic() - round_start >= max(waits.values(), default=math.inf)
             if not num_new and not waited:  # No shard is there, or too many wait there already.
                 self._members.wait(min(_PAUSE_SECONDS, seconds_left(deadline)))
@@ -127,6 +126,11 @@ class ChunkInserter:
     def _weights(self, table: str, shards: Mapping[int, ShardClient]) -> dict[int, float]:
         known = {index: self._members.known(index, client, table) for index, client in shards.items()}
         return weights(known, self._chunk_steps)
+
+    def _timeout(self, table: str, what: str) -> ReplayTimeout:
+        if not self._members.live():
+            return ReplayTimeout(f"{self._members.why_none(table)}; {what}")
+        return ReplayTimeout(f"table {table!r}: {what}, the limiter takes no more before samples", "room")
 
     def _remember(self, key: tuple[str, str, int], num_done: int, holder: int | None) -> None:
         with self._lock:

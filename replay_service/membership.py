@@ -22,11 +22,16 @@ CALL_SECONDS: Final = 5.0
 
 @dataclass(slots=True)
 class Member:
-    """One announced shard: its client, and by table its newest counters. `live` is false after a failed call."""
+    """One announced shard: its client, and by table its newest counters. `live` is false after a failed call.
+
+    Attributes:
+      reason: why the newest probe failed, if it did.
+    """
 
     client: ShardClient
     live: bool = True
     lost_at: float = 0.0
+    reason: str = ""
     tables: dict[str, TableStats] = field(default_factory=dict[str, TableStats])
 
 
@@ -74,6 +79,13 @@ class Membership:
                     "let another shard join, or cancel a drain",
                 )
             return {index: member.client for index, member in members if member.live and index not in draining}
+
+    def why_none(self, table: str) -> str:
+        """Why there is no shard to ask about a table, in one line."""
+        with self._changed:
+            reasons = {member.client.address: member.reason for member in self._members.values()}
+        known = next(filter(None, reasons.values()), ", ".join(reasons))
+        return f"table {table!r}: no replay shard answers ({known or 'none is announced'})"
 
     def announced(self) -> dict[int, ShardClient]:
         """All announced shards, whether they answer or not."""
@@ -230,7 +242,8 @@ class Membership:
                     self.observe(index, member.client, table, stats)
                 if not member.live:
                     member.client.check_health(timeout_seconds=_PROBE_SECONDS)
-            except (UpcycleError, ValueError):  # Away, slow, or not the kind of shard that it should be.
+            except (UpcycleError, ValueError) as error:  # Away, slow, or not the kind of shard that it should be.
+                member.reason = str(error)
                 self.lost(index, member.client)
                 self._wake.clear()
                 continue

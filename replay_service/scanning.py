@@ -64,7 +64,7 @@ class TableScan:
         """See `ShardedReplay.scan`."""
         passes = deque(_ShardPass(index) for index in self._members.announced())
         if not passes:
-            raise ReplayTimeout(f"table {self._table!r}: no replay shard answers")
+            raise ReplayTimeout(self._members.why_none(self._table))
         missed, filling = dict[int, str](), self._new_filling()
         while passes:
             one = passes[0]

@@ -29,7 +29,7 @@ def seed_shards(
     """
     deadline = time.monotonic() + timeout_seconds
     if not indices:
-        raise ReplayTimeout(f"table {table!r}: no replay shard answers")
+        raise ReplayTimeout(members.why_none(table))
 
     def seed_one(part: int) -> int:
         while True:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -18,7 +18,11 @@ or no quicker one than the one named."""
 
 
 class ReplayTimeout(UpcycleError):
-    """Replay did not take or give in time: the limiter held the call back, or shards are away. Repeating is safe."""
+    """Replay did not take or give in time, for want of what `waits_for` says (`upcycle.waits`). Repeating is safe."""
+
+    def __init__(self, problem: str, waits_for: Literal["shards", "room", "samples"] = "shards") -> None:
+        super().__init__(problem)
+        self.waits_for: Final = waits_for
 
 
 Tier = Literal["raw", "warm", "cold"]

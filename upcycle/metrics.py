@@ -22,6 +22,7 @@ from prometheus_client import (
 
 from upcycle.errors import UserError
 from upcycle.moments import Moments
+from upcycle.waits import WaitNote
 
 disable_created_metrics()  # or every counter and histogram would bring a second series, the time of its first sample
 
@@ -115,10 +116,11 @@ class Metrics:
 
     Attributes:
       moments: when this process came how far; no time series.
+      waits: what this process waits for now; no time series.
     """
 
     def __init__(self, role: str, run: str, index: int = 0) -> None:
-        self.moments = Moments()
+        self.moments, self.waits = Moments(), WaitNote()
         self._identity = {"role": role, "run": run, "index": str(index)}
         self._registry = CollectorRegistry()
         self._collectors: dict[str, Counter | Gauge | Histogram] = {}

@@ -94,6 +94,12 @@ class Stage:
             assert self.thread.is_alive(), self.errors
             self.stop.wait(0.02)
 
+    def wait_as(self, kind: str | None) -> None:
+        """Until the actor says that it waits for this, None is nothing; the test's time limit is the deadline."""
+        while (None if (wait := self.metrics.waits.now()) is None else wait.kind) != kind:
+            assert self.thread.is_alive(), self.errors
+            self.stop.wait(0.02)
+
     def finish(self) -> None:
         self.stop.set()
         self.thread.join(30)
@@ -179,6 +185,7 @@ def test_it_waits_when_replay_takes_no_more_and_stops_all_the_same(tmp_path: Pat
         assert stage.folder.statuses()["actor-0"]["frames"] <= seen
         stage.publish(2)
         stage.wait_for("actor_policy_version", 2)  # it is alive, and follows the learner
+        stage.wait_as("room")
 
 
 def test_epsilon_follows_the_frames_of_all_actors() -> None:
@@ -262,3 +269,12 @@ def test_otherwise_they_are_worth_their_td_error(tmp_path: Path) -> None:
         stage.wait_for("actor_frames_total", 200)
         stage.finish()
         assert np.isfinite(played(stage, "priority")).mean() > 0.5
+
+
+def test_an_actor_says_what_it_waits_for(tmp_path: Path):
+    with staged(tmp_path) as stage:
+        stage.wait_as("weights")
+        stage.publish(1, phase="offline")
+        stage.wait_as("phase")
+        stage.publish(2)
+        stage.wait_as(None)

@@ -10,9 +10,12 @@ import torch
 
 from learner.batch_source import BatchSource
 from learner.batches import FrameBuffers
+from learner.phase_batches import note_wait
 from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
 from tests.replay_service.chunk_factory import connected, make_data, running_shards, table_config
 from upcycle.chunks import Array
+from upcycle.config import PhaseName
+from upcycle.waits import WaitNote
 from upcycle.windows import View, Windows
 
 VIEW = View(n_step=2, stack=3)
@@ -63,7 +66,7 @@ class ScriptedReplay:
             raise RuntimeError("the table is gone")
         if self.empty:
             threading.Event().wait(0.01)
-            raise ReplayTimeout("nothing")
+            raise ReplayTimeout("nothing", "samples")
         batches = [draw(batch_size, self.drawn + number * batch_size) for number in range(num_batches)]
         for number, batch in enumerate(batches):
             frames = allocate(batch.windows.frames.shape, "uint8")
@@ -248,3 +251,19 @@ def test_leaving_joins_both_threads() -> None:
         batches.next(10)
         assert threading.active_count() == before + 2
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("phase", "kind"), [("offline", "teacher"), ("online", "samples")])
+def test_a_source_that_gets_nothing_says_why(phase: PhaseName, kind: str) -> None:
+    replay, waits = ScriptedReplay(), WaitNote()
+    replay.empty = True
+    with source(replay) as batches:
+        while batches.held_back is None:
+            assert batches.next(0.05) is None
+        note_wait(waits, batches, phase)
+        wait = waits.now()
+        assert wait is not None
+        assert (wait.kind, wait.detail) == (kind, "nothing")
+        replay.empty = False
+        assert batches.next(10) is not None
+        assert batches.held_back is None
