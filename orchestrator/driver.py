@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from orchestrator.announcing import Announcer
 from orchestrator.answers import Name, called, judge, members, unit_of
 from orchestrator.baselines import Baselines
 from orchestrator.context import Role
@@ -26,10 +25,10 @@ from orchestrator.timings import Timings
 from upcycle.config import RunConfig
 from upcycle.errors import CorruptDataError, UpcycleError
 from upcycle.log_trimming import count_logged
-from upcycle.metrics import Metrics
+from upcycle.metrics import Metrics, metrics_target
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
-from upcycle.tracker import Tracker
+from upcycle.tracker import Tracker, TrackerUnavailable
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
     from orchestrator.cluster import Cluster, Handle
@@ -110,9 +109,7 @@ class Driver:
         self._restarts = 0
         self._finished = False
         self._learner: dict[str, Any] = {}  # newest answer of the learner, kept over its restarts
-        self._announcer = Announcer(
-            folder, tracker, metrics, view, ttl_seconds=self._config.cluster.heartbeat_timeout_seconds
-        )
+        self._targets: list[dict[str, Any]] = []
 
     def run(self) -> Outcome:
         """Runs until the learner has finished or `stop` is set; the processes are gone when it returns.
@@ -220,8 +217,27 @@ class Driver:
         """Shows the state to people, to files, and to the tracker."""
         progress = self._progress()
         self._view.show(progress)
-        status = progress.to_json() | {"samples_per_insert": self._samples_per_insert()}
-        self._announcer.tell(status, self._handles)
+        processes = {
+            handle.name: {key: handle.status.get(key) for key in ("state", "pid", "error")}
+            for handle in self._handles.values()
+        }
+        status = progress.to_json() | {"samples_per_insert": self._samples_per_insert(), "processes": processes}
+        self._folder.write_status("driver", 0, status)
+        for (role, index), handle in self._handles.items():
+            if role != "actor" and handle.detail:  # actors write their own
+                self._folder.write_status(role, index, {**handle.detail, "pid": handle.status["pid"]})
+        addresses = {("driver", index): at for index, at in self._folder.endpoints("metrics").items()} | {
+            name: handle.status["metrics"] for name, handle in self._handles.items() if handle.status.get("metrics")
+        }
+        targets = [metrics_target(self._config.name, *name, address) for name, address in sorted(addresses.items())]
+        if targets != self._targets:
+            self._folder.write_metrics_targets(targets)
+            self._targets = targets
+        try:
+            ttl = self._config.cluster.heartbeat_timeout_seconds
+            self._tracker.publish_status("driver", 0, {**status, "time": time.time()}, ttl)
+        except TrackerUnavailable:
+            self._metrics.increment("tracker_unavailable_total")
 
     def _progress(self) -> Progress:
         learner, config = self._learner, self._config

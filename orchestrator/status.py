@@ -81,8 +81,6 @@ def show(path: Path, *, as_json: bool) -> int:
     for name in ("reason", "warning"):
         if record[name]:
             print(f"{name}: {record[name]}")
-    for why, names in _plain_kernels(record["processes"]).items():
-        print(f"plain kernels, replay is several times slower: {', '.join(names)}: {why}")
     if record["processes"]:
         rows = [
             (name, str(status.get("pid")), str(status.get("state", "")), _detail(status))
@@ -90,15 +88,6 @@ def show(path: Path, *, as_json: bool) -> int:
         ]
         print_table(("process", "pid", "state", ""), rows)
     return 0
-
-
-def _plain_kernels(processes: dict[str, Record]) -> dict[str, list[str]]:
-    """Processes that run without the native kernels, by the reason."""
-    reasons = dict[str, list[str]]()
-    for name, status in processes.items():
-        if why := status.get("plain_kernels"):
-            reasons.setdefault(why, []).append(name)
-    return reasons
 
 
 def show_all(runs: Path, *, as_json: bool) -> int:
@@ -192,7 +181,7 @@ def _score(score: Record | None) -> str:
 
 
 def _detail(status: dict[str, Any]) -> str:
-    hidden = {"pid", "time", "state", "error", "score", "plain_kernels"}
+    hidden = {"pid", "time", "state", "error", "score"}
     return ", ".join(
         f"{key} {_games(value) if key == 'games' else _short(value)}"
         for key, value in status.items()

@@ -170,8 +170,7 @@ class RunFolder:
         """Says where a process listens; its generation is one above that of its predecessor."""
         path = self.path / "endpoints" / f"{role}-{index}.json"
         generation = int(_read_object(path)["generation"]) + 1 if path.exists() else 0
-        values = {"address": address, "generation": generation, "pid": os.getpid(), "time": time.time()}
-        _replace(path, values, mode=_PRIVATE)
+        _replace(path, {"address": address, "generation": generation, "pid": os.getpid(), "time": time.time()})
 
     def endpoints(self, role: str) -> dict[int, str]:
         """Addresses by index, as announced by now. Never keep them: a restarted process listens elsewhere."""
@@ -285,9 +284,9 @@ class RunFolder:
         write_atomically(self.path / name, json.dumps(dict(values), indent=2, default=str).encode() + b"\n")
 
 
-def _replace(path: Path, values: Mapping[str, Any], *, mode: int = 0o644) -> None:
+def _replace(path: Path, values: Mapping[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
-    replace_unsynced(path, json.dumps(dict(values)).encode(), mode=mode)
+    replace_unsynced(path, json.dumps(dict(values)).encode(), mode=_PRIVATE)
 
 
 def _read_object(path: Path) -> Record:

@@ -357,17 +357,3 @@ def test_ranks_that_keep_dying_end_the_run_and_name_all_their_logs(
     with pytest.raises(RunFailed, match=r"learner \(2 ranks\) died 3 times: .*learner-0\.jsonl, .*learner-1\.jsonl"):
         driver.run()
     assert cluster.started.count("learner-1") == 3
-
-
-def test_processes_on_plain_kernels_are_named_once_and_in_the_status(folder: RunFolder, tracker: Tracker):
-    def answer(name: str, round_: int) -> Any:
-        plain = {"plain_kernels": None if name.startswith("learner") else "no compiler"}
-        return plain | (learner("online", 1, 1, "finished" if round_ > 4 else "running") if name == "learner-0" else {})
-
-    _, screen, _, driver = drive(folder, tracker, answer)
-    assert driver.run().finished
-    said = [line for line in screen.said if "plain kernels" in line]
-    assert " ".join(said).count("no compiler") == len(said) <= 2  # actors come a round later
-    assert all(" ".join(said).count(name) == 1 for name in ("replay-0", "replay-1", "evaluator-0"))
-    processes = folder.statuses()["driver-0"]["processes"]
-    assert (processes["replay-0"]["plain_kernels"], processes["learner-0"]["plain_kernels"]) == ("no compiler", None)
