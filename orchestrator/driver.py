@@ -20,6 +20,7 @@ from orchestrator.context import Role
 from orchestrator.disk_watch import DiskWatch
 from orchestrator.progress import Pace, Progress, View, phase_fraction
 from orchestrator.scaling import ShardScaling
+from orchestrator.shards_together import samples_per_insert, spread
 from orchestrator.supervisor import GiveUp, Supervisor
 from orchestrator.timings import Timings
 from upcycle.config import RunConfig
@@ -177,9 +178,8 @@ class Driver:
         line = self._scaling.take_request(now=time.time())
         if line is not None:
             self._view.say(line)
-        details = {index: handle.detail for (role, index), handle in self._handles.items() if role == "replay"}
         now = time.monotonic()
-        for index in self._scaling.take_leave(details, now=time.time()):
+        for index in self._scaling.take_leave(self._shard_details(), now=time.time()):
             handle = self._handles.pop(("replay", index))
             self._supervisor.forget(("replay", index))
             self._departed.append(handle.detail)
@@ -222,6 +222,9 @@ class Driver:
             for handle in self._handles.values()
         }
         status = progress.to_json() | {"samples_per_insert": self._samples_per_insert(), "processes": processes}
+        if (apart := spread(self._shard_details().values())) is not None:
+            self._metrics.set("replay_spread_ratio", apart.ratio)
+            status["replay"] = apart.to_json()
         self._folder.write_status("driver", 0, status)
         for (role, index), handle in self._handles.items():
             if role != "actor" and handle.detail:  # actors write their own
@@ -263,15 +266,11 @@ class Driver:
             warning=self._disk.warning,
         )
 
+    def _shard_details(self) -> dict[int, Any]:
+        return {index: handle.detail for (role, index), handle in self._handles.items() if role == "replay"}
+
     def _samples_per_insert(self) -> float | None:
-        """Over all shards, of the table `online`, since they were started."""
-        details = [handle.detail for (role, _), handle in self._handles.items() if role == "replay"]
-        details += self._departed
-        inserted = [float(detail.get("num_inserted", 0.0)) for detail in details]
-        sampled = [
-            n * float(detail.get("samples_per_insert", 0.0)) for n, detail in zip(inserted, details, strict=True)
-        ]
-        return sum(sampled) / sum(inserted) if sum(inserted) else None
+        return samples_per_insert([*self._shard_details().values(), *self._departed])
 
     def _end(self) -> None:
         for role, seconds in _STOP_ORDER:

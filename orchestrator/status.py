@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from orchestrator import lease
 from orchestrator.printing import print_json, print_table
+from orchestrator.shards_together import in_words
 from upcycle.errors import UpcycleError, UserError
 from upcycle.run_folder import Record, RunFolder
 from upcycle.runtime import Games
@@ -44,6 +45,7 @@ def describe(folder: RunFolder) -> Record:
         "games": driver.get("games"),
         "restarts": driver.get("restarts", 0),
         "samples_per_insert": driver.get("samples_per_insert"),
+        "replay": driver.get("replay"),
         "reason": manifest.get("reason"),
         "warning": driver.get("warning") if state == "running" else None,
         "teacher": manifest.get("teacher"),
@@ -78,6 +80,8 @@ def show(path: Path, *, as_json: bool) -> int:
     print(f"{record['name']}  {record['env_id']}  {record['state']}  {_progress(record)}".rstrip())
     print(f"{record['env_frames']:,} frames, {record['learner_steps']:,} updates, {record['restarts']} restarts")
     print(f"newest score: {_score(score)}" + (f" in {score['episodes']} games" if score else ""))
+    if record["replay"]:
+        print(f"replay: {in_words(record['replay'])}")
     for name in ("reason", "warning"):
         if record[name]:
             print(f"{name}: {record[name]}")
