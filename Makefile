@@ -31,7 +31,7 @@ setup: $(READY)
 $(UV):
 	$(PYTHON) -m pip install -q --target .tools --upgrade uv==$(UV_VERSION)
 
-$(READY): requirements/lock.txt upcycle/kernels.c hatch_build.py | $(UV)
+$(READY): requirements/lock.txt upcycle/kernels.c upcycle/kernel_building.py hatch_build.py | $(UV)
 	$(UV) venv -q --seed --allow-existing --python '>=3.11,<3.13' .venv
 	$(UV) pip install -q -p .venv -r requirements/lock.txt
 	$(UV) pip install -q -p .venv --no-deps --reinstall -e .

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from orchestrator.announcing import Announcer
 from orchestrator.answers import Name, called, judge, members, unit_of
 from orchestrator.baselines import Baselines
 from orchestrator.context import Role
 from orchestrator.disk_watch import DiskWatch
 from orchestrator.progress import Pace, Progress, View, phase_fraction
 from orchestrator.scaling import ShardScaling
-from orchestrator.shards_together import samples_per_insert, spread
 from orchestrator.supervisor import GiveUp, Supervisor
 from orchestrator.timings import Timings
+from orchestrator.watching import Watch
 from upcycle.config import RunConfig
 from upcycle.errors import CorruptDataError, UpcycleError
 from upcycle.log_trimming import count_logged
-from upcycle.metrics import Metrics, metrics_target
+from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
-from upcycle.tracker import Tracker, TrackerUnavailable
+from upcycle.tracker import Tracker
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
     from orchestrator.cluster import Cluster, Handle
@@ -105,12 +106,14 @@ class Driver:
             silence_seconds=self._config.cluster.heartbeat_timeout_seconds,
             start_seconds=_START_SECONDS,
         )
-        self._pace = Pace()
+        self._pace, self._watch = Pace(), Watch()
         self._disk = DiskWatch(folder.path, self._config.cluster, metrics)
         self._restarts = 0
         self._finished = False
         self._learner: dict[str, Any] = {}  # newest answer of the learner, kept over its restarts
-        self._targets: list[dict[str, Any]] = []
+        self._announcer = Announcer(
+            folder, tracker, metrics, view, ttl_seconds=self._config.cluster.heartbeat_timeout_seconds
+        )
 
     def run(self) -> Outcome:
         """Runs until the learner has finished or `stop` is set; the processes are gone when it returns.
@@ -178,8 +181,9 @@ class Driver:
         line = self._scaling.take_request(now=time.time())
         if line is not None:
             self._view.say(line)
+        details = {index: handle.detail for (role, index), handle in self._handles.items() if role == "replay"}
         now = time.monotonic()
-        for index in self._scaling.take_leave(self._shard_details(), now=time.time()):
+        for index in self._scaling.take_leave(details, now=time.time()):
             handle = self._handles.pop(("replay", index))
             self._supervisor.forget(("replay", index))
             self._departed.append(handle.detail)
@@ -217,30 +221,8 @@ class Driver:
         """Shows the state to people, to files, and to the tracker."""
         progress = self._progress()
         self._view.show(progress)
-        processes = {
-            handle.name: {key: handle.status.get(key) for key in ("state", "pid", "error")}
-            for handle in self._handles.values()
-        }
-        status = progress.to_json() | {"samples_per_insert": self._samples_per_insert(), "processes": processes}
-        if (apart := spread(self._shard_details().values())) is not None:
-            self._metrics.set("replay_spread_ratio", apart.ratio)
-            status["replay"] = apart.to_json()
-        self._folder.write_status("driver", 0, status)
-        for (role, index), handle in self._handles.items():
-            if role != "actor" and handle.detail:  # actors write their own
-                self._folder.write_status(role, index, {**handle.detail, "pid": handle.status["pid"]})
-        addresses = {("driver", index): at for index, at in self._folder.endpoints("metrics").items()} | {
-            name: handle.status["metrics"] for name, handle in self._handles.items() if handle.status.get("metrics")
-        }
-        targets = [metrics_target(self._config.name, *name, address) for name, address in sorted(addresses.items())]
-        if targets != self._targets:
-            self._folder.write_metrics_targets(targets)
-            self._targets = targets
-        try:
-            ttl = self._config.cluster.heartbeat_timeout_seconds
-            self._tracker.publish_status("driver", 0, {**status, "time": time.time()}, ttl)
-        except TrackerUnavailable:
-            self._metrics.increment("tracker_unavailable_total")
+        status = progress.to_json() | {"samples_per_insert": self._samples_per_insert()}
+        self._announcer.tell(status, self._handles)
 
     def _progress(self) -> Progress:
         learner, config = self._learner, self._config
@@ -263,14 +245,19 @@ class Driver:
             teacher_return=self._baselines.teacher,
             multiplier=float(learner.get("distillation_multiplier", 0.0)),
             restarts=self._restarts,
+            standstill=self._watch.look(self._handles.values(), now=time.time()),
             warning=self._disk.warning,
         )
 
-    def _shard_details(self) -> dict[int, Any]:
-        return {index: handle.detail for (role, index), handle in self._handles.items() if role == "replay"}
-
     def _samples_per_insert(self) -> float | None:
-        return samples_per_insert([*self._shard_details().values(), *self._departed])
+        """Over all shards, of the table `online`, since they were started."""
+        details = [handle.detail for (role, _), handle in self._handles.items() if role == "replay"]
+        details += self._departed
+        inserted = [float(detail.get("num_inserted", 0.0)) for detail in details]
+        sampled = [
+            n * float(detail.get("samples_per_insert", 0.0)) for n, detail in zip(inserted, details, strict=True)
+        ]
+        return sum(sampled) / sum(inserted) if sum(inserted) else None
 
     def _end(self) -> None:
         for role, seconds in _STOP_ORDER:

@@ -130,8 +130,7 @@ def import_teacher(
         return record
     from orchestrator.teachers import score_teacher
 
-    record, _ = score_teacher(record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_games=on_games)
-    return record
+    return score_teacher(record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_games=on_games)
 
 
 def import_experience_into(

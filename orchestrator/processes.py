@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from orchestrator.baselines import Baselines
 from orchestrator.context import Context, Role
+from upcycle import kernels
 from upcycle.chunks import ChunkSpec
 from upcycle.errors import UserError
 from upcycle.files import explain_os_error
@@ -86,6 +87,7 @@ class Process:
         """Of the process: `state`, `error`, `user_error`, `pid`, `metrics` (address), `moments`, loop's `detail`.
 
         `waiting` is the JSON of the `upcycle.waits.Wait` that the process is in; None while it works.
+        `plain_kernels` is why it runs without the native ones; None if it has them.
         """
         detail = self._loop.status() if self._loop is not None else {}
         wait = self._metrics.waits.now()
@@ -97,6 +99,7 @@ class Process:
             "metrics": self._metrics_address,
             "moments": self._metrics.moments.to_json(),
             "waiting": None if wait is None else wait.to_json(),
+            "plain_kernels": kernels.why_plain or None,
             "detail": detail,
         }
 

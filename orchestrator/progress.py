@@ -39,6 +39,7 @@ class Progress:
       restarts: processes started again so far.
       detail: what is being played, where games are played; "" elsewhere.
       warning: what somebody should see to soon.
+      standstill: why the run, or a part of it, makes no progress, as of `orchestrator.standstill`; None if it does.
       games: how far they are; then `fraction` is of them, and no phase of training goes on.
     """
 
@@ -57,6 +58,7 @@ class Progress:
     detail: str = ""
     games: Games | None = None
     warning: str | None = None
+    standstill: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -115,18 +117,21 @@ class View(Protocol):
 
 
 class LineView:
-    """Plain lines, for logs and pipes: events at once, progress every ten seconds and at each new phase."""
+    """Plain lines, for logs and pipes: events at once, progress every ten seconds, at each new phase and standstill."""
 
     def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
         self._write, self._clock = write, clock
         self._due = float("-inf")
-        self._phase = ""
+        self._shown = ("", False)
 
     def show(self, progress: Progress) -> None:
-        """Writes a line if it is time."""
-        if self._clock() >= self._due or progress.phase != self._phase:
-            self._due, self._phase = self._clock() + _LINE_SECONDS, progress.phase
+        """Writes a line if it is time, and another one if the run waits."""
+        stands = progress.standstill is not None
+        if self._clock() >= self._due or (progress.phase, stands) != self._shown:
+            self._due, self._shown = self._clock() + _LINE_SECONDS, (progress.phase, stands)
             self._write(format_line(progress))
+            if progress.standstill is not None:
+                self._write(f"waiting: {progress.standstill['line']}")
 
     def say(self, line: str) -> None:
         """Writes the line."""
@@ -222,9 +227,7 @@ def _panel(name: str, progress: Progress) -> Group:
     for label, value in rows.items():
         table.add_row(Text(label, style="dim"), Text(value))
     title = Text.assemble((name, "bold"), "  ", (progress.phase, "bold cyan"), f"  {progress.fraction:.0%}")
-    bar = Table.grid()  # a bar alone does not end its line
-    bar.add_row(ProgressBar(total=1.0, completed=progress.fraction, width=48))
-    return Group(title, bar, table)
+    return Group(title, ProgressBar(total=1.0, completed=progress.fraction, width=48), table)
 
 
 def _rows(progress: Progress) -> dict[str, str]:
@@ -239,6 +242,8 @@ def _rows(progress: Progress) -> dict[str, str]:
         rows["restarts"] = str(progress.restarts)
     if progress.warning is not None:
         rows["warning"] = progress.warning
+    if progress.standstill is not None:
+        rows["waiting"] = progress.standstill["line"]
     return rows | {"left in this phase": format_seconds(progress.seconds_left)}
 
 

@@ -88,8 +88,7 @@ def register_function(
     )
     if options.episodes == 0:
         return record
-    record, _ = score_teacher(record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_games=on_games)
-    return record
+    return score_teacher(record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_games=on_games)
 
 
 def try_function(found: PolicyFunction, observations: Array, num_actions: int) -> Function:

@@ -1,5 +1,6 @@
 """`upcycle replay inspect`: what the shards of a running run hold, asked of the shards themselves."""
 
+import json
 import math
 from collections.abc import Mapping
 from contextlib import closing
@@ -7,10 +8,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from orchestrator import status
 from orchestrator.contact_sheet import SheetPart, contact_sheet
-from orchestrator.printing import print_json, print_table
 from replay_service.inspection import MAX_WINDOWS, QUANTILES, TableInspection
 from replay_service.rate_limiter import Flow
 from replay_service.sharding import ShardedReplay
@@ -40,12 +42,13 @@ def show(path: Path, *, table: str | None, sheet: Path | None, num_windows: int,
         _write(sheet, contact_sheet(_sheet_parts(answers)))
     records = {name: {index: _record(answer) for index, answer in shards.items()} for name, shards in answers.items()}
     if as_json:
-        print_json({"run": path.name, "tables": records, "sheet": str(sheet) if sheet is not None else None})
+        print(json.dumps({"run": path.name, "tables": records, "sheet": str(sheet) if sheet is not None else None}))
         return 0
+    console = Console()
     for name, shards in records.items():
-        _print_shards(name, shards)
+        _print_table(console, name, shards)
     if sheet is not None:
-        print(f"sheet: {sheet}")
+        console.print(f"sheet: {sheet}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -127,21 +130,25 @@ def _who_waits(flow: Flow) -> str | None:
     return None if flow.may_sample(1) else "samples wait for inserts"
 
 
-def _print_shards(name: str, shards: Mapping[int, Record]) -> None:
+def _print_table(console: Console, name: str, shards: Mapping[int, Record]) -> None:
+    table = Table("shard", header_style="bold", title=f"table {name}", title_justify="left", title_style="bold")
     columns = {index: record for index, record in shards.items() if "error" not in record}
+    for index in columns:
+        table.add_column(str(index), justify="right")
     cells = [_cells(record) for record in columns.values()]
+    for label in cells[0] if cells else ():
+        table.add_row(label, *(lines[label] for lines in cells))
     if columns:
-        rows = [(label, *(lines[label] for lines in cells)) for label in cells[0]]
-        print_table(("shard", *map(str, columns)), rows, title=f"table {name}", numbers=True)
+        console.print(table)
     for index, record in shards.items():
         if "error" in record:
-            print(f"shard {index} does not answer: {record['error']}")
+            console.print(f"shard {index} does not answer: {record['error']}", highlight=False, soft_wrap=True)
     lower, count = _added_up(list(columns.values()))
     if len(count):
-        print("priorities of all shards, from each value to twice as much:")
+        console.print("priorities of all shards, from each value to twice as much:", highlight=False)
         for value, number in zip(lower, count, strict=True):
             bar = "█" * math.ceil(_BAR * number / max(count))
-            print(f"{value:>12.4g} {bar:<{_BAR}} {number:,}")
+            console.print(f"{value:>12.4g} {bar:<{_BAR}} {number:,}", highlight=False)
 
 
 def _added_up(records: list[Record]) -> tuple[list[float], list[int]]:

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from orchestrator import lease
 from orchestrator.printing import print_json, print_table
-from orchestrator.shards_together import in_words
+from orchestrator.standstill import WORDS, clock_time
 from upcycle.errors import UpcycleError, UserError
 from upcycle.run_folder import Record, RunFolder
 from upcycle.runtime import Games
+from upcycle.waits import Wait
 
 _STALE_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.2
@@ -45,9 +46,9 @@ def describe(folder: RunFolder) -> Record:
         "games": driver.get("games"),
         "restarts": driver.get("restarts", 0),
         "samples_per_insert": driver.get("samples_per_insert"),
-        "replay": driver.get("replay"),
         "reason": manifest.get("reason"),
         "warning": driver.get("warning") if state == "running" else None,
+        "standstill": driver.get("standstill") if state == "running" else None,
         "teacher": manifest.get("teacher"),
         "random_score": manifest.get("random_score"),
         "score": {**scores[-1], "returns": []} if scores else None,
@@ -80,11 +81,13 @@ def show(path: Path, *, as_json: bool) -> int:
     print(f"{record['name']}  {record['env_id']}  {record['state']}  {_progress(record)}".rstrip())
     print(f"{record['env_frames']:,} frames, {record['learner_steps']:,} updates, {record['restarts']} restarts")
     print(f"newest score: {_score(score)}" + (f" in {score['episodes']} games" if score else ""))
-    if record["replay"]:
-        print(f"replay: {in_words(record['replay'])}")
     for name in ("reason", "warning"):
         if record[name]:
             print(f"{name}: {record[name]}")
+    if record["standstill"]:
+        print(f"waiting: {record['standstill']['line']}")
+    for why, names in _plain_kernels(record["processes"]).items():
+        print(f"plain kernels, replay is several times slower: {', '.join(names)}: {why}")
     if record["processes"]:
         rows = [
             (name, str(status.get("pid")), str(status.get("state", "")), _detail(status))
@@ -92,6 +95,15 @@ def show(path: Path, *, as_json: bool) -> int:
         ]
         print_table(("process", "pid", "state", ""), rows)
     return 0
+
+
+def _plain_kernels(processes: dict[str, Record]) -> dict[str, list[str]]:
+    """Processes that run without the native kernels, by the reason."""
+    reasons = dict[str, list[str]]()
+    for name, status in processes.items():
+        if why := status.get("plain_kernels"):
+            reasons.setdefault(why, []).append(name)
+    return reasons
 
 
 def show_all(runs: Path, *, as_json: bool) -> int:
@@ -169,7 +181,7 @@ def _progress(record: Record) -> str:
     if record["phase"] is None:
         return ""
     playing = "" if record["games"] is None else f", {_games(record['games'])}"
-    return f"{record['phase']} {record['fraction']:.0%}{playing}"
+    return f"{record['phase']} {record['fraction']:.0%}{playing}{', waiting' if record['standstill'] else ''}"
 
 
 def _games(values: Record) -> str:
@@ -185,11 +197,16 @@ def _score(score: Record | None) -> str:
 
 
 def _detail(status: dict[str, Any]) -> str:
-    hidden = {"pid", "time", "state", "error", "score"}
+    hidden = {"pid", "time", "state", "error", "score", "plain_kernels", "waiting"}
+    wait = Wait.from_json(status.get("waiting"))
+    waiting = [] if wait is None else [f"{WORDS[wait.kind][0]} since {clock_time(wait.since)}"]
     return ", ".join(
-        f"{key} {_games(value) if key == 'games' else _short(value)}"
-        for key, value in status.items()
-        if key not in hidden and value is not None
+        waiting
+        + [
+            f"{key} {_games(value) if key == 'games' else _short(value)}"
+            for key, value in status.items()
+            if key not in hidden and value is not None
+        ]
     )
 
 

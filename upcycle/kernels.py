@@ -1,7 +1,8 @@
 """The loops over bytes that decide how fast replay is: native where they have been built, else in plain Python.
 
-`native` says which; both give the same bytes. The native ones (`kernels.c`) are built when the project is installed and
-a C compiler is there. They call the lz4 package's own C functions, and run with Python's lock released.
+`native` says which; both give the same bytes. The native ones (`kernels.c`) are built when the project is installed, or
+by the first process that finds them missing, where there is a C compiler. They call the lz4 package's own C functions,
+and run with Python's lock released.
 """
 
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""`upcycle.kernels` in C: finds the library that the installation has built, and calls it.
+"""`upcycle.kernels` in C: finds the library that the installation has built, or builds it, and calls it.
 
 LZ4 is the lz4 package's: its extension module exports the C functions, whose addresses our loops are given. Where that
 package has been built another way, or our library has not been built, `why_not` says so.
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zlib_ng import zlib_ng
 
+from upcycle.kernel_building import build_kernels
 from upcycle.plain_kernels import Blobs
 
 Array = NDArray[Any]
@@ -57,8 +58,8 @@ class _Library:
 
 
 def _load() -> tuple[_Library | None, str]:
-    if not LIBRARY.exists():
-        return None, "they have not been built: install a C compiler and run `make setup` again"
+    if not LIBRARY.exists() and (problem := build_kernels(_SOURCE, LIBRARY)):
+        return None, f"they have not been built ({problem}): install a C compiler and run `make setup` again"
     try:
         return _Library(), ""
     except (OSError, AttributeError, ImportError, ValueError) as error:

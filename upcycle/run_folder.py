@@ -170,7 +170,8 @@ class RunFolder:
         """Says where a process listens; its generation is one above that of its predecessor."""
         path = self.path / "endpoints" / f"{role}-{index}.json"
         generation = int(_read_object(path)["generation"]) + 1 if path.exists() else 0
-        _replace(path, {"address": address, "generation": generation, "pid": os.getpid(), "time": time.time()})
+        values = {"address": address, "generation": generation, "pid": os.getpid(), "time": time.time()}
+        _replace(path, values, mode=_PRIVATE)
 
     def endpoints(self, role: str) -> dict[int, str]:
         """Addresses by index, as announced by now. Never keep them: a restarted process listens elsewhere."""
@@ -284,9 +285,9 @@ class RunFolder:
         write_atomically(self.path / name, json.dumps(dict(values), indent=2, default=str).encode() + b"\n")
 
 
-def _replace(path: Path, values: Mapping[str, Any]) -> None:
+def _replace(path: Path, values: Mapping[str, Any], *, mode: int = 0o644) -> None:
     path.parent.mkdir(exist_ok=True)
-    replace_unsynced(path, json.dumps(dict(values)).encode(), mode=_PRIVATE)
+    replace_unsynced(path, json.dumps(dict(values)).encode(), mode=mode)
 
 
 def _read_object(path: Path) -> Record:

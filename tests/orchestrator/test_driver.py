@@ -1,26 +1,31 @@
 """The driver against a cluster that is a script: what it starts, starts again, and in which order it ends them."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from orchestrator import driver as driver_module
+from orchestrator import lease
 from orchestrator.context import Role
 from orchestrator.driver import Driver, RunFailed
 from orchestrator.progress import Progress
 from orchestrator.shard_set import ShardSet
+from orchestrator.status import describe
 from orchestrator.timings import Timings
 from upcycle.chunks import ChunkSpec
 from upcycle.config_io import parse_config
 from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogWriter
 from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
+from upcycle.run_folder import Record, RunFolder
 from upcycle.runtime import StopSignal
 from upcycle.tracker import Tracker
+from upcycle.waits import Wait
 
 
 class ScriptedHandle:
@@ -272,9 +277,7 @@ def test_a_run_is_scaled_while_it_goes_on(folder: RunFolder, tracker: Tracker, m
             answered.append(folder.shards() or {})
         if name.startswith("replay"):
             told = name == "replay-2" and round_ > 6
-            detail = {"num_inserted": 10.0, "samples_per_insert": 4.0, "draining": told, "full": round_ > 10}
-            held = {"num_stored": 75, "fill": 0.75} if name == "replay-1" else {"num_stored": 100, "fill": 1.0}
-            return {"detail": detail | held | {"oldest_seconds": None}}
+            return {"detail": {"num_inserted": 10.0, "samples_per_insert": 4.0, "draining": told, "full": round_ > 10}}
         return learner("online", round_, 1, "finished" if round_ == 16 else "running") if name == "learner-0" else {}
 
     cluster, screen, metrics, driver = drive(folder, tracker, answer)
@@ -294,8 +297,6 @@ def test_a_run_is_scaled_while_it_goes_on(folder: RunFolder, tracker: Tracker, m
     assert "replay-2" not in folder.statuses()
     assert folder.scale_request() is None
     assert metrics.value("supervisor_restarts_total", target="replay") == 0
-    assert metrics.value("replay_spread_ratio") == 0.25
-    assert folder.statuses()["driver-0"]["replay"]["transitions"] == [75, 100]
 
 
 def test_a_run_that_was_scaled_goes_on_with_its_shards(folder: RunFolder, tracker: Tracker):
@@ -361,3 +362,51 @@ def test_ranks_that_keep_dying_end_the_run_and_name_all_their_logs(
     with pytest.raises(RunFailed, match=r"learner \(2 ranks\) died 3 times: .*learner-0\.jsonl, .*learner-1\.jsonl"):
         driver.run()
     assert cluster.started.count("learner-1") == 3
+
+
+def test_processes_on_plain_kernels_are_named_once_and_in_the_status(folder: RunFolder, tracker: Tracker):
+    def answer(name: str, round_: int) -> Any:
+        plain = {"plain_kernels": None if name.startswith("learner") else "no compiler"}
+        return plain | (learner("online", 1, 1, "finished" if round_ > 4 else "running") if name == "learner-0" else {})
+
+    _, screen, _, driver = drive(folder, tracker, answer)
+    assert driver.run().finished
+    said = [line for line in screen.said if "plain kernels" in line]
+    assert " ".join(said).count("no compiler") == len(said) <= 2  # actors come a round later
+    assert all(" ".join(said).count(name) == 1 for name in ("replay-0", "replay-1", "evaluator-0"))
+    processes = folder.statuses()["driver-0"]["processes"]
+    assert (processes["replay-0"]["plain_kernels"], processes["learner-0"]["plain_kernels"]) == ("no compiler", None)
+
+
+def test_a_run_without_progress_says_why_in_panel_status_and_log_and_when_it_goes_on(
+    folder: RunFolder, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("orchestrator.standstill.PATIENCE_SECONDS", 0.1)
+    refused = Wait("shards", time.time() - 60, "connection refused").to_json()
+    shown, words = list[Record](), "learner-0, actor-0, actor-1 reach no replay shard since"
+
+    def found() -> list[Record]:
+        return [record["standstill"] for record in shown if record["standstill"] is not None]
+
+    def answer(name: str, round_: int) -> Any:
+        if name == "learner-0":
+            shown.append(describe(folder))
+        going_on = any(words in standstill["line"] for standstill in found())
+        waiting = None if going_on or not name.startswith(("learner", "actor")) else refused
+        if name != "learner-0":
+            return {"waiting": waiting}
+        ended = going_on and shown[-1]["standstill"] is None
+        return learner("online", round_ if going_on else 7, 7, "finished" if ended else "running") | {
+            "waiting": waiting
+        }
+
+    with structlog.testing.capture_logs() as logs, lease.hold(folder):
+        folder.update_manifest(state="running")
+        _, screen, _, driver = drive(folder, tracker, answer)
+        assert driver.run().finished
+    assert words in found()[-1]["line"]
+    assert [cause["process"] for cause in found()[-1]["causes"]] == ["learner-0", "actor-0", "actor-1"]
+    lines = [progress.standstill["line"] for progress in screen.shown if progress.standstill is not None]
+    assert words in lines[-1]
+    assert screen.shown[-1].standstill is None
+    assert [log["event"] for log in logs if "waiting" in log["event"]][-2:] == ["waiting", "waiting_no_longer"]

@@ -119,3 +119,25 @@ def test_the_panel_shows_the_same_facts():
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
     for fact in ("demo", "rl", "50%", "1,000", "7.0 (teacher 14.0)", "restarts", "1 min 00 s", "[actor-0] died"):
         assert fact in text
+
+
+WAITS = {"line": "no progress since 12:00:00: learner-0 reaches no replay shard since 11:59:00 ([::1]:2)"}
+
+
+def test_a_standstill_is_a_line_of_its_own_at_once_and_every_ten_seconds():
+    lines: list[str] = []
+    now = 0.0
+    with LineView(lines.append, clock=lambda: now) as view:
+        for second in range(25):
+            now = float(second)
+            view.show(Progress("rl", standstill=WAITS if 3 <= second < 18 else None))
+    assert [line.split()[0] for line in lines] == ["rl", "rl", "waiting:", "rl", "waiting:", "rl"]
+    assert lines[2] == f"waiting: {WAITS['line']}"
+
+
+def test_the_panel_says_what_a_run_waits_for():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    with TerminalView("demo", console) as view:
+        view.show(Progress("rl", standstill=WAITS))
+    assert isinstance(console.file, io.StringIO)
+    assert WAITS["line"] in console.file.getvalue()

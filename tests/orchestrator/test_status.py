@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator import lease
 from orchestrator.cli import main
+from orchestrator.status import describe
 from tests.orchestrator.runs import catch
 from upcycle.run_folder import RunFolder
 
@@ -45,12 +46,10 @@ def runs() -> Generator[Path]:
 
 
 def make(runs: Path, name: str) -> RunFolder:
-    """A run that its owner lets others read."""
     folder = RunFolder.create(runs / name, catch(f"name={name}"), teacher=None, random_score=-0.5)
     with lease.hold(folder):
         folder.update_manifest(state="finished")
-    for path in (folder.path, *folder.path.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    folder.path.chmod(0o755)  # its owner lets others look into it
     return folder
 
 
@@ -99,3 +98,13 @@ def test_what_cannot_be_read_is_one_row_that_says_so(runs: Path, capsys: pytest.
     errors = capsys.readouterr().err
     assert "a defect" not in errors
     assert "closed to you" in errors
+
+
+def test_a_run_on_plain_kernels_says_so(runs: Path, capsys: pytest.CaptureFixture[str]):
+    folder = make(runs, "mine")
+    folder.write_status("replay", 0, {"size": 10})
+    folder.write_status("driver", 0, {"processes": {"replay-0": {"plain_kernels": "there is no C compiler"}}})
+    record = RunFolder.open(folder.path)
+    assert describe(record)["processes"]["replay-0"]["plain_kernels"] == "there is no C compiler"
+    assert main(["status", "mine", "--runs", str(runs)]) == 0
+    assert "several times slower: replay-0: there is no C compiler" in capsys.readouterr().out

@@ -1,5 +1,10 @@
 """The native kernels and the plain ones: the same bytes out, the same damage refused, nothing else written."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -167,3 +172,40 @@ def test_places_outside_the_data_are_refused() -> None:
     for begin in (-1, 91):
         with pytest.raises(ValueError, match="outside"):
             kernels.copy_pieces(base, np.array([begin]), np.zeros((1, 10), np.uint8))
+
+
+TRY = "from upcycle import kernels; print(kernels.native, kernels.why_plain, kernels.native_kernels.LIBRARY)"
+
+
+def start_without_library(package: Path, **environment: str) -> "subprocess.Popen[str]":
+    """Asks a copy of the package, as a job's working directory holds it, for its kernels."""
+    words = {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    command = [sys.executable, "-c", TRY]
+    environment = {name: value for name, value in os.environ.items() if name != "CC"} | words
+    return subprocess.Popen(command, cwd=package.parent, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    source = Path(kernels.__file__).parent
+    return Path(
+        shutil.copytree(source, tmp_path / "upcycle", ignore=shutil.ignore_patterns("_kernels*", "__pycache__"))
+    )
+
+
+@UNBUILT
+def test_processes_that_find_no_library_build_it(shipped: Path):
+    for process in [start_without_library(shipped) for _ in range(2)]:
+        out, _ = process.communicate(timeout=50)
+        assert out.split() == ["True", str(shipped / "_kernels.so")]
+    assert [path.name for path in shipped.glob("_kernels*")] == ["_kernels.so"]  # nothing half built remains
+
+
+@pytest.mark.parametrize(
+    ("environment", "why"), [({"PATH": ""}, "no C compiler"), ({"CC": "false"}, "compiler failed")]
+)
+def test_without_a_compiler_the_plain_ones_run_and_say_why(shipped: Path, environment: dict[str, str], why: str):
+    out, _ = start_without_library(shipped, **environment).communicate(timeout=50)
+    assert out.startswith("False they have not been built")
+    assert why in out
+    assert list(shipped.glob("_kernels*")) == []

@@ -127,8 +127,7 @@ def test_phases_and_metric_targets_read_back(folder: RunFolder):
 
 def test_only_the_owner_looks_into_a_run_and_learns_who_listens_where(folder: RunFolder):
     folder.announce_endpoint("replay", 0, "127.0.0.1:1000")
-    folder.write_status("learner", 0, {"phase": "rl"})
     folder.write_metrics_targets([{"targets": ["127.0.0.1:1"], "labels": {}}])
     assert folder.path.stat().st_mode & 0o777 == 0o700
-    said = [*(folder.path / "endpoints").iterdir(), *(folder.path / "status").iterdir(), folder.metrics_targets]
-    assert [path.stat().st_mode & 0o777 for path in said] == [0o600] * 3
+    said = [*(folder.path / "endpoints").iterdir(), folder.metrics_targets]
+    assert [path.stat().st_mode & 0o777 for path in said] == [0o600] * 2
