@@ -1,5 +1,7 @@
 """Checkpoints: the whole training state in one verified file, the newest valid one found again.
 
+Nothing that is not finite is saved; a file of an older version that holds such values is as good as damaged.
+
 A checkpoint is `step-<learner steps>.pt` (a torch archive, read with `weights_only=True`, so that nothing in it is
 executed) and beside it `step-<learner steps>.json` with its SHA-256 and the counters that people and the tracker read.
 The archive is written first: a checkpoint without its JSON does not exist.
@@ -15,6 +17,7 @@ from typing import Any
 import structlog
 import torch
 
+from learner.finiteness import NotFinite, find_not_finite
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of, write_atomically
 
@@ -32,16 +35,25 @@ class CheckpointRef:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run; keeps the newest `keep`."""
+    """The checkpoints of one run; keeps the newest `keep`.
+
+    Attributes:
+      passed_over: why `load_newest` has taken none of the newer ones, a line for each.
+    """
 
     def __init__(self, path: Path, keep: int = 2) -> None:
         self._path, self._keep = path, keep
+        self.passed_over: list[str] = []
 
     def save(self, state: dict[str, Any], *, learner_steps: int, counters: dict[str, Any]) -> CheckpointRef:
         """Writes `state` durably. On a full disk older checkpoints than the newest make room for it.
 
-        Raises: UserError if that is not enough; nothing is left behind then, and the newest checkpoint stays.
+        Those of later steps go: they were passed over, or the run would not stand where it does.
+
+        Raises: UserError if that is not enough; nothing is left behind then, and the newest checkpoint stays. NotFinite.
         """
+        if (place := find_not_finite(state)) is not None:
+            raise NotFinite(f"{place} was not finite")
         buffer = io.BytesIO()
         torch.save(state, buffer)
         archive = self._path / f"step-{learner_steps:010d}.pt"
@@ -54,30 +66,35 @@ class CheckpointFolder:
         ref = CheckpointRef(archive, learner_steps, sha256_of(archive), counters)
         record = {"learner_steps": learner_steps, "sha256": ref.sha256, "counters": counters}
         write_atomically(archive.with_suffix(".json"), json.dumps(record, indent=1).encode())
-        _remove(self._refs()[self._keep :])
+        refs = self._refs()
+        later = [known for known in refs if known.learner_steps > learner_steps]
+        _remove([*later, *refs[len(later) + self._keep :]])
         return ref
 
     def _remove_all_but_the_newest(self) -> bool:
         """Keeps the one that a resume would take; says whether that has freed anything."""
         refs = self._refs()
-        whole = next((number for number, ref in enumerate(refs) if _is_whole(ref)), len(refs))
-        old = refs[whole + 1 :]
-        _remove(old)
-        return bool(old)
+        kept = next((ref for ref in refs if _what_is_wrong(ref) is None), None)
+        others = [ref for ref in refs if ref is not kept]
+        _remove(others)
+        return bool(others)
 
     def load_newest(self) -> tuple[CheckpointRef, dict[str, Any]] | None:
-        """The newest checkpoint whose bytes are what was written; damaged ones are logged and passed over.
+        """The newest checkpoint whose bytes are what was written and whose values are finite; others are passed over.
 
         Returns: None if the run has no checkpoint at all.
-        Raises: CorruptDataError if it has some and all of them are damaged.
+        Raises: CorruptDataError if it has some and none of them will do.
         """
-        refs = self._refs()
-        for ref in refs:
-            if _is_whole(ref):
+        self.passed_over = []
+        for ref in self._refs():
+            problem = _what_is_wrong(ref)
+            if problem is None:
                 return ref, _read(ref)
-            _log.error("checkpoint_damaged", path=str(ref.path))
-        if refs:
-            raise CorruptDataError(f"every checkpoint in {self._path} is damaged; start a new run from its teacher")
+            self.passed_over.append(f"{ref.path.name} {problem}")
+            _log.error("checkpoint_passed_over", path=str(ref.path), problem=problem)
+        if self.passed_over:
+            reasons = "; ".join(self.passed_over)
+            raise CorruptDataError(f"every checkpoint in {self._path} is unusable: {reasons}; start a new run")
         return None
 
     def load(self, learner_steps: int) -> tuple[CheckpointRef, dict[str, Any]]:
@@ -105,6 +122,14 @@ def _remove(refs: Sequence[CheckpointRef]) -> None:
     for ref in refs:
         ref.path.with_suffix(".json").unlink(missing_ok=True)
         ref.path.unlink(missing_ok=True)
+
+
+def _what_is_wrong(ref: CheckpointRef) -> str | None:
+    """Why a run cannot go on from this checkpoint; None if it can."""
+    if not _is_whole(ref):
+        return "is damaged"
+    place = find_not_finite(_read(ref))
+    return None if place is None else f"holds values that are not finite ({place})"
 
 
 def _is_whole(ref: CheckpointRef) -> bool:

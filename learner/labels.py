@@ -19,6 +19,7 @@ from replay_service.scanning import ScanIncomplete
 from replay_service.sharding import ScannedBatch, TransitionKeys
 from teacher_store.teacher import Teacher
 from upcycle.chunks import Array
+from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.runtime import StopSignal
 from upcycle.windows import View
@@ -88,7 +89,8 @@ class TeacherLabels:
                     assert batch.annotated is not None, f"table {table!r} keeps no annotations"
                     if number % ranks == rank and not batch.annotated.all():
                         frames = torch.from_numpy(batch.windows.frames)[:, : view.stack].to(self._device)
-                        replay.annotate(table, batch.keys, self._compute(self._kept, frames).cpu().numpy())
+                        values = self._compute(self._kept, frames).cpu().numpy()
+                        replay.annotate(table, batch.keys, self._checked(values))
                 return
             except ScanIncomplete as error:
                 _log.warning("labels_incomplete", table=table, reason=str(error))
@@ -111,8 +113,18 @@ class TeacherLabels:
         index = torch.from_numpy(missing).to(self._device, non_blocking=True)
         labels = self._compute(self._kept, batch.observation[index])
         keys = batch.keys.choose(missing)
-        self._readback.push(labels, lambda values: source.annotate(keys, values))
+        self._readback.push(labels, lambda values: source.annotate(keys, self._checked(values)))
         return batch.annotation.index_copy(0, index, labels)
+
+    def _checked(self, values: Array) -> Array:
+        """The values of those that are kept, float32 [B, K A]. Raises: UserError if one is not finite."""
+        finite = np.isfinite(values)
+        if not finite.all():
+            column = int(np.argwhere(~finite)[0, 1])
+            teacher = self._kept[column * len(self._kept) // values.shape[1]]
+            problem, remedy = "has values that are not finite of some state", "train it again, or take another teacher"
+            raise UserError("teacher.id", teacher.record.id, problem, remedy)
+        return values
 
     def _compute(self, teachers: Sequence[Teacher], observation: Tensor) -> Tensor:
         """float32 [B, K A]."""

@@ -12,15 +12,18 @@ each of them, in step; what it orders, reads and writes for the run is the first
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import structlog
 import torch
 from tensorboardX import SummaryWriter
 
 from learner.batch_source import BatchSource
 from learner.batches import Batch
-from learner.checkpoint import CheckpointRef
+from learner.finiteness import NotFinite
+from learner.keeping import Keeping
 from learner.labels import TeacherLabels
 from learner.loss_report import LossReport
 from learner.objective import Objective, temperatures_of, weights_of
@@ -30,14 +33,13 @@ from learner.readback import Readback
 from learner.saving import Saving
 from learner.scoreboard import Scoreboard
 from learner.standing import Standing
-from learner.train_state import TrainState, generator_states, restore_generators
+from learner.train_state import TrainState
 from learner.train_step import train_step
 from learner.tuning import Tuning, choose_device
-from replay_service.sharding import ShardedReplay
+from replay_service.sharding import ShardedReplay, TransitionKeys
 from teacher_store.teacher import Teacher
-from upcycle.chunks import ChunkSpec
+from upcycle.chunks import Array, ChunkSpec
 from upcycle.config import PHASES, PhaseName, RunConfig
-from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
@@ -102,25 +104,23 @@ class Learner:
         self._losses = LossReport(metrics, self._events, device, num_actions=spec.num_actions)
         scores = Scoreboard(config, folder, self._events)
         self._standing = Standing(config, scores, frame_skip=config.env.frame_skip if is_image else 1)
-        self._saving = Saving(config, spec, folder, metrics, tracker, stop)
+        saving = Saving(config, spec, folder, metrics, tracker, stop)
+        self._keeping = Keeping(config, folder, self._state, self._standing, self._labels, saving, self._ranks, metrics)
         self._readback = Readback(device)
         self._next_housekeeping = 0.0
         self._wait_seconds = self._phase_wait_seconds = 0.0
 
     def run(self) -> None:
-        """Runs to the end. Raises whatever replay or the disk could not recover from, or RankLost."""
-        self._restore_or_begin()
+        """Runs to the end, going back to a checkpoint where values are not finite.
+
+        Raises: whatever replay or the disk could not recover from, or RankLost; UserError if values are not finite and
+          there is no way back, or they are so again.
+        """
+        if not self._keeping.restore():
+            self._begin()
         try:
-            self._publish()
-            while (phase := self._standing.phase) is not None and self._run_phase(phase):
+            while not self._run_phases():
                 pass
-            self._count()  # a stop comes after the actors' tails
-            self._publish()
-            self._save()
-            if self._saving.problem is not None:
-                raise self._saving.problem
-            if self._standing.phase is None:
-                self._metrics.set("learner_phase", len(PHASES))
         finally:
             self._events.close()
 
@@ -132,11 +132,32 @@ class Learner:
             **standing.counters(steps),
             "phase_learner_steps": standing.phase_learner_steps(steps),
             "phase_env_frames": standing.phase_env_frames,
-            "policy_version": self._saving.policy_version,
+            "policy_version": self._keeping.policy_version,
             "distillation_multiplier": standing.multiplier,
             "wait_seconds": self._wait_seconds,
             "labelled_states": self._labels.num_states,
+            "fallbacks": self._keeping.fallbacks.count,
+            "notice": self._keeping.fallbacks.notice,
         }
+
+    def _run_phases(self) -> bool:
+        """Runs all phases that are left; False if it had to go back instead."""
+        try:
+            self._keeping.publish()
+            while (phase := self._standing.phase) is not None and self._run_phase(phase):
+                pass
+            self._count()  # a stop comes after the actors' tails
+            self._keeping.publish()
+            self._save()
+        except NotFinite as problem:
+            self._keeping.go_back(problem)
+            self._readback.drop()
+            self._losses.begin_anew()
+            return False
+        self._keeping.raise_problem()
+        if self._standing.phase is None:
+            self._metrics.set("learner_phase", len(PHASES))
+        return True
 
     def _run_phase(self, phase: PhaseName) -> bool:
         """Runs a phase, or the rest of it; says whether it has come to its end."""
@@ -157,7 +178,10 @@ class Learner:
                 if agreement.checkpoint:
                     self._save()
                 self._housekeep()
+        if agreement.verdict is Verdict.GO_BACK:
+            raise self._keeping.not_finite()
         if agreement.verdict is Verdict.END_PHASE:
+            self._keeping.check_all()
             self._end_phase(time.monotonic() - started)
         return agreement.verdict is Verdict.END_PHASE
 
@@ -192,7 +216,8 @@ class Learner:
 
     def _order(self) -> Order:
         """What is to happen now; with several ranks the first one's word counts."""
-        return self._standing.order(self._state.learner_steps, stop=self._stop.is_set(), save_at=self._saving.due)
+        order = self._standing.order(self._state.learner_steps, stop=self._stop.is_set(), save_at=self._keeping.due)
+        return replace(order, verdict=Verdict.GO_BACK) if self._keeping.problem else order
 
     def _step(
         self, phase: PhaseName, objective: Objective, batch: Batch, source: BatchSource, agreement: Agreement
@@ -206,16 +231,25 @@ class Learner:
             result = train_step(self._state, batch, objective, multiplier=agreement.multiplier, teacher_values=labels)
         if phase != "offline" and self._config.replay.sampler == "proportional":
             keys = batch.keys
-            self._readback.push(result.priorities, lambda values: source.write_back(keys, values.astype("float64")))
+            self._readback.push(result.priorities, lambda values: self._write_back(source, keys, values))
         self._metrics.increment("learner_steps_total")
         self._metrics.moments.first("first_step")
         self._metrics.moments.last("last_step")
         self._metrics.observe("learner_step_seconds", time.monotonic() - started)
         self._losses.add(result)
-        if self._state.learner_steps % _REPORT_PERIOD == 0:
-            self._losses.report(self._state.learner_steps, self._standing.env_frames, agreement)
-        if self._state.learner_steps % self._config.learner.publish_period == 0:
-            self._publish()
+        steps = self._state.learner_steps
+        if steps % _REPORT_PERIOD == 0:
+            self._keeping.problem = (
+                self._losses.report(steps, self._standing.env_frames, agreement) or self._keeping.problem
+            )
+        if steps % self._config.learner.publish_period == 0:
+            self._keeping.publish()
+
+    def _write_back(self, source: BatchSource, keys: TransitionKeys, priorities: Array) -> None:
+        if np.isfinite(priorities).all():
+            source.write_back(keys, priorities.astype(np.float64))
+        else:
+            self._keeping.problem = "a TD error was not finite"
 
     def _end_phase(self, seconds: float) -> None:
         before = sum(int(record["teacher_states"]) for record in self._standing.records)
@@ -223,19 +257,15 @@ class Learner:
             self._state.learner_steps,
             seconds=round(seconds, 3),
             wait_seconds=round(self._phase_wait_seconds, 3),
-            teacher_states=self._count_labelled() - before,
+            teacher_states=self._keeping.count_labelled() - before,
         )
         self._state.sync_target()
         if self._standing.phase == "rl" and self._config.rl.fresh_optimizer:
             self._state.renew_optimizer()
         if self._ranks.is_first:
             self._folder.write_phases(self._standing.records)
-        self._publish()
+        self._keeping.publish()
         self._save()
-
-    def _count_labelled(self) -> int:
-        """States that all ranks have given to the teachers in this run."""
-        return sum(int(count) for count in self._ranks.gather(torch.tensor(self._labels.num_states)))
 
     def _housekeep(self) -> None:
         now = time.monotonic()
@@ -243,48 +273,13 @@ class Learner:
             self._next_housekeeping = now + _HOUSEKEEPING_SECONDS
             self._standing.update(self._replay)
 
+    def _save(self) -> None:
+        self._readback.flush()
+        self._keeping.save()
+
     def _count(self) -> None:
         if self._ranks.is_first:
             self._standing.count(self._replay)
-
-    def _publish(self) -> None:
-        if self._ranks.is_first:
-            self._saving.publish(self._state.policy_network, self._standing.metadata(self._state.learner_steps))
-
-    def _save(self) -> None:
-        self._readback.flush()
-        networks = (self._state.online_network, self._state.target_network)
-        self._ranks.check_equal(parameter for network in networks for parameter in network.parameters())
-        generators = self._ranks.gather(generator_states(self._state.device))
-        teacher_states = self._count_labelled()
-        if self._ranks.is_first:
-            state = {
-                "train_state": self._state.state_dict(),
-                "standing": self._standing.state_dict(),
-                "teacher_states": teacher_states,
-                "generators": generators,
-            }
-            self._saving.save(state, self._standing.counters(self._state.learner_steps))
-
-    def _restore_or_begin(self) -> None:
-        found = self._saving.load_newest() if self._ranks.is_first else None
-        step = self._ranks.from_first(-1 if found is None else found[0].learner_steps)
-        if step < 0:
-            self._begin()
-        else:
-            self._restore(*(found or self._saving.load(step)))
-        if self._ranks.is_first:
-            self._standing.count_logged(self._folder.experience)
-
-    def _restore(self, ref: CheckpointRef, state: dict[str, Any]) -> None:
-        if "standing" not in state:
-            problem = f"its checkpoint {ref.path.name} was written by an older version"
-            raise UserError("run", self._folder.path.name, problem, "publish it as a teacher and start a new run")
-        self._state.load_state_dict(state["train_state"])
-        self._standing.load_state_dict(state["standing"])
-        self._labels.num_states = state["teacher_states"] if self._ranks.is_first else 0
-        restore_generators(state["generators"][self._ranks.rank], self._state.device)
-        _log.info("resumed", checkpoint=ref.path.name, **ref.counters)
 
     def _begin(self) -> None:
         """The first step lies ahead: with fresh weights, a pretrained encoder, or as the teacher that is fine-tuned."""

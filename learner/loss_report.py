@@ -31,20 +31,25 @@ class LossReport:
         self._sums += result.terms
         self._steps += 1
 
-    def report(self, learner_steps: int, env_frames: int, order: Order) -> None:
-        """Publishes the means, at least one step after the last report, and begins anew.
-
-        Raises: FloatingPointError if a loss is not finite: nothing that is learnt from there on is worth keeping.
-        """
-        means = cast("list[float]", (self._sums / self._steps).tolist())
+    def begin_anew(self) -> None:
+        """Forgets the steps since the last report."""
         self._sums.zero_()
         self._steps = 0
+
+    def report(self, learner_steps: int, env_frames: int, order: Order) -> str:
+        """Publishes the means, at least one step after the last report, and begins anew.
+
+        Returns: what is not finite, in words; nothing is published then. Empty if all is well.
+        """
+        means = cast("list[float]", (self._sums / self._steps).tolist())
+        self.begin_anew()
         values = dict(zip(TERMS, means, strict=True)) | {
             "distillation_multiplier": order.multiplier,
             "learning_rate": order.learning_rate,
         }
         if not all(map(math.isfinite, values.values())):
-            raise FloatingPointError(f"the loss is not finite at learner step {learner_steps}: {values}")
+            spoilt = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
+            return f"the loss was not finite ({spoilt})"
         for name, value in values.items():
             self._metrics.set(f"learner_{name}", value)
             self._events.add_scalar(f"learner/{name}", value, learner_steps)
@@ -57,3 +62,4 @@ class LossReport:
                 of=self._most_entropy,
                 remedy="its actions differ by less than distillation.temperature: lower that",
             )
+        return ""

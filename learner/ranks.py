@@ -58,11 +58,12 @@ class Verdict(IntEnum):
     GO_ON = 0
     END_PHASE = 1
     STOP = 2
+    GO_BACK = 3  # to the last checkpoint: something is not finite
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a rank wants to happen before the next learner step; rank 0's holds, of the others a wish to stop alone.
+    """What a rank wants to happen before the next learner step; rank 0's holds; others may stop it or go back.
 
     Attributes:
       multiplier: of the terms that imitate, in force for this step.
@@ -156,7 +157,7 @@ class Ranks:
         """What all ranks do now; every rank calls it once before each step.
 
         Args:
-          order: rank 0's holds; of the others' only Verdict.STOP counts, which stops all.
+          order: rank 0's holds; of the others' only Verdict.STOP and Verdict.GO_BACK count, for all.
           largest_weight: largest raw importance weight of this rank's rows; None if it has no batch.
         Raises: RankLost.
         """
@@ -164,7 +165,7 @@ class Ranks:
         if self.size == 1:
             return _agreement(order, step=here, largest_weight=largest_weight or 1.0)
         if not self.is_first:
-            verdict = order.verdict if order.verdict is Verdict.STOP else Verdict.GO_ON
+            verdict = order.verdict if order.verdict >= Verdict.STOP else Verdict.GO_ON
             order = Order(verdict, multiplier=-math.inf, learning_rate=-math.inf, checkpoint=False)
         mine = [
             float(order.verdict),

@@ -45,6 +45,10 @@ class Readback:
         while self._pending:
             self._deliver_oldest()
 
+    def drop(self) -> None:
+        """Forgets what is under way: nobody wants it any more."""
+        self._pending.clear()
+
     def _deliver_oldest(self) -> None:
         copied, host, deliver = self._pending.popleft()
         copied.synchronize()

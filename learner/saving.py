@@ -95,8 +95,18 @@ class Saving:
             self._stop.set()
 
     def load_newest(self) -> tuple[CheckpointRef, dict[str, Any]] | None:
-        """The newest checkpoint that is whole; None in a run that begins."""
-        return self._checkpoints.load_newest()
+        """The newest checkpoint that is whole and finite; None in a run that begins.
+
+        Raises: CorruptDataError if there are some and none of them will do.
+        """
+        found = self._checkpoints.load_newest()
+        self._metrics.increment("learner_fallbacks_total", len(self.passed_over))
+        return found
+
+    @property
+    def passed_over(self) -> list[str]:
+        """Why `load_newest` has taken none of the newer ones, a line for each."""
+        return self._checkpoints.passed_over
 
     def load(self, learner_steps: int) -> tuple[CheckpointRef, dict[str, Any]]:
         """The checkpoint of this step. Raises: CorruptDataError if it is not there or not whole."""

@@ -28,10 +28,12 @@ class Announcer:
         self._ttl_seconds = ttl_seconds
         self._targets: list[dict[str, Any]] = []
         self._plain = set[str]()
+        self._notice = ""  # what the learner has said last
 
     def tell(self, status: Record, handles: "Mapping[Name, Handle]") -> None:
         """Writes down what the driver knows (`status`) and what the processes have answered."""
         self._tell_of_kernels(handles)
+        self._pass_on_notice(handles)
         keys = ("state", "pid", "error", "waiting", "plain_kernels")
         processes = {handle.name: {key: handle.status.get(key) for key in keys} for handle in handles.values()}
         status = {**status, "processes": processes}
@@ -54,6 +56,14 @@ class Announcer:
         if targets != self._targets:
             self._folder.write_metrics_targets(targets)
             self._targets = targets
+
+    def _pass_on_notice(self, handles: "Mapping[Name, Handle]") -> None:
+        """Says once what the learner has to say of itself."""
+        learner = handles.get(("learner", 0))
+        notice = "" if learner is None else str(learner.detail.get("notice", ""))
+        if notice and notice != self._notice:
+            self._notice = notice
+            self._view.say(f"learner: {notice}")
 
     def _tell_of_kernels(self, handles: "Mapping[Name, Handle]") -> None:
         """Says once of each process that it runs on the plain kernels, and why."""

@@ -262,4 +262,6 @@ def _mismatch(chunk: Chunk, spec: ChunkSpec) -> str | None:
         return "priority is negative or not a number"
     if not bool(np.isfinite(arrays["reward"]).all()):
         return "reward is not finite"
+    if frame.dtype.kind == "f" and not bool(np.isfinite(frame).all()):
+        return "frame is not finite"
     return None

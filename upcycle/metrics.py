@@ -92,6 +92,9 @@ METRICS: Final[Mapping[str, Metric]] = {
     "learner_learning_rate": Metric("gauge", "Learning rate."),
     "learner_policy_version": Metric("gauge", "Newest published policy version."),
     "learner_phase": Metric("gauge", "0 offline, 1 online, 2 rl, 3 finished."),
+    "learner_fallbacks_total": Metric(
+        "counter", "Times that the learner went back to an older checkpoint: values were not finite, a file damaged."
+    ),
     "learner_checkpoint_seconds": Metric("histogram", "Writing one checkpoint."),
     "evaluator_mean_return": Metric("gauge", "Mean raw return of the newest evaluation."),
     "evaluator_normalised_score": Metric("gauge", "That return with random at 0 and the teacher at 1."),

@@ -55,8 +55,9 @@ class SnapshotRef:
 def write_snapshot(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> str:
     """Writes a safetensors file atomically and returns the SHA-256 of its bytes.
 
-    Raises: UserError if the disk is full; nothing is left behind then.
+    Raises: UserError if the disk is full, CorruptDataError if a value is not finite; nothing is left behind then.
     """
+    _check_finite(path, tensors)
     data = save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, metadata=dict(metadata))
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
@@ -65,7 +66,8 @@ def write_snapshot(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Ma
 def read_snapshot(path: Path, *, sha256: str | None = None) -> Snapshot:
     """Reads a safetensors file, after comparing its SHA-256 with the expected one where that is given.
 
-    Raises: CorruptDataError if the file is missing, is no safetensors file, or has another SHA-256.
+    Raises: CorruptDataError if the file is missing, is no safetensors file, has another SHA-256, or holds a value that
+      is not finite.
     """
     try:
         data = path.read_bytes()
@@ -78,7 +80,14 @@ def read_snapshot(path: Path, *, sha256: str | None = None) -> Snapshot:
         tensors = {name: tensor.copy() for name, tensor in load(data).items()}
     except (SafetensorError, ValueError, KeyError) as error:
         raise CorruptDataError(f"{path}: not a safetensors file ({error})") from error
+    _check_finite(path, tensors)
     return Snapshot(tensors, _metadata(data))
+
+
+def _check_finite(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise CorruptDataError(f"{path}: {name} holds values that are not finite")
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -10,6 +10,10 @@ from upcycle.snapshots import SnapshotFolder, SnapshotRef
 from upcycle.tracker import Tracker
 
 
+def unguarded(*_: object) -> None:
+    """In place of what looks for values that are not finite: as it was once."""
+
+
 def publish(folder: SnapshotFolder, version: int, value: float | None = None) -> SnapshotRef:
     value = float(version) if value is None else value
     return folder.publish(version, {"w": np.full(3, value, np.float32)}, {"policy_version": str(version)})
@@ -118,3 +122,16 @@ def test_the_newer_of_the_two_announcements_counts(folder: SnapshotFolder, metri
     assert version_of(subscriber.poll(2.0)) == 4
     assert metrics.value("actor_torn_weights_total") == 1
     tracker.close()
+
+
+def test_weights_that_are_not_finite_are_passed_over_and_the_next_version_is_taken(
+    folder: SnapshotFolder, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscriber = WeightSubscriber(folder, None, poll_seconds=1, metrics=metrics)
+    with monkeypatch.context() as patch:  # as an older version would have published them
+        patch.setattr("upcycle.snapshots._check_finite", unguarded)
+        publish(folder, 1, float("nan"))
+    assert subscriber.poll(0.0) is None
+    assert metrics.value("actor_torn_weights_total") == 1
+    publish(folder, 2)
+    assert version_of(subscriber.poll(1.0)) == 2

@@ -175,6 +175,7 @@ def disagreeing(ranks: Ranks) -> list[Agreement]:
         ranks.agree(GO_ON if first else replace(end, checkpoint=True), 1.0),  # not for rank 1 to say
         ranks.agree(GO_ON if first else stop, 1.0),
         ranks.agree(end if first else stop, None),
+        ranks.agree(stop if first else replace(GO_ON, verdict=Verdict.GO_BACK, checkpoint=True), 1.0),
     ]
 
 

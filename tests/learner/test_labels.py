@@ -1,7 +1,9 @@
 """Labels of the teachers: once for each stored state, kept beside it, the same bits whoever computes them."""
 
+import copy
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from teacher_store.teacher import Teacher, load_teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience
 from upcycle.chunks import Array
 from upcycle.config import NetworkConfig, RunConfig
+from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.networks import build_network
 from upcycle.runtime import StopSignal
@@ -209,3 +212,18 @@ def test_a_table_without_annotations_gets_labels_all_the_same(teachers: list[Tea
         values = new_labels(teachers).of(batch, kept)
         torch.testing.assert_close(values[:, 1], teachers[1].values(batch.observation))
         assert kept.keys is None
+
+
+def test_a_teacher_whose_values_are_not_finite_is_named_and_nothing_of_it_is_kept(
+    teachers: list[Teacher], experience: list[bytes]
+) -> None:
+    one, two = teachers
+    broken = copy.deepcopy(two.network)
+    next(iter(broken.parameters())).data.fill_(float("nan"))
+    labels = new_labels([one, replace(two, policy=broken)])
+    with stored(experience) as client:
+        with pytest.raises(UserError, match=f"teacher.id = '{two.record.id}': has values that are not finite"):
+            labels.annotate_table(client, "teacher", VIEW, StopSignal())
+        assert client.stats("teacher").num_annotated == 0
+        with pytest.raises(UserError, match=two.record.id):
+            labels.of(next_batch(client), Kept())

@@ -61,6 +61,7 @@ def test_all_ranks_agree_on_what_they_do_not_see_alike(results: list[dict[str, A
         ("GO_ON", True, False, 1.0),
         ("STOP", False, False, 1.0),
         ("STOP", False, False, 1.0),
+        ("GO_BACK", False, False, 1.0),
     ]
     assert results[0]["agreements"] == results[1]["agreements"] == expected
 

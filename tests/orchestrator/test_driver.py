@@ -159,6 +159,20 @@ def test_a_run_that_ends_counts_what_the_actors_handed_over_last(folder: RunFold
     assert folder.statuses()["driver-0"]["env_frames"] == 115
 
 
+def test_what_the_learner_has_to_say_is_said_once(folder: RunFolder, tracker: Tracker):
+    notices = ["", "at learner step 9 it was not finite", "at learner step 9 it was not finite", ""]
+
+    def answer(name: str, round_: int) -> dict[str, Any]:
+        if name != "learner-0":
+            return {}
+        state = learner("offline", 10, 0) if round_ <= len(notices) else learner("done", 120, 100, "finished")
+        return state | {"detail": state["detail"] | {"notice": (*notices, "")[round_ - 1]}}
+
+    _, screen, _, driver = drive(folder, tracker, answer)
+    driver.run()
+    assert [line for line in screen.said if "finite" in line] == ["learner: at learner step 9 it was not finite"]
+
+
 def test_processes_start_when_they_are_needed_and_end_in_order(folder: RunFolder, tracker: Tracker):
     script = [("offline", 10, 0), ("offline", 50, 0), ("offline", 95, 0), ("online", 100, 50)]
 

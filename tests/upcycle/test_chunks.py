@@ -189,6 +189,22 @@ def test_values_out_of_range_are_refused_on_both_sides(column: str, value: float
         decode_chunk(with_checksum(forged[:-4]), SPEC)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_refused_on_both_sides(value: float) -> None:
+    spec = ChunkSpec(frame_shape=(3,), frame_dtype="float32", num_actions=2, steps=4, history=0, lookahead=1)
+    columns = {name: np.zeros(5, dtype) for name, dtype in COLUMNS.items()}
+    chunk = Chunk(np.full((5, 3), 0.125, np.float32), columns)
+    good = encode_chunk(chunk, spec)
+    offset = good.rindex(chunk.frame.tobytes())
+    chunk.frame[3, 1] = value
+    with pytest.raises(ValueError, match="frame is not finite"):
+        encode_chunk(chunk, spec)
+    forged = bytearray(good)
+    forged[offset : offset + chunk.frame.nbytes] = chunk.frame.tobytes()
+    with pytest.raises(CorruptDataError, match="frame is not finite"):
+        decode_chunk(with_checksum(forged[:-4]), spec)
+
+
 @pytest.mark.parametrize("rows", [0, 3, 14])
 def test_too_few_or_too_many_rows_are_refused(rows: int) -> None:
     frame = np.zeros((rows, *SPEC.frame_shape), np.uint8)
