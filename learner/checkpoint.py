@@ -50,7 +50,8 @@ class CheckpointFolder:
 
         Those of later steps go: they were passed over, or the run would not stand where it does.
 
-        Raises: UserError if that is not enough; nothing is left behind then, and the newest checkpoint stays. NotFinite.
+        Raises: UserError if that is not enough, and NotFinite; nothing is left behind then, and the newest checkpoint
+          stays.
         """
         if (place := find_not_finite(state)) is not None:
             raise NotFinite(f"{place} was not finite")

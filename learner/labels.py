@@ -118,10 +118,9 @@ class TeacherLabels:
 
     def _checked(self, values: Array) -> Array:
         """The values of those that are kept, float32 [B, K A]. Raises: UserError if one is not finite."""
-        finite = np.isfinite(values)
-        if not finite.all():
-            column = int(np.argwhere(~finite)[0, 1])
-            teacher = self._kept[column * len(self._kept) // values.shape[1]]
+        spoilt = np.flatnonzero(~np.isfinite(values).all(axis=0))
+        if len(spoilt):
+            teacher = self._kept[int(spoilt[0]) * len(self._kept) // values.shape[1]]
             problem, remedy = "has values that are not finite of some state", "train it again, or take another teacher"
             raise UserError("teacher.id", teacher.record.id, problem, remedy)
         return values
