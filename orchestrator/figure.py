@@ -77,7 +77,7 @@ def learning_curve(
             labels.append(_given_back(main, strip, final))
         _phase_names(main, phases, least=0.25 * limit if narrow else 0.1 * limit)
         labels += [*plain, *_levels(figure, summary)]
-        main.margins(y=0.1)
+        main.margins(y=0.24 if narrow else 0.14)  # the marked version's name needs some room
         if narrow:
             labels, plain = in_two_lines(labels), in_two_lines(plain)
         label_levels(main, labels, plain=plain, gap=0.17 if narrow else 0.06)

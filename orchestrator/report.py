@@ -123,7 +123,7 @@ def _version_tiles(summary: Summary) -> str:
         ("final return", f"{final['mean_return']:.1f}", f"{_span(final['interval'], 1)}, {final['episodes']} games"),
         ("of its teacher", _number(final["normalised"], 2), _span(final["normalised_interval"], 2)),
         ("policy version", str(final["policy_version"]), f"{final['phase']} phase" if final["phase"] else ""),
-        ("own frames", _count(final["env_frames"]), "environment frames of its run"),
+        ("own frames", _count(final["env_frames"]), "environment frames"),
         ("updates", _count(updates), buffer if offline else ""),
     ]
     return tiles("The version given back" if final["kind"] == "final" else "The version evaluated last", rows)

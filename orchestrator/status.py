@@ -38,12 +38,12 @@ def describe(folder: RunFolder) -> Record:
         "env_id": config.env.task,
         "state": state,
         "pid": pid,
-        "phase": driver.get("phase"),
+        "phase": "done" if state == "finished" else driver.get("phase"),
         "fraction": driver.get("fraction"),
         "seconds_left": driver.get("seconds_left"),
         "env_frames": driver.get("env_frames", 0),
         "learner_steps": driver.get("learner_steps", 0),
-        "games": driver.get("games"),
+        "games": driver.get("games") if state == "running" else None,
         "restarts": driver.get("restarts", 0),
         "samples_per_insert": driver.get("samples_per_insert"),
         "reason": manifest.get("reason"),
@@ -80,7 +80,7 @@ def show(path: Path, *, as_json: bool) -> int:
     score = record["score"]
     print(f"{record['name']}  {record['env_id']}  {record['state']}  {_progress(record)}".rstrip())
     print(f"{record['env_frames']:,} frames, {record['learner_steps']:,} updates, {record['restarts']} restarts")
-    print(f"newest score: {_score(score)}" + (f" in {score['episodes']} games" if score else ""))
+    print(_newest(score))
     for name in ("reason", "warning"):
         if record[name]:
             print(f"{name}: {record[name]}")
@@ -187,6 +187,17 @@ def _progress(record: Record) -> str:
 def _games(values: Record) -> str:
     games = Games(**values)
     return f"{games.count}, mean so far {games.mean}"
+
+
+def _newest(score: Record | None) -> str:
+    """The newest score with its version, which the run may have left behind long ago."""
+    if score is None:
+        return "newest score: none yet"
+    name = {"final": "final score", "playoff": "play-off"}.get(str(score["kind"]), "newest score")
+    own = (
+        f"policy version {score['policy_version']}, {score['env_frames']:,} frames, {score['learner_steps']:,} updates"
+    )
+    return f"{name}: {_score(score)} in {score['episodes']} games ({own})"
 
 
 def _score(score: Record | None) -> str:

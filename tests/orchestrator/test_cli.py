@@ -115,6 +115,28 @@ def test_an_unknown_run_is_named(verb: str, folder: RunFolder, runs: Path, capsy
     assert "known runs: catch" in refused(capsys, verb, "catsh", "--runs", runs)
 
 
+def test_the_status_of_a_run_says_whose_score_it_shows_and_what_is_being_played(
+    folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]
+):
+    def shown() -> str:
+        assert main(["status", "catch", "--runs", str(runs)]) == 0
+        return capsys.readouterr().out
+
+    folder.update_manifest(state="running")
+    games = {"ended": 12, "of": 30, "env_frames": 216_000, "mean_return": 8.24}
+    folder.write_status("driver", 0, {"phase": "evaluation", "fraction": 0.4, "games": games})
+    folder.append_score(folder.scores()[0] | {"kind": "playoff", "env_frames": 0, "learner_steps": 10_000})
+    text = shown()
+    assert "evaluation 40%, 12 of 30 games (216,000 frames), mean so far 8.2" in text
+    assert "play-off: 0.5 in 2 games (policy version 4, 0 frames, 10,000 updates)" in text
+    folder.append_score(folder.scores()[-1] | {"kind": "final"})
+    folder.update_manifest(state="finished")
+    text = shown()
+    assert "finished  done 40%" in text
+    assert "12 of 30" not in text
+    assert "final score: 0.5 in 2 games (policy version 4, 0 frames, 10,000 updates)" in text
+
+
 def test_status_tells_a_lost_run_from_a_stopped_one(folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]):
     def state() -> str:
         assert main(["status", "catch", "--runs", str(runs), "--json"]) == 0
