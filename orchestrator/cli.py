@@ -62,11 +62,15 @@ def run(
 
     found = find_preset(preset)
     config = load_config(found, [*set_, *([f"name={name}"] if name is not None else [])])
-    from orchestrator import launch, progress, results
+    from orchestrator.early_start import local_place
 
-    view = progress.make_view(config.name, json=json)
-    summary = launch.run(config, preset=found.stem, path=runs / config.name, overwrite=overwrite, view=view)
-    return results.show_summary(summary, runs / config.name, as_json=json, with_timings=timings)
+    path = runs / config.name
+    with local_place(config) as place:
+        from orchestrator import launch, progress, results
+
+        view = progress.make_view(config.name, json=json)
+        summary = launch.run(config, preset=found.stem, path=path, overwrite=overwrite, view=view, place=place)
+        return results.show_summary(summary, path, as_json=json, with_timings=timings)
 
 
 @app.command
@@ -82,11 +86,16 @@ def resume(
         json: print one JSON value at the end instead of progress
         timings: print how long start and end took, step by step
     """
-    open_run(runs, run)
-    from orchestrator import launch, progress, results
+    from upcycle.config_io import load_config
 
-    summary = launch.resume(runs / run, set_, view=progress.make_view(run, json=json))
-    return results.show_summary(summary, runs / run, as_json=json, with_timings=timings)
+    path = open_run(runs, run)
+    from orchestrator.early_start import local_place
+
+    with local_place(load_config(path / "config.toml", set_, stored=True)) as place:
+        from orchestrator import launch, progress, results
+
+        summary = launch.resume(path, set_, view=progress.make_view(run, json=json), place=place)
+        return results.show_summary(summary, path, as_json=json, with_timings=timings)
 
 
 @app.command

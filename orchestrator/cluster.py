@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -18,6 +18,8 @@ from pydantic import SecretStr
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from orchestrator.context import Role
+from orchestrator.fork_server import SOCKET, package_path
+from orchestrator.lean_ray import lean_daemons
 from orchestrator.local_ray import address_to_join
 from orchestrator.processes import Process
 from orchestrator.ray_start import RayFailed, end_processes, start_local
@@ -29,14 +31,13 @@ _CONNECT_SECONDS: Final = 3.0
 _OBJECT_STORE_BYTES: Final = 80 << 20  # nothing large goes through it
 _CPU_SHARE: Final = 0.9  # of the cluster that the processes reserve when they have to share cores
 _LOCAL_ADDRESS: Final = "127.0.0.2"  # Ray replaces 127.0.0.1 by the machine's outward address
-ROOT: Final = Path(__file__).resolve().parent.parent
-"""Folder that holds our packages."""
 
 
 class ProcessActor:
     """The Ray side of one `orchestrator.processes.Process`; every method answers at once or within its timeout."""
 
-    def __init__(self, role: Role, index: int, run: str, password: SecretStr | None) -> None:
+    def __init__(self, role: Role, index: int, run: str, password: SecretStr | None, threads: int) -> None:
+        _use_threads(threads)
         self._process = Process(role, index, Path(run), _node_address(), password)
         self._process.start()
 
@@ -96,6 +97,7 @@ class Cluster:
     ) -> None:
         self._config, self._folder = config, folder
         self.redis_password: SecretStr | None = None
+        self._lean = folder is not None and (folder / SOCKET).exists()
         address = address_to_join(config.cluster)
         options: dict[str, Any] = {
             "namespace": namespace,
@@ -105,7 +107,8 @@ class Cluster:
         }
         try:
             if folder is not None:
-                start_local(folder, options | _local_options(config.cluster), say, stop)
+                with lean_daemons(folder / SOCKET) if self._lean else nullcontext():
+                    start_local(folder, options | _local_options(config.cluster), say, stop)
             else:
                 assert address is not None
                 _check_address(address)
@@ -133,7 +136,6 @@ class Cluster:
     def start(self, role: Role, index: int, run: Path) -> Handle:
         """Starts one process. Returns before it is up; its death shows in `poll`."""
         cores = _cores(self._config)[role]
-        threads = str(cores)
         actor = cast(Any, ray.remote(ProcessActor)).options(
             name=f"upcycle-{self._config.name}-{role}" + (f"-{index}" if self._has_many(role) else ""),
             # Beside a neighbour on a small machine a process asks for a part of a core, so that all of them fit.
@@ -144,16 +146,10 @@ class Cluster:
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD" if role in ("replay", "actor") else "DEFAULT",
-            runtime_env={
-                "env_vars": {
-                    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-                    "OMP_NUM_THREADS": threads,
-                    "MKL_NUM_THREADS": threads,
-                }
-            },
+            **({} if self._lean else {"runtime_env": {"env_vars": _environment(cores)}}),
         )
         # As an argument: Ray shows environments in its dashboard and in the command lines of its workers.
-        return Handle(role, index, actor.remote(role, index, str(run.resolve()), self.redis_password))
+        return Handle(role, index, actor.remote(role, index, str(run.resolve()), self.redis_password, cores))
 
     def poll(self, handles: Sequence[Handle], timeout_seconds: float) -> dict[str, str | None]:
         """Asks every process how it is; one question at a time is open to each.
@@ -213,6 +209,18 @@ class Cluster:
 
     def _joins(self, role: Role, index: int) -> bool:
         return role == "replay" and index >= self._config.replay.num_shards
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Of a process on a Ray that may have been started anywhere."""
+    return {"PYTHONPATH": package_path(), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def _use_threads(threads: int) -> None:
+    """Limits the threads of this process's mathematics, whether or not it was forked with PyTorch in it."""
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def _node_address() -> str:

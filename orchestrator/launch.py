@@ -23,7 +23,7 @@ from orchestrator import lease
 from orchestrator.disk_watch import check_disk
 from orchestrator.driver import Driver, Outcome, RunFailed
 from orchestrator.finish import final_evaluation, write_results
-from orchestrator.local_ray import StartStopped, address_to_join, private_folder
+from orchestrator.local_ray import StartStopped, address_to_join
 from orchestrator.plan import Plan, make_plan, with_teacher_protocol
 from orchestrator.progress import View
 from orchestrator.signals import stop_on_signals
@@ -51,11 +51,19 @@ _FIXED: Final = ("env", "network", "encoder", "phases")
 
 
 def run(
-    config: RunConfig, *, preset: str, path: Path, overwrite: bool, view: View, timings: Timings | None = None
+    config: RunConfig,
+    *,
+    preset: str,
+    path: Path,
+    overwrite: bool,
+    view: View,
+    place: Path | None,
+    timings: Timings | None = None,
 ) -> Summary | None:
     """Starts a new run in the folder `path` and sees it through.
 
     Args:
+      place: of `early_start.local_place`.
       timings: where the steps of its start and end are noted.
     Returns: its summary, or None if it was stopped before its end.
     Raises: UserError or CorruptDataError, leaving no folder behind, if it cannot be started; RunFailed.
@@ -75,7 +83,7 @@ def run(
         manifest = plan.to_manifest() | {"preset": preset, "versions": _versions(), "wall_seconds": 0.0}
         with ExitStack() as resources:
             try:
-                cluster = resources.enter_context(_connect(config, view, stop, timings))
+                cluster = resources.enter_context(_connect(config, place, view, stop, timings))
             except StartStopped:
                 return None
             if path.exists():
@@ -93,7 +101,9 @@ def run(
                     shutil.rmtree(path, ignore_errors=True)
 
 
-def resume(path: Path, overrides: Sequence[str], *, view: View, timings: Timings | None = None) -> Summary | None:
+def resume(
+    path: Path, overrides: Sequence[str], *, view: View, place: Path | None, timings: Timings | None = None
+) -> Summary | None:
     """Goes on with a run from its newest checkpoint, replay seeded from its own experience log.
 
     Raises: UserError if it is running, has finished and nothing was changed, or a change does not fit its checkpoint.
@@ -113,7 +123,7 @@ def resume(path: Path, overrides: Sequence[str], *, view: View, timings: Timings
         _check_spec(folder, plan)
         with ExitStack() as resources:
             try:
-                cluster = resources.enter_context(_connect(config, view, stop, timings))
+                cluster = resources.enter_context(_connect(config, place, view, stop, timings))
             except StartStopped:
                 return None
             folder.replace_config(config)
@@ -179,21 +189,21 @@ def _conclude(folder: RunFolder, outcome: Outcome, view: View, timings: Timings,
 
 
 @contextmanager
-def _connect(config: RunConfig, view: View, stop: StopSignal, timings: Timings) -> Generator["Cluster"]:
-    """Ray, joined or started. Raises: UserError if it cannot be reached; StartStopped."""
+def _connect(
+    config: RunConfig, place: Path | None, view: View, stop: StopSignal, timings: Timings
+) -> Generator["Cluster"]:
+    """Ray, joined or started in `place`. Raises: UserError if it cannot be reached; StartStopped."""
     address = address_to_join(config.cluster)
-    with ExitStack() as resources:
-        view.say("starting Ray" if address is None else f"joining Ray at {address}")
-        folder = resources.enter_context(private_folder()) if address is None else None
-        with timings.step("start Ray"):
-            from orchestrator.cluster import Cluster
+    view.say("starting Ray" if address is None else f"joining Ray at {address}")
+    with timings.step("start Ray"):
+        from orchestrator.cluster import Cluster
 
-            cluster = Cluster(config, f"upcycle-{uuid.uuid4().hex[:8]}", folder, view.say, stop)
-        try:
-            yield cluster
-        finally:
-            with timings.step("end Ray"):
-                cluster.close()
+        cluster = Cluster(config, f"upcycle-{uuid.uuid4().hex[:8]}", place, view.say, stop)
+    try:
+        yield cluster
+    finally:
+        with timings.step("end Ray"):
+            cluster.close()
 
 
 @contextmanager
