@@ -66,7 +66,11 @@ class CheckpointFolder:
             write_atomically(archive, buffer.getvalue())
         ref = CheckpointRef(archive, learner_steps, sha256_of(archive), counters)
         record = {"learner_steps": learner_steps, "sha256": ref.sha256, "counters": counters}
-        write_atomically(archive.with_suffix(".json"), json.dumps(record, indent=1).encode())
+        try:
+            write_atomically(archive.with_suffix(".json"), json.dumps(record, indent=1).encode())
+        except UserError:
+            archive.unlink()
+            raise
         refs = self._refs()
         later = [known for known in refs if known.learner_steps > learner_steps]
         _remove([*later, *refs[len(later) + self._keep :]])

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import structlog
 import torch
-from tensorboardX import SummaryWriter
 
 from learner.batch_source import BatchSource
 from learner.batches import Batch
+from learner.events import open_events
 from learner.finiteness import NotFinite
 from learner.keeping import Keeping
 from learner.labels import TeacherLabels
@@ -100,7 +100,7 @@ class Learner:
         )
         self._teachers, self._initial_state, self._initial_torso = list(teachers), initial_state, initial_torso
         self._labels = TeacherLabels(teachers, device, metrics)
-        self._events = SummaryWriter(logdir=str(folder.events), flush_secs=10, write_to_disk=self._ranks.is_first)
+        self._events = open_events(folder.events, write=self._ranks.is_first)
         self._losses = LossReport(metrics, self._events, device, num_actions=spec.num_actions)
         scores = Scoreboard(config, folder, self._events)
         self._standing = Standing(config, scores, frame_skip=config.env.frame_skip if is_image else 1)
