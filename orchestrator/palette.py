@@ -46,8 +46,12 @@ def style_sheet() -> str:
 
 
 def with_variables(svg: str) -> str:
-    """An SVG in which every colour is a variable, with itself as the fallback. Raises: KeyError for an unknown one."""
-    return re.sub(r"#[0-9a-f]{6}\b", lambda found: f"var(--{_NAMES[found[0]]}, {found[0]})", svg)
+    """An SVG in which every colour of ours is a variable, with itself as the fallback."""
+
+    def variable(found: re.Match[str]) -> str:
+        return f"var(--{_NAMES[found[0]]}, {found[0]})" if found[0] in _NAMES else found[0]
+
+    return re.sub(r"#[0-9a-f]{6}\b", variable, svg)
 
 
 def contrast(first: str, second: str) -> float:

@@ -25,14 +25,14 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", text)
+    text = with_variables(re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", text))
     start = text.index(">") + 1
     words = (
         f'<title id="{name}-title">{html.escape(title)}</title>'
         f'<desc id="{name}-description">{html.escape(description)}</desc>'
     )
     role = f' role="img" aria-labelledby="{name}-title" aria-describedby="{name}-description"'
-    return with_variables(text[: start - 1] + role + ">" + words + text[start:])
+    return text[: start - 1] + role + ">" + words + text[start:]
 
 
 def as_file(svg: str) -> bytes:

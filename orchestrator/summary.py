@@ -230,7 +230,9 @@ def _end(summary: Summary) -> str:
     counts = f"{summary['env_frames']:,} environment frames and {summary.get('learner_steps', 0):,} updates"
     final, last = summary["final"], end_of(summary)
     if final is None or final["kind"] != "final":
-        return f"The run stands at {counts} after {seconds}."
+        return f"The run stands at {counts}" + (
+            f" after {seconds}." if summary.get("wall_seconds") is not None else "."
+        )
     if is_the_end(summary):
         return f"That is where the run ended, after {seconds}."
     sentence = f"The whole run took {counts} in {seconds}"

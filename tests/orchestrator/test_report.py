@@ -169,7 +169,7 @@ def test_a_stopped_play_off_is_no_score_of_the_run(tmp_path: Path) -> None:
     assert plain_words(summary)[0].startswith(
         "The student (policy version 40, evaluated last: the run has not ended) scores 9.0 "
     )
-    assert plain_words(summary)[3].startswith("The run stands at 80,000 environment frames and 4,000 updates after ")
+    assert plain_words(summary)[3].endswith("The run stands at 80,000 environment frames and 4,000 updates.")
 
 
 @pytest.mark.parametrize(
@@ -321,10 +321,14 @@ def test_what_is_no_summary_is_refused(tmp_path: Path) -> None:
 def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "demo", teacher=None)
     folder.update_manifest(versions={"<script>alert(1)</script>": "1"}, run_id="<b>")
-    write_report(folder, store=TeacherStore(tmp_path / "store", bundled=None))
+    control = make_run(tmp_path / "scratch", teacher=None)
+    control.update_manifest(run_id='<script>#abcdef "#1d4ed8" -- </desc>')
+    write_report(folder, control=control.path, store=TeacherStore(tmp_path / "store", bundled=None))
     text = folder.report.read_text()
     assert "<script>" not in text
     assert "<b></p>" not in text
+    assert "&lt;script&gt;#abcdef &quot;#1d4ed8&quot; -- &lt;/desc&gt;" in text
+    assert _Page(text).open == []
 
 
 def curves(axes: Axes) -> list[list[list[float]]]:
