@@ -20,7 +20,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from orchestrator.context import Role
 from orchestrator.fork_server import SOCKET, package_path
 from orchestrator.lean_ray import lean_daemons
-from orchestrator.local_ray import address_to_join
+from orchestrator.local_ray import address_to_join, way_to_dashboard
 from orchestrator.processes import Process
 from orchestrator.ray_start import RayFailed, end_processes, start_local
 from upcycle.config import ClusterConfig, LearnerConfig, RunConfig
@@ -108,7 +108,9 @@ class Cluster:
         try:
             if folder is not None:
                 with lean_daemons(folder / SOCKET) if self._lean else nullcontext():
-                    start_local(folder, options | _local_options(config.cluster), say, stop)
+                    dashboard = start_local(folder, options | _local_options(config.cluster), say, stop)
+                if dashboard is not None and config.cluster.dashboard:
+                    say(way_to_dashboard(dashboard, folder))
             else:
                 assert address is not None
                 _check_address(address)

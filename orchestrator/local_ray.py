@@ -23,6 +23,7 @@ _PATIENCE: Final = {
 }
 """How long Ray's daemons wait for their children: its own 30 to 60 s are too short on a machine under load."""
 _PREFIX: Final = "up-"
+_TOKEN: Final = "token"
 _PLACES: Final = ("/tmp", "/var/tmp", "/dev/shm")
 _MAX_PATH_BYTES: Final = 107  # of a Unix socket, on Linux; 103 elsewhere
 BELOW_BYTES: Final = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.9")
@@ -86,6 +87,12 @@ def socket_folder(places: Sequence[Path] | None = None) -> Generator[Path]:
     raise UserError("TMPDIR", tempfile.gettempdir(), problem, "set it to a short path that you may write to")
 
 
+def way_to_dashboard(address: str, folder: Path) -> str:
+    """What a person needs for a local Ray's dashboard: its URL, and the token of `private_folder` if it asks for it."""
+    line, token = f"Ray's dashboard: http://{address}", folder / _TOKEN
+    return f"{line} (asks for this run's token: {token.read_text(encoding='ascii')})" if token.exists() else line
+
+
 @contextmanager
 def private_folder() -> Generator[Path]:
     """A `socket_folder` for a local Ray's sockets and logs, with a token in it that Ray will ask for.
@@ -98,7 +105,7 @@ def private_folder() -> Generator[Path]:
     own = {name: os.environ.get(name) for name in (_MODE, _TOKEN_PATH, _NICENESS, _PROXY, *_PATIENCE)}
     with socket_folder() as folder:
         if own[_MODE] is None:
-            token = folder / "token"
+            token = folder / _TOKEN
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32), encoding="ascii")
             os.environ |= {_MODE: "token", _TOKEN_PATH: str(token)}

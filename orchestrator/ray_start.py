@@ -45,8 +45,10 @@ class RayFailed(UpcycleError):
 
 def start_local(
     folder: Path, options: Mapping[str, Any], say: Callable[[str], None], stop: Stop, seconds: float = START_SECONDS
-) -> None:
+) -> str | None:
     """Starts a Ray in a private folder and connects this process to it.
+
+    Returns: host:port of its dashboard; None without one.
 
     Args:
       options: for `ray.init`.
@@ -60,7 +62,7 @@ def start_local(
     try:
         # The thread that watches was there before, and hears of a hang-up meanwhile.
         with watch, spare_children_hang_ups(), _patience(watch):
-            ray.init(address="local", _temp_dir=str(folder), **options)
+            context = cast(Any, ray.init(address="local", _temp_dir=str(folder), **options))
     except BaseException as error:
         ray.shutdown()
         end_processes(folder)
@@ -69,6 +71,7 @@ def start_local(
         raise
     if time.monotonic() - started > _SAY_SECONDS:
         say(f"Ray is up after {time.monotonic() - started:.0f} s")
+    return context.dashboard_url or None
 
 
 def end_processes(folder: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from orchestrator import doctor, local_ray
 from orchestrator.local_ray import private_folder, socket_folder, usable_places, why_unusable
+from tests.orchestrator.runs import catch
 from upcycle.errors import UserError
+from upcycle.runtime import StopSignal
 
 LONG = "x" * 70
 PROXY = "RAY_grpc_enable_http_proxy"
@@ -98,3 +100,28 @@ def test_doctor_says_where_the_sockets_go(long_folder: Path, monkeypatch: pytest
     finding = doctor.check_sockets()
     assert finding.level == "missing"
     assert "short path" in finding.remedy
+
+
+@pytest.mark.parametrize("mode", [None, "disabled"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_whoever_asks_for_the_dashboard_gets_its_url_and_the_token(
+    mode: str | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
+):
+    from orchestrator import cluster
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(cluster, "start_local", lambda *_: "127.0.0.1:8265" if wanted else None)
+    monkeypatch.setattr(cluster.ray, "cluster_resources", dict)
+    said = list[str]()
+    with private_folder() as folder:
+        cluster.Cluster(catch(f"cluster.dashboard={str(wanted).lower()}"), "test", folder, said.append, StopSignal())
+        token = (folder / "token").read_text() if mode is None else None
+    if not wanted:
+        assert said == []
+    elif token is None:
+        assert said == ["Ray's dashboard: http://127.0.0.1:8265"]
+    else:
+        assert said == [f"Ray's dashboard: http://127.0.0.1:8265 (asks for this run's token: {token})"]
