@@ -109,11 +109,14 @@ def test_whoever_asks_for_the_dashboard_gets_its_url_and_the_token(
 ):
     from orchestrator import cluster
 
+    def start(*_: object) -> str | None:
+        return "127.0.0.1:8265" if wanted else None
+
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     if mode is not None:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    monkeypatch.setattr(cluster, "start_local", lambda *_: "127.0.0.1:8265" if wanted else None)
+    monkeypatch.setattr(cluster, "start_local", start)
     monkeypatch.setattr(cluster.ray, "cluster_resources", dict)
     said = list[str]()
     with private_folder() as folder:
