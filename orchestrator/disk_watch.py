@@ -1,6 +1,8 @@
 """Free space where a run's folder lies: said while there is time, and the run ended while there is room to end it."""
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,8 @@ from upcycle.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 _PERIOD_SECONDS: Final = 10.0
+_SPARE: Final = "spare-room"
+_SPARE_BYTES: Final = 1 << 20
 
 
 class DiskWatch:
@@ -64,6 +68,18 @@ def check_disk(path: Path, config: ClusterConfig) -> None:
     free = free_bytes(place)
     if free < config.disk_stop_bytes:
         raise too_full(place, free, config)
+
+
+@contextmanager
+def spare_room(path: Path) -> Generator[None]:
+    """Keeps a little room in the folder `path`, which is free again afterwards, also if the disk is full by then."""
+    spare = path / _SPARE
+    with suppress(OSError):  # no room even now: then none is kept
+        spare.write_bytes(os.urandom(_SPARE_BYTES))  # some file systems give zeros no room
+    try:
+        yield
+    finally:
+        spare.unlink(missing_ok=True)
 
 
 def free_bytes(path: Path) -> int:

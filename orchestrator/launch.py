@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import structlog
 
 from orchestrator import lease
-from orchestrator.disk_watch import check_disk
+from orchestrator.disk_watch import check_disk, spare_room
 from orchestrator.driver import Driver, Outcome, RunFailed
 from orchestrator.finish import final_evaluation, write_results
 from orchestrator.local_ray import StartStopped, address_to_join
@@ -153,7 +153,8 @@ def _stretch(
     try:
         with stop_on_signals(stop):  # Ray has installed its own since
             view.say(f"run {folder.config.name} started; its folder is {folder.path}")
-            outcome = Driver(folder, cluster, tracker, metrics, view, stop, timings).run()
+            with spare_room(folder.path):  # what says how a run ended must find some
+                outcome = Driver(folder, cluster, tracker, metrics, view, stop, timings).run()
             rebuild(tracker, folder)
             resources.close()
             state = "stopped"

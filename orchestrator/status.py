@@ -17,6 +17,7 @@ from upcycle.waits import Wait
 
 _STALE_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.2
+_ENDED: Final = ("finished", "stopped", "failed")
 
 
 def describe(folder: RunFolder) -> Record:
@@ -53,9 +54,15 @@ def describe(folder: RunFolder) -> Record:
         "random_score": manifest.get("random_score"),
         "score": {**scores[-1], "returns": []} if scores else None,
         "processes": {
-            name: {**status, **driver.get("processes", {}).get(name, {})} for name, status in statuses.items()
+            name: _of_process({**status, **driver.get("processes", {}).get(name, {})}, state)
+            for name, status in statuses.items()
         },
     }
+
+
+def _of_process(status: Record, state: str) -> Record:
+    """What was heard last of a process; none runs where its run does not."""
+    return status | {"state": "ended"} if status.get("state") == "running" and state in _ENDED else status
 
 
 def describe_any(path: Path) -> Record:
@@ -178,8 +185,8 @@ def stop(path: Path, *, timeout_seconds: float, as_json: bool) -> int:
 
 
 def _progress(record: Record) -> str:
-    if record["phase"] is None:
-        return ""
+    if record["phase"] is None or record["fraction"] is None:
+        return str(record["phase"] or "")
     playing = "" if record["games"] is None else f", {_games(record['games'])}"
     return f"{record['phase']} {record['fraction']:.0%}{playing}{', waiting' if record['standstill'] else ''}"
 
@@ -216,7 +223,7 @@ def _detail(status: dict[str, Any]) -> str:
         + [
             f"{key} {_games(value) if key == 'games' else _short(value)}"
             for key, value in status.items()
-            if key not in hidden and value is not None
+            if key not in hidden and value not in (None, "")
         ]
     )
 
@@ -224,4 +231,6 @@ def _detail(status: dict[str, Any]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.4g}"
+    return f"{value:,.0f}" if isinstance(value, float | int) else str(value)

@@ -49,15 +49,19 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def replace_unsynced(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Readers see the old file or the new one. Not forced to disk: after a crash of the machine it means nothing."""
+    """Readers see the old file or the new one. Not forced to disk: after a crash of the machine it means nothing.
+
+    Raises: UserError if there is no space left; OSError for anything else.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(data)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with disk_full_explained(path):
+        try:
+            with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+                file.write(data)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_all(descriptor: int, data: bytes | memoryview, *, offset: int = 0) -> None:
@@ -99,12 +103,12 @@ def disk_full_explained(path: Path) -> Generator[None]:
 
 
 def explain_os_error(error: OSError) -> UserError | None:
-    """The UserError for what a user can put right about the file that `error` names; None for anything else."""
-    if error.filename is None:
-        return None
-    name = str(error.filename)
+    """The UserError for what a user can put right about a disk or the file that `error` names; None for the rest."""
+    name = "a file" if error.filename is None else str(error.filename)
     if error.errno in _NO_SPACE:
         return UserError("disk", name, f"is full ({error.strerror})", "free some space or choose another folder")
+    if error.filename is None:
+        return None
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError("file", name, f"is closed to you ({error.strerror})", "ask its owner, or choose another place")
     if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):

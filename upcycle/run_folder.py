@@ -27,7 +27,7 @@ from typing import Any, Final, cast
 from upcycle.config import RunConfig
 from upcycle.config_io import dump_config, load_config
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.files import replace_unsynced, write_atomically
+from upcycle.files import disk_full_explained, replace_unsynced, write_atomically
 
 FORMAT: Final = 1
 
@@ -198,15 +198,14 @@ class RunFolder:
         """
         path = self.path / "scores.jsonl"
         line = json.dumps(dict(record), allow_nan=False).encode() + b"\n"
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        with disk_full_explained(path), path.open("a+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
                 line = b"\n" + line  # the writer before was killed in the middle of its line
-            os.write(descriptor, line)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            rest = memoryview(line)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
 
     def scores(self) -> list[Record]:
         """All scores in the order of writing; a torn line is left out."""

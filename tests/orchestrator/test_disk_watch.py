@@ -1,15 +1,18 @@
 """A disk that fills up: a warning where people and programs look, and an end while there is room for one."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator import disk_watch, launch, status
-from orchestrator.disk_watch import DiskWatch, check_disk
+from orchestrator.cli import main
+from orchestrator.disk_watch import DiskWatch, check_disk, spare_room
 from orchestrator.processes import Process
 from orchestrator.progress import Progress, SilentView, format_line
-from tests.orchestrator.runs import catch, new_run, wait_until
+from tests.orchestrator.runs import ROOT, catch, new_run, wait_until
 from tests.orchestrator.test_driver import drive, learner, new_folder, tracker
 from upcycle.config import ClusterConfig
 from upcycle.errors import UserError
@@ -84,7 +87,9 @@ def test_a_run_is_not_begun_without_room(tmp_path: Path, free: list[int]):
     free.append(1 << 20)
     check_disk(tmp_path / "runs" / "x", CONFIG.model_copy(update={"disk_stop_bytes": 0}))
     with pytest.raises(UserError, match="has 1 MiB left"):
-        launch.run(catch(), preset="catch", path=tmp_path / "runs" / "x", overwrite=False, view=SilentView())
+        launch.run(
+            catch(), preset="catch", path=tmp_path / "runs" / "x", overwrite=False, view=SilentView(), place=None
+        )
     assert not (tmp_path / "runs").exists()
 
 
@@ -102,6 +107,53 @@ def test_a_full_disk_inside_a_process_is_the_user_s_to_put_right(tmp_path: Path,
     finally:
         assert process.stop(20.0)
         close_logging()
+
+
+def test_small_files_say_that_the_disk_is_full(tmp_path: Path):
+    """A file that may not grow is as good as a full disk."""
+    code = f"""
+import resource
+from pathlib import Path
+from upcycle.errors import UserError
+from upcycle.run_folder import RunFolder
+folder = RunFolder(Path({str(tmp_path)!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for write in (
+    lambda: folder.write_status("actor", 0, {{"frames": 10}}),
+    lambda: folder.append_score({{"kind": "final", "mean_return": 1.5}}),
+    lambda: folder.announce_endpoint("replay", 0, "127.0.0.1:1000"),
+):
+    try:
+        write()
+    except UserError as error:
+        print(error.field)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.split() == ["disk", "disk", "disk"], done.stderr
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["scores.jsonl"]
+    assert RunFolder(tmp_path).scores() == []
+
+
+def test_what_says_how_a_run_has_ended_finds_room(tmp_path: Path):
+    with spare_room(tmp_path):
+        (spare,) = tmp_path.iterdir()
+        assert spare.stat().st_size == 1 << 20
+    assert not list(tmp_path.iterdir())
+    with spare_room(tmp_path / "away"):
+        pass
+
+
+def test_a_full_disk_without_a_name_is_no_defect(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("orchestrator.status.show_all", full)
+    assert main(["status"]) == 2
+    assert "is full (No space left on device)" in capsys.readouterr().err
 
 
 def test_status_says_why_a_run_has_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

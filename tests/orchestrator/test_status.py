@@ -108,3 +108,13 @@ def test_a_run_on_plain_kernels_says_so(runs: Path, capsys: pytest.CaptureFixtur
     assert describe(record)["processes"]["replay-0"]["plain_kernels"] == "there is no C compiler"
     assert main(["status", "mine", "--runs", str(runs)]) == 0
     assert "several times slower: replay-0: there is no C compiler" in capsys.readouterr().out
+
+
+def test_counts_are_whole_and_no_process_runs_in_a_run_that_has_ended(runs: Path, capsys: pytest.CaptureFixture[str]):
+    folder = make(runs, "mine")
+    folder.write_status("driver", 0, {"processes": {"replay-0": {"state": "running", "pid": 7}}})
+    folder.write_status("replay", 0, {"size": 10_613.0, "samples_per_insert": 15.26, "notice": "", "log_bytes": 0.0})
+    assert main(["status", "mine", "--runs", str(runs)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "replay-0" in line)
+    assert "size 10,613, samples_per_insert 15.26, log_bytes 0 " in line
+    assert " ended " in line
