@@ -120,7 +120,7 @@ class TeacherLabels:
         """The values of those that are kept, float32 [B, K A]. Raises: UserError if one is not finite."""
         spoilt = np.flatnonzero(~np.isfinite(values).all(axis=0))
         if len(spoilt):
-            teacher = self._kept[int(spoilt[0]) * len(self._kept) // values.shape[1]]
+            teacher = self._kept[int(spoilt[0]) * len(self._kept) // int(values.shape[1])]
             problem, remedy = "has values that are not finite of some state", "train it again, or take another teacher"
             raise UserError("teacher.id", teacher.record.id, problem, remedy)
         return values

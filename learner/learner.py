@@ -21,6 +21,7 @@ import torch
 
 from learner.batch_source import BatchSource
 from learner.batches import Batch
+from learner.drawable import HopelessWait
 from learner.events import open_events
 from learner.finiteness import NotFinite
 from learner.keeping import Keeping
@@ -106,7 +107,7 @@ class Learner:
         self._standing = Standing(config, scores, frame_skip=config.env.frame_skip if is_image else 1)
         saving = Saving(config, spec, folder, metrics, tracker, stop)
         self._keeping = Keeping(config, folder, self._state, self._standing, self._labels, saving, self._ranks, metrics)
-        self._readback = Readback(device)
+        self._readback, self._hopeless = Readback(device), HopelessWait(config, spec, self._view)
         self._next_housekeeping = 0.0
         self._wait_seconds = self._phase_wait_seconds = 0.0
 
@@ -210,6 +211,8 @@ class Learner:
         self._metrics.increment("learner_wait_seconds_total", seconds)
         if batch is None:
             note_wait(self._metrics.waits, source, self._standing.phase)
+            if self._ranks.is_first:
+                self._hopeless.look(self._replay, self._standing.phase, now=time.monotonic())
         else:
             self._metrics.waits.working()
         return batch

@@ -42,10 +42,11 @@ class PhaseMachine:
         return "offline" in self.phases[: self.index]
 
     def is_over(self, config: RunConfig, progress: Progress) -> bool:
-        """Whether the current phase has done what it is for."""
+        """Whether the current phase has done what it is for. No phase is over for its frames before an update."""
+        steps = progress.learner_steps - self.start_learner_steps
         if self.current == "offline":
-            return progress.learner_steps - self.start_learner_steps >= config.offline.learner_steps
-        frames = progress.env_frames - self.start_env_frames
+            return steps >= config.offline.learner_steps
+        frames = progress.env_frames - self.start_env_frames if steps > 0 else 0
         if self.current == "online":
             return progress.weaned or frames >= config.online.env_frames
         goal = config.rl.stop_at_return

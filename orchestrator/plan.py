@@ -14,6 +14,7 @@ from actors.envs import chunk_spec, env_spec
 from actors.rollout import random_score
 from learner.distillation import check_teacher
 from orchestrator.baselines import Baselines
+from orchestrator.drawing_checks import check_drawing
 from orchestrator.encoder import Encoder, find_encoder
 from orchestrator.progress import Progress, View
 from orchestrator.teachers import collect_experience, score_teacher
@@ -104,12 +105,12 @@ def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view:
 
     Args:
       begins: False for a run that is resumed: its encoder, taken over long ago, need not be there any more.
-    Raises: UserError for an unknown environment, teacher or encoder, a network that cannot see it, a teacher that does
-      not fit the environment, is not above the random policy, has no policy or no experience where the run needs one,
-      or not the network that the run is to begin as; CorruptDataError for damaged weights or logs.
+    Raises: UserError for an unknown environment, teacher or encoder, a network or teacher that does not fit, a teacher
+      no better than random or without what the run needs, or that could not draw; CorruptDataError for damaged files.
     """
     spec = chunk_spec(config.env, config.replay.chunk_steps, config.replay.max_n_step)
     _check_network(config, spec)
+    check_drawing(config, spec, frame_skip=env_spec(config.env).frame_skip)
     encoder = find_encoder(config, env_spec(config.env), store) if begins else None
     if not has_teacher(config):
         return Plan(config, spec, Baselines(_random_score(config, view), None), (), store.location, encoder)

@@ -54,6 +54,16 @@ def check_run(config: "RunConfig", phases_in_order: Sequence[str]) -> None:
             "actors.initial_priorities is td_error, which says nothing beside the losses of network.head=c51; set "
             "actors.initial_priorities=max"
         )
+    if config.env.max_episode_steps < learner.n_step:
+        raise ValueError(
+            f"env.max_episode_steps is below learner.n_step ({learner.n_step}): of an episode that is cut off there no "
+            "transition can be drawn; raise the one or lower the other"
+        )
+    if config.actors.recv_batch > config.actors.lanes:
+        raise ValueError(
+            f"actors.recv_batch is above actors.lanes ({config.actors.lanes}): no batch of lanes would ever be full; "
+            "lower it, 0 takes half of the lanes"
+        )
     if learner.n_step > replay.max_n_step:
         raise ValueError(
             f"learner.n_step is above replay.max_n_step ({replay.max_n_step}): chunks would not reach that far; "

@@ -20,7 +20,7 @@ from replay_service.sharding import ShardedReplay
 from replay_service.types import TableConfig
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
-from upcycle.chunks import decode_chunk, encode_chunk
+from upcycle.chunks import COLUMNS, Chunk, decode_chunk, encode_chunk
 from upcycle.config import NetworkConfig, RunConfig
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
@@ -212,3 +212,19 @@ def test_scores_of_the_online_phase_move_the_multiplier_and_wean(
     assert metrics.value("learner_distillation_multiplier") == 0.0
     assert metrics.value("learner_learning_rate") == pytest.approx(3e-4)
     assert folder.phases()[0]["phase"] == "online"
+
+
+def test_a_table_that_can_never_be_drawn_from_ends_the_run_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Episodes of two steps, cut off by the task itself, under targets of three."""
+    monkeypatch.setattr("learner.drawable._PATIENCE_SECONDS", 0.0)
+    columns = {name: np.zeros(CHUNKS.steps + 5, dtype) for name, dtype in COLUMNS.items()}
+    columns["first"][0::3], columns["truncated"][1::3], columns["priority"][:] = True, True, 1.0
+    columns["priority"][2::3] = 0.0
+    chunk = Chunk(np.zeros((CHUNKS.steps + 5, 4), np.float32), columns)
+    folder = run_folder(tmp_path, phases=["offline"])
+    with replay("teacher", [encode_chunk(chunk, CHUNKS)] * 3) as client:
+        assert client.stats("teacher").num_transitions > 30
+        with pytest.raises(UserError, match=r"learner.n_step = 3: none of the \d+ transitions of the table 'teacher'"):
+            learner(folder, client, None)[0].run()

@@ -31,11 +31,21 @@ def test_phases_end_by_their_own_counts() -> None:
     assert machine.is_over(CONFIG, progress(5000, 1000))
     assert machine.is_over(CONFIG, progress(101, 1, weaned=True))
     machine.advance(progress(300, 700))
-    assert not machine.is_over(CONFIG, progress(300, 1199))
-    assert machine.is_over(CONFIG, progress(300, 1200))
+    assert not machine.is_over(CONFIG, progress(400, 1199))
+    assert machine.is_over(CONFIG, progress(400, 1200))
     assert machine.is_over(CONFIG, progress(300, 701, best=10.0))
     machine.advance(progress(300, 1200))
     assert machine.current is None
+
+
+def test_no_phase_is_over_for_its_frames_before_an_update() -> None:
+    machine = PhaseMachine(CONFIG.phases, index=1, start_learner_steps=100)
+    assert not machine.is_over(CONFIG, progress(100, 5000))
+    assert machine.is_over(CONFIG, progress(100, 5000, weaned=True))
+    assert machine.is_over(CONFIG, progress(101, 5000))
+    machine.advance(progress(101, 5000))
+    assert not machine.is_over(CONFIG, progress(101, 9000))
+    assert machine.is_over(CONFIG, progress(102, 9000))
 
 
 def test_an_offline_phase_without_updates_is_a_defect() -> None:

@@ -19,7 +19,7 @@ SHORT = (
     "offline.learner_steps=4", "online.env_frames=1_200", "rl.env_frames=400",
     "learner.batch_size=8", "learner.prefetch_batches=2", "learner.batches_per_request=1", "learner.publish_period=5",
     "learner.memory_format=contiguous", "learner.precision=float32",
-    "replay.num_shards=1", "replay.capacity_steps=4_000", "replay.chunk_steps=16", "replay.min_size_to_sample=100",
+    "replay.num_shards=1", "replay.capacity_steps=4_000", "replay.chunk_steps=16", "replay.min_size_to_sample=96",
     "replay.error_buffer_steps=200", "replay.samples_per_insert=0.5",
     "actors.num_actors=1", "actors.lanes=4", "actors.weight_poll_seconds=0.1",
     "evaluation.episodes=2", "evaluation.final_episodes=2", "evaluation.finalists=1", "evaluation.lanes=2",

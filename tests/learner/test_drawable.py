@@ -1,0 +1,67 @@
+"""A wait that cannot end is ended, with its reason; one that can is not."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from learner.drawable import HopelessWait, is_hopeless
+from replay_service.rate_limiter import Flow
+from replay_service.sharding import ReplayTimeout
+from replay_service.types import TableStats, total_stats
+from tests.learner.test_learner import BASE, CHUNKS
+from upcycle.config import RunConfig
+from upcycle.errors import UserError
+from upcycle.windows import View
+
+FULL = Flow(1.0, 100, 50, num_transitions=373, num_free_inserts=50, num_paced_inserts=323)
+VIEW = View(n_step=5, stack=1)
+
+
+def said(*flows: Flow, drawable: int = 0, n_step: int = 5) -> TableStats:
+    shards = {index: TableStats(flow, num_drawable=drawable, n_step=n_step) for index, flow in enumerate(flows)}
+    return total_stats(shards)
+
+
+def test_only_a_table_that_takes_nothing_more_is_hopeless() -> None:
+    def look(stats: TableStats, *, grows: bool = True) -> bool:
+        return is_hopeless(stats, 5, 16, grows=grows)
+
+    assert look(said(FULL, FULL))
+    assert not look(said(FULL, FULL, drawable=1))
+    assert not look(said(FULL, FULL, n_step=3))  # nobody has asked with this horizon yet
+    roomy = Flow(1.0, 400, 50, num_transitions=373, num_free_inserts=50, num_paced_inserts=323)
+    assert not look(said(FULL, roomy))
+    empty = Flow(1.0, 100, 50)
+    assert not look(said(empty, empty))
+    assert look(said(empty, empty), grows=False)
+
+
+@pytest.mark.parametrize(("phase", "table"), [("offline", "teacher"), ("online", "teacher"), ("rl", "online")])
+def test_it_raises_after_twenty_seconds_of_it(phase: Any, table: str) -> None:
+    answers: Mapping[str, TableStats] = {"teacher": said(FULL), "online": said(FULL)}
+    config = RunConfig.model_validate(BASE | {"online": {"teacher_fraction": 0.5}})
+    if phase == "online":
+        answers = answers | {"online": said(FULL, drawable=3)}
+    wait, away = HopelessWait(config, CHUNKS, VIEW), False
+
+    def stats(name: str) -> TableStats:
+        if away:
+            raise ReplayTimeout("no shard answers")
+        return answers[name]
+
+    replay = cast(Any, SimpleNamespace(stats=stats))
+    for now in (0.0, 19.0):
+        wait.look(replay, phase, now=now)
+    away = True
+    wait.look(replay, phase, now=20.5)  # a shard that comes back may have something
+    away = False
+    for now in (21.0, 40.5):
+        wait.look(replay, phase, now=now)
+    with pytest.raises(UserError, match=rf"learner.n_step = 5: none of the 373 transitions of the table '{table}'"):
+        wait.look(replay, phase, now=41.5)
+
+
+def test_no_phase_no_look() -> None:
+    HopelessWait(RunConfig.model_validate(BASE), CHUNKS, VIEW).look(cast(Any, None), None, now=0.0)
