@@ -34,9 +34,7 @@ class Announcer:
         """Writes down what the driver knows (`status`) and what the processes have answered."""
         self._tell_of_kernels(handles)
         self._pass_on_notice(handles)
-        keys = ("state", "pid", "error", "waiting", "plain_kernels")
-        processes = {handle.name: {key: handle.status.get(key) for key in keys} for handle in handles.values()}
-        status = {**status, "processes": processes}
+        status = {**status, "processes": {handle.name: _described(handle) for handle in handles.values()}}
         self._folder.write_status("driver", 0, status)
         for (role, index), handle in handles.items():
             if role != "actor" and handle.detail:  # actors write their own
@@ -72,3 +70,15 @@ class Announcer:
             names = [name for name in found if found[name] == why and name not in self._plain]
             self._view.say(f"{', '.join(names)}: plain kernels, replay is several times slower: {why}")
         self._plain |= set(found)
+
+
+def _described(handle: "Handle") -> Record:
+    """What the driver knows of a process; it always has a state, also while it has yet to answer."""
+    wait = handle.wait
+    return {
+        "state": handle.state,
+        "pid": handle.status.get("pid"),
+        "error": handle.died or handle.status.get("error"),
+        "waiting": None if wait is None else wait.to_json(),
+        "plain_kernels": handle.status.get("plain_kernels"),
+    }

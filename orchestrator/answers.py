@@ -1,12 +1,13 @@
-"""What the answers of one round mean for the supervisor. Pure.
+"""What the answers of one round mean: for the supervisor, and for whoever looks at the run.
 
 The supervisor watches units: a process alone, or all ranks of the learner, which cannot go on without one another and
 are started again together.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.context import Role
 from upcycle.errors import UserError
@@ -85,3 +86,29 @@ def _failure(name: Name, handle: "Handle") -> str | None:
     if state == "finished" and name[0] != "learner":
         return "ended although nobody had asked it to"
     return None
+
+
+def awaited(handles: "Iterable[Handle]", *, is_up: bool) -> str | None:
+    """What processes have no place for, or who has yet to come up; None if nobody.
+
+    Args:
+      is_up: the learner has begun; from then on a process that starts holds nobody up.
+    """
+    handles = list(handles)
+    for handle in handles:
+        if handle.waiting is not None:
+            return handle.waiting
+    late = [handle for handle in handles if handle.state == "starting"]
+    if is_up or not late:
+        return None
+    seconds = max(0.0, time.time() - min(handle.since for handle in late))
+    return f"{', '.join(handle.name for handle in late)} to start, {seconds:.0f} s so far"
+
+
+def samples_per_insert(details: Iterable[Mapping[str, Any]]) -> float | None:
+    """Over all shards, whose details these are; None if nothing was inserted."""
+    accounts = [
+        (float(shard.get("num_inserted", 0.0)), float(shard.get("samples_per_insert", 0.0))) for shard in details
+    ]
+    inserted = sum(count for count, _ in accounts)
+    return sum(count * ratio for count, ratio in accounts) / inserted if inserted else None

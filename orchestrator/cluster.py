@@ -7,6 +7,7 @@ decided by our own supervisor, which knows crash loops, so Ray's are off.
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -21,15 +22,16 @@ from orchestrator.context import Role
 from orchestrator.fork_server import SOCKET, package_path
 from orchestrator.lean_ray import lean_daemons
 from orchestrator.local_ray import address_to_join, way_to_dashboard
+from orchestrator.places import Places
 from orchestrator.processes import Process
 from orchestrator.ray_start import RayFailed, end_processes, start_local
-from upcycle.config import ClusterConfig, LearnerConfig, RunConfig
+from upcycle.config import ClusterConfig, RunConfig
 from upcycle.errors import UserError
 from upcycle.runtime import Stop
+from upcycle.waits import Wait
 
 _CONNECT_SECONDS: Final = 3.0
 _OBJECT_STORE_BYTES: Final = 80 << 20  # nothing large goes through it
-_CPU_SHARE: Final = 0.9  # of the cluster that the processes reserve when they have to share cores
 _LOCAL_ADDRESS: Final = "127.0.0.2"  # Ray replaces 127.0.0.1 by the machine's outward address
 
 
@@ -55,12 +57,19 @@ class Handle:
     """One process as the driver sees it.
 
     Attributes:
+      waiting: the CPUs and GPUs that it and others wait for, and what there is; None once it has a place.
+      since: when it was asked for, or got its place, Unix seconds.
+      died: why it is gone; None while it is not known to be.
       status: its newest answer; empty before the first.
     """
 
     role: Role
     index: int
-    actor: Any
+    run: Path
+    actor: Any = None
+    waiting: str | None = None
+    since: float = field(default_factory=time.time)
+    died: str | None = None
     status: dict[str, Any] = field(default_factory=dict[str, Any])
     pending: Any = None
 
@@ -73,6 +82,22 @@ class Handle:
     def detail(self) -> dict[str, Any]:
         """What its loop says; empty until there is one."""
         return cast(dict[str, Any], self.status.get("detail", {}))
+
+    @property
+    def state(self) -> str:
+        """It is "waiting" for a place, "starting" until its first answer, has "died", or as it says itself."""
+        if self.died is not None:
+            return "died"
+        return "waiting" if self.waiting is not None else str(self.status.get("state", "starting"))
+
+    @property
+    def wait(self) -> Wait | None:
+        """What it waits for; None while it works."""
+        if self.waiting is not None:
+            return Wait("cpus", self.since, self.waiting)
+        if not self.status:
+            return Wait("start", self.since, "it has not answered yet")
+        return Wait.from_json(self.status.get("waiting"))
 
 
 class Cluster:
@@ -88,8 +113,8 @@ class Cluster:
       stop: ends a start.
     Attributes:
       redis_password: what processes that are started from now on are told.
-    Raises: UserError if the address does not answer or is of a kind that cannot be used, or if a local Ray does not
-      start; StartStopped.
+    Raises: UserError if the address does not answer or is of a kind that cannot be used, if a local Ray does not start,
+      or if the run can never fit; StartStopped.
     """
 
     def __init__(
@@ -120,9 +145,11 @@ class Cluster:
             problem = f"Ray does not start or answer ({text[0] if text else type(error).__name__})"
             remedy = "check `ray status` there" if address else "see what `upcycle doctor` says"
             raise UserError("cluster.address", address or "local", problem, remedy) from error
-        resources = cast(dict[str, float], ray.cluster_resources())
-        self.cpus, self.gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        self._fraction = min(1.0, _CPU_SHARE * self.cpus / _demand(config))
+        try:
+            self._places = Places(config, namespace, address or "local")
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "Cluster":
         return self
@@ -136,36 +163,50 @@ class Cluster:
         return _node_address()
 
     def start(self, role: Role, index: int, run: Path) -> Handle:
-        """Starts one process. Returns before it is up; its death shows in `poll`."""
-        cores = _cores(self._config)[role]
+        """Asks for one process. `poll` starts it once there is a place for it, and tells of its death."""
+        return Handle(role, index, run, waiting=self._places.needs((role, index)))
+
+    def _create(self, handle: Handle) -> None:
+        """Starts a process if there is a place for it. Returns before it is up."""
+        role, index = handle.role, handle.index
+        place = self._places.options((role, index))
+        if place is None:
+            return
+        cores = self._places.cores((role, index))
         actor = cast(Any, ray.remote(ProcessActor)).options(
             name=f"upcycle-{self._config.name}-{role}" + (f"-{index}" if self._has_many(role) else ""),
-            # Beside a neighbour on a small machine a process asks for a part of a core, so that all of them fit.
-            # A shard that joins later asks for none: they have all been given out.
-            num_cpus=share_of_core(cores * self._fraction) if not self._joins(role, index) else 0,
-            num_gpus=gpus_of_rank(self._config.learner, self.gpus) if role == "learner" else 0,
+            **place,
             max_concurrency=4,
             max_restarts=0,
             max_task_retries=0,
-            scheduling_strategy="SPREAD" if role in ("replay", "actor") else "DEFAULT",
             **({} if self._lean else {"runtime_env": {"env_vars": _environment(cores)}}),
         )
         # As an argument: Ray shows environments in its dashboard and in the command lines of its workers.
-        return Handle(role, index, actor.remote(role, index, str(run.resolve()), self.redis_password, cores))
+        handle.actor = actor.remote(role, index, str(handle.run.resolve()), self.redis_password, cores)
+        handle.waiting, handle.since = None, time.time()
 
     def poll(self, handles: Sequence[Handle], timeout_seconds: float) -> dict[str, str | None]:
-        """Asks every process how it is; one question at a time is open to each.
+        """Starts whoever has a place now, and asks every process how it is; one question at a time is open to each.
 
         Returns: by name, None for those that answered (see `Handle.status`) or the reason of their death; those
           that said nothing in time are left out.
         """
+        self._places.look()
         for handle in handles:
+            if handle.actor is None:
+                self._create(handle)
+        line = self._places.waiting()
+        for handle in handles:
+            if handle.waiting is not None:
+                handle.waiting = line
+        asked = [handle for handle in handles if handle.actor is not None]
+        for handle in asked:
             if handle.pending is None:
                 handle.pending = handle.actor.status.remote()
-        if handles:
-            ray.wait([handle.pending for handle in handles], num_returns=len(handles), timeout=timeout_seconds)
+        if asked:
+            ray.wait([handle.pending for handle in asked], num_returns=len(asked), timeout=timeout_seconds)
         answers: dict[str, str | None] = {}
-        for handle in handles:
+        for handle in asked:
             try:
                 handle.status = cast(dict[str, Any], ray.get(handle.pending, timeout=0))
                 answers[handle.name] = None
@@ -180,6 +221,7 @@ class Cluster:
 
     def stop(self, handles: Sequence[Handle], timeout_seconds: float) -> list[str]:
         """Asks processes to end, all at once, waits, and removes them; returns who had to be killed."""
+        handles = [handle for handle in handles if handle.actor is not None]
         asked: dict[str, Any] = {handle.name: handle.actor.stop.remote(timeout_seconds) for handle in handles}
         if asked:
             ray.wait(list(asked.values()), num_returns=len(asked), timeout=timeout_seconds + 2.0)
@@ -197,6 +239,8 @@ class Cluster:
 
     def kill(self, handle: Handle) -> None:
         """Ends a process at once, if it still lives."""
+        if handle.actor is None:
+            return
         with suppress(RayError, ValueError):
             ray.kill(handle.actor, no_restart=True)
 
@@ -208,9 +252,6 @@ class Cluster:
 
     def _has_many(self, role: Role) -> bool:
         return role in ("replay", "actor") or (role == "learner" and self._config.learner.ranks > 1)
-
-    def _joins(self, role: Role, index: int) -> bool:
-        return role == "replay" and index >= self._config.replay.num_shards
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -250,43 +291,6 @@ def _check_address(address: str) -> None:
         raise UserError(
             "cluster.address", address, f"cannot be reached ({error})", "start Ray there, or leave it out"
         ) from error
-
-
-def _cores(config: RunConfig) -> dict[Role, int]:
-    """Cores that a process of each role can use."""
-    return {"replay": 1, "learner": config.learner.threads or 1, "actor": config.actors.threads, "evaluator": 1}
-
-
-def _demand(config: RunConfig) -> int:
-    cores = _cores(config)
-    return (
-        cores["replay"] * config.replay.num_shards
-        + cores["actor"] * config.actors.num_actors
-        + cores["learner"] * config.learner.ranks
-        + cores["evaluator"]
-    )
-
-
-def share_of_core(cores: float) -> float:
-    """Ray takes parts of a core, or whole ones."""
-    return float(int(cores)) if cores >= 1 else max(int(cores * 100) / 100, 0.01)
-
-
-def gpus_of_rank(learner: LearnerConfig, gpus: float) -> int:
-    """GPUs for each rank of a learner in a cluster that has so many.
-
-    Raises: UserError if some ranks would have one and some not, or none that has been asked for.
-    """
-    if learner.device == "cpu":
-        return 0
-    if gpus >= learner.ranks:
-        return 1
-    if gpus >= 1:  # NCCL refuses two ranks on one GPU; a rank without one would hold up the others
-        remedy = f"set learner.ranks={gpus:g} or fewer, or learner.device=cpu"
-        raise UserError("learner.ranks", learner.ranks, f"this cluster has only {gpus:g} GPUs", remedy)
-    if learner.device == "cuda":
-        raise UserError("learner.device", "cuda", "this cluster has no GPU", "set learner.device=auto")
-    return 0
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,13 +9,12 @@ it. The driver passes on no experience and no weights; it can be stopped and sta
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from orchestrator.announcing import Announcer
-from orchestrator.answers import Name, called, judge, members, unit_of
+from orchestrator.answers import Name, awaited, called, judge, members, samples_per_insert, unit_of
 from orchestrator.baselines import Baselines
 from orchestrator.context import Role
 from orchestrator.disk_watch import DiskWatch
@@ -148,8 +147,11 @@ class Driver:
         answers = self._cluster.poll(list(self._handles.values()), _ANSWER_SECONDS)
         now = time.monotonic()
         findings = judge(self._handles, answers)
-        for handle in self._handles.values():
+        for name, handle in self._handles.items():
             self._note_moments(handle)
+            handle.died = answers.get(handle.name)
+            if handle.waiting is not None:
+                self._supervisor.waits(unit_of(name), now=now)
         self._finished = findings.finished
         self._learner = self._handles["learner", 0].detail or self._learner
         for unit in findings.heard:
@@ -159,9 +161,10 @@ class Driver:
             self._supervisor.died(unit, reason, now=now)
         for decision in self._supervisor.decide(now=now):
             if isinstance(decision, GiveUp):
+                names = members(decision.process, self._handles)
                 raise RunFailed(
                     f"{called(decision.process, self._handles)} died {decision.deaths} times: {decision.reason}; "
-                    f"its log is {', '.join(map(str, self._logs(decision.process)))}"
+                    f"its log is {', '.join(str(self._folder.logs / f'{role}-{i}.jsonl') for role, i in names)}"
                 )
             self._restart(decision.process, decision.reason)
         self._publish()
@@ -214,9 +217,6 @@ class Driver:
         for name in names:
             self._start(name)
 
-    def _logs(self, unit: Name) -> list[Path]:
-        return [self._folder.logs / f"{role}-{index}.jsonl" for role, index in members(unit, self._handles)]
-
     def _publish(self) -> None:
         """Shows the state to people, to files, and to the tracker."""
         progress = self._progress()
@@ -247,17 +247,13 @@ class Driver:
             restarts=self._restarts,
             standstill=self._watch.look(self._handles.values(), now=time.time()),
             warning=self._disk.warning,
+            waiting_for=awaited(self._handles.values(), is_up=phase != "starting"),
         )
 
     def _samples_per_insert(self) -> float | None:
         """Over all shards, of the table `online`, since they were started."""
         details = [handle.detail for (role, _), handle in self._handles.items() if role == "replay"]
-        details += self._departed
-        inserted = [float(detail.get("num_inserted", 0.0)) for detail in details]
-        sampled = [
-            n * float(detail.get("samples_per_insert", 0.0)) for n, detail in zip(inserted, details, strict=True)
-        ]
-        return sum(sampled) / sum(inserted) if sum(inserted) else None
+        return samples_per_insert([*details, *self._departed])
 
     def _end(self) -> None:
         for role, seconds in _STOP_ORDER:

@@ -41,6 +41,7 @@ class Progress:
       warning: what somebody should see to soon.
       standstill: why the run, or a part of it, makes no progress, as of `orchestrator.standstill`; None if it does.
       games: how far they are; then `fraction` is of them, and no phase of training goes on.
+      waiting_for: processes that have yet to come up, or what they have no place for; None if there are none.
     """
 
     phase: str
@@ -59,6 +60,7 @@ class Progress:
     games: Games | None = None
     warning: str | None = None
     standstill: dict[str, Any] | None = None
+    waiting_for: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -213,6 +215,8 @@ def format_line(progress: Progress) -> str:
         parts.append(f"warning: {progress.warning}")
     if progress.seconds_left is not None:
         parts.append(f"{format_seconds(progress.seconds_left)} left in this phase")
+    if progress.waiting_for is not None and progress.standstill is None:
+        parts.append(f"waiting for {progress.waiting_for}")
     return " | ".join(parts)
 
 
@@ -244,6 +248,8 @@ def _rows(progress: Progress) -> dict[str, str]:
         rows["warning"] = progress.warning
     if progress.standstill is not None:
         rows["waiting"] = progress.standstill["line"]
+    elif progress.waiting_for is not None:
+        rows["waiting"] = f"for {progress.waiting_for}"
     return rows | {"left in this phase": format_seconds(progress.seconds_left)}
 
 

@@ -61,7 +61,7 @@ def start_local(
     watch = Watch(folder, say, stop, seconds)
     try:
         # The thread that watches was there before, and hears of a hang-up meanwhile.
-        with watch, spare_children_hang_ups(), _patience(watch):
+        with watch, spare_children_hang_ups(), patience(watch):
             context = cast(Any, ray.init(address="local", _temp_dir=str(folder), **options))
     except BaseException as error:
         ray.shutdown()
@@ -158,7 +158,7 @@ class Watch:
 
 
 @contextmanager
-def _patience(watch: Watch) -> Generator[None]:
+def patience(watch: Watch) -> Generator[None]:
     """Puts waits that ask `watch` in the place of Ray's own two, whose 30 s cannot be set from outside.
 
     Ray's own wait for the port of the gcs_server can be, but it holds the interpreter's lock and does not see a

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,16 +53,15 @@ def describe(folder: RunFolder) -> Record:
         "teacher": manifest.get("teacher"),
         "random_score": manifest.get("random_score"),
         "score": {**scores[-1], "returns": []} if scores else None,
-        "processes": {
-            name: _of_process({**status, **driver.get("processes", {}).get(name, {})}, state)
-            for name, status in statuses.items()
-        },
+        "waiting_for": driver.get("waiting_for") if state in ("running", "created") else None,
+        "processes": _processes(statuses, driver.get("processes", {}), state),
     }
 
 
 def _of_process(status: Record, state: str) -> Record:
     """What was heard last of a process; none runs where its run does not."""
-    return status | {"state": "ended"} if status.get("state") == "running" and state in _ENDED else status
+    is_up = status["state"] in ("running", "starting", "waiting")
+    return status | {"state": "ended", "waiting": None} if is_up and state in _ENDED else status
 
 
 def describe_any(path: Path) -> Record:
@@ -76,6 +75,13 @@ def describe_any(path: Path) -> Record:
     except (KeyError, TypeError, ValueError) as error:  # its files are JSON, but not what a driver has written
         reason = f"its files are damaged ({type(error).__name__}: {error})"
     return {"name": path.name, "state": "unreadable", "error": reason}
+
+
+def _processes(statuses: Mapping[str, Record], known: Mapping[str, Record], state: str) -> dict[str, Record]:
+    """What each process has written itself and what the driver knows of it, also of those that have yet to write."""
+    names = [*statuses, *(name for name in known if name not in statuses)]
+    merged = {name: {"state": "unknown", **statuses.get(name, {}), **known.get(name, {})} for name in sorted(names)}
+    return {name: _of_process(process, state) for name, process in merged.items()}
 
 
 def show(path: Path, *, as_json: bool) -> int:
@@ -93,11 +99,13 @@ def show(path: Path, *, as_json: bool) -> int:
             print(f"{name}: {record[name]}")
     if record["standstill"]:
         print(f"waiting: {record['standstill']['line']}")
+    elif record["waiting_for"]:
+        print(f"waiting for {record['waiting_for']}")
     for why, names in _plain_kernels(record["processes"]).items():
         print(f"plain kernels, replay is several times slower: {', '.join(names)}: {why}")
     if record["processes"]:
         rows = [
-            (name, str(status.get("pid")), str(status.get("state", "")), _detail(status))
+            (name, str(status.get("pid") or ""), str(status["state"]), _detail(status))
             for name, status in record["processes"].items()
         ]
         print_table(("process", "pid", "state", ""), rows)
@@ -188,7 +196,8 @@ def _progress(record: Record) -> str:
     if record["phase"] is None or record["fraction"] is None:
         return str(record["phase"] or "")
     playing = "" if record["games"] is None else f", {_games(record['games'])}"
-    return f"{record['phase']} {record['fraction']:.0%}{playing}{', waiting' if record['standstill'] else ''}"
+    waiting = ", waiting" if record["standstill"] or record["waiting_for"] else ""
+    return f"{record['phase']} {record['fraction']:.0%}{playing}{waiting}"
 
 
 def _games(values: Record) -> str:
@@ -218,8 +227,10 @@ def _detail(status: dict[str, Any]) -> str:
     hidden = {"pid", "time", "state", "error", "score", "plain_kernels", "waiting"}
     wait = Wait.from_json(status.get("waiting"))
     waiting = [] if wait is None else [f"{WORDS[wait.kind][0]} since {clock_time(wait.since)}"]
+    error = [str(status["error"])] if status["state"] in ("died", "failed") and status.get("error") else []
     return ", ".join(
-        waiting
+        error
+        + waiting
         + [
             f"{key} {_games(value) if key == 'games' else _short(value)}"
             for key, value in status.items()

@@ -4,7 +4,9 @@
                                                  `-- more than max_restarts within the window --> GiveUp
 
 A process that keeps dying is a defect or a wrong setting; starting it for ever would hide that behind a run that makes
-no progress, so the run fails instead, and says what the process died of.
+no progress, so the run fails instead, and says what the process died of. The window is of time in which the process
+answered: one that never comes up, or falls silent again and again, would outlast any other. A process that waits for a
+place to run is neither alive nor dead.
 """
 
 from collections import deque
@@ -41,12 +43,16 @@ class _Watch:
     """What is known about one process.
 
     Attributes:
-      heard: when it last answered, or was started.
+      heard: when it last answered, or is to answer for the first time.
+      answers: it has answered since it was started.
+      well: seconds in which it has answered, since it is watched.
       due: when it is to be started again; None while it runs.
-      deaths: times of its deaths within the window.
+      deaths: what `well` was at each of its deaths within the window.
     """
 
     heard: float
+    answers: bool = False
+    well: float = 0.0
     due: float | None = None
     reason: str = ""
     deaths: deque[float] = field(default_factory=lambda: deque[float]())
@@ -57,7 +63,7 @@ class Supervisor(Generic[P]):
 
     Args:
       max_restarts: deaths of one process that are forgiven within `window_seconds`; 0 forgives none.
-      window_seconds: how long a death is remembered.
+      window_seconds: how long a process must have answered for a death of it to be forgotten.
       silence_seconds: a process that has not been heard of for longer counts as dead.
       start_seconds: so much longer it may take for its first answer, while it is being started.
     """
@@ -72,19 +78,27 @@ class Supervisor(Generic[P]):
     def started(self, process: P, *, now: float) -> None:
         """It has been started, for the first time or again."""
         watch = self._watches.setdefault(process, _Watch(now))
-        watch.heard, watch.due = now + self._start_seconds, None
+        watch.heard, watch.answers, watch.due = now + self._start_seconds, False, None
+
+    def waits(self, process: P, *, now: float) -> None:
+        """It has been started, but there is no place for it yet: the time for its first answer has not begun."""
+        watch = self._watches[process]
+        watch.heard, watch.answers = now + self._start_seconds, False
 
     def heard(self, process: P, *, now: float) -> None:
         """It answered."""
-        self._watches[process].heard = now
+        watch = self._watches[process]
+        if watch.answers:
+            watch.well += now - watch.heard
+        watch.heard, watch.answers = now, True
 
     def died(self, process: P, reason: str, *, now: float) -> None:
         """It is gone. A second report of the same death changes nothing."""
         watch = self._watches[process]
         if watch.due is not None:
             return
-        watch.deaths.append(now)
-        self._forget_old(watch, now)
+        watch.deaths.append(watch.well)
+        self._forget_old(watch)
         watch.reason = reason
         watch.due = now + min(_FIRST_BACK_OFF_SECONDS * 2 ** (len(watch.deaths) - 1), _LONGEST_BACK_OFF_SECONDS)
 
@@ -106,6 +120,6 @@ class Supervisor(Generic[P]):
                 decisions.append(Restart(process, watch.reason, len(watch.deaths)))
         return decisions
 
-    def _forget_old(self, watch: _Watch, now: float) -> None:
-        while now - watch.deaths[0] > self._window:
+    def _forget_old(self, watch: _Watch) -> None:
+        while watch.well - watch.deaths[0] > self._window:
             watch.deaths.popleft()

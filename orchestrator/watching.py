@@ -7,7 +7,6 @@ import structlog
 
 from orchestrator.standstill import Movement, Standstill, explain
 from upcycle.run_folder import Record
-from upcycle.waits import Wait
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
     from orchestrator.cluster import Handle
@@ -23,7 +22,6 @@ class Watch:
 
     def __init__(self) -> None:
         self._movement = Movement()
-        self._silent_since = dict[int, float]()  # by handle: when one was seen first that has not answered yet
         self._found: Standstill | None = None
 
     def look(self, handles: "Iterable[Handle]", *, now: float) -> Record | None:
@@ -37,22 +35,13 @@ class Watch:
         handles = list(handles)
         counters = tuple((handle.name, *_counters(handle.detail)) for handle in handles if handle.role != "evaluator")
         still_since = self._movement.update(counters, now=now)
-        found = explain(
-            {handle.name: self._wait_of(handle, now) for handle in handles}, still_since=still_since, now=now
-        )
+        found = explain({handle.name: handle.wait for handle in handles}, still_since=still_since, now=now)
         if found is not None and (self._found is None or found.key != self._found.key):
             _log.warning("waiting", **found.to_json())
         elif found is None and self._found is not None:
             _log.info("waiting_no_longer", line=self._found.line)
         self._found = found
         return None if found is None else found.to_json()
-
-    def _wait_of(self, handle: "Handle", now: float) -> Wait | None:
-        if handle.status:
-            self._silent_since.pop(id(handle), None)
-            return Wait.from_json(handle.status.get("waiting"))
-        since = self._silent_since.setdefault(id(handle), now)
-        return Wait("start", since, "it has not answered yet")
 
 
 def _counters(detail: Mapping[str, Any]) -> list[Any]:

@@ -194,9 +194,9 @@ class ClusterConfig(Section):
     disk_stop_bytes: Annotated[int, Field(ge=0)] = 512 << 20
     """Below so many the run ends with a checkpoint, while there is room for one; 0 goes on until writing fails."""
     max_restarts: Annotated[int, Field(ge=0)] = 5
-    """Restarts of one process within `restart_window_seconds` before the run gives up on it."""
+    """Restarts of one process that it has not outlived by `restart_window_seconds` before the run gives up on it."""
     restart_window_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """Window of the crash-loop limit."""
+    """A death is forgotten once the process has answered for so long since."""
     heartbeat_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """A process that has not been heard of for so long counts as dead."""
 

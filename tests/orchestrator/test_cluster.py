@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 
 import pytest
 
-from orchestrator.cluster import gpus_of_rank, share_of_core
+from orchestrator.places import gpus_of_rank
 from tests.orchestrator.runs import CATCH, ROOT, wait_until
 from upcycle.config import LearnerConfig
 from upcycle.errors import UserError
@@ -195,11 +195,6 @@ def test_a_run_survives_kills_stops_cleanly_and_is_resumed(head: Head, tmp_path:
 
 def progress(folder: RunFolder) -> int:
     return int(folder.statuses().get("learner-0", {}).get("env_frames", 0))
-
-
-@pytest.mark.parametrize(("cores", "share"), [(3.7, 3.0), (1.0, 1.0), (0.999, 0.99), (0.3, 0.3), (0.001, 0.01)])
-def test_a_process_asks_for_whole_cores_or_a_part_of_one(cores: float, share: float):
-    assert share_of_core(cores) == share
 
 
 @pytest.mark.parametrize(

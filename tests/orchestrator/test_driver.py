@@ -13,7 +13,7 @@ from orchestrator import driver as driver_module
 from orchestrator import lease
 from orchestrator.context import Role
 from orchestrator.driver import Driver, RunFailed
-from orchestrator.progress import Progress
+from orchestrator.progress import Progress, format_line
 from orchestrator.shard_set import ShardSet
 from orchestrator.status import describe
 from orchestrator.timings import Timings
@@ -27,12 +27,28 @@ from upcycle.runtime import StopSignal
 from upcycle.tracker import Tracker
 from upcycle.waits import Wait
 
+CPUS = "1.32 CPUs: Ray has 2 CPUs on 1 node, 0 CPUs free"
+
 
 class ScriptedHandle:
     def __init__(self, role: Role, index: int) -> None:
         self.role, self.index = role, index
         self.name = f"{role}-{index}"
         self.status: dict[str, Any] = {}
+        self.waiting: str | None = None
+        self.died: str | None = None
+        self.since = time.time()
+
+    @property
+    def state(self) -> str:
+        known = "waiting" if self.waiting is not None else str(self.status.get("state", "starting"))
+        return known if self.died is None else "died"
+
+    @property
+    def wait(self) -> Wait | None:
+        if self.waiting is not None:
+            return Wait("cpus", self.since, self.waiting)
+        return Wait.from_json(self.status.get("waiting")) if self.status else Wait("start", self.since)
 
     @property
     def detail(self) -> dict[str, Any]:
@@ -40,7 +56,7 @@ class ScriptedHandle:
 
 
 class ScriptedCluster:
-    """Every process answers what `answer` says: a detail, or an exception that stands for its death."""
+    """Every process answers what `answer` says: a detail, a text it waits for, or an exception that is its death."""
 
     def __init__(self, folder: RunFolder, answer: Callable[[str, int], Any]) -> None:
         self._folder, self._answer = folder, answer
@@ -64,6 +80,9 @@ class ScriptedCluster:
         answers: dict[str, str | None] = {}
         for handle in handles:
             answer = self._answer(handle.name, self.round)
+            handle.waiting = answer if isinstance(answer, str) else None
+            if isinstance(answer, str):
+                continue
             if isinstance(answer, Exception):
                 answers[handle.name] = str(answer)
                 continue
@@ -212,6 +231,64 @@ def test_a_dead_process_is_started_again_and_counted(folder: RunFolder, tracker:
     assert driver.run().finished
     assert metrics.value("supervisor_restarts_total", target="evaluator") == 1
     assert screen.said == ["evaluator-0 died (killed); starting it again"]
+
+
+def test_a_process_that_waits_for_cpus_is_shown_and_not_booked_as_dying(
+    folder: RunFolder, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(driver_module, "_START_SECONDS", -60.0)  # what waits on is given no time at all
+    seen = list[dict[str, Any]]()
+
+    def answer(name: str, round_: int) -> Any:
+        if round_ == 8 and not seen:
+            seen.append(describe(folder))
+        if name in ("learner-0", "replay-1") and round_ < 8:
+            return CPUS
+        return learner("online", 1, 1, "finished" if round_ == 12 else "running") if name == "learner-0" else {}
+
+    cluster, screen, metrics, driver = drive(folder, tracker, answer)
+    assert driver.run().finished
+    assert [metrics.value("supervisor_restarts_total", target=role) for role in ("learner", "replay")] == [0, 0]
+    assert cluster.started.count("learner-0") == 1
+    assert screen.shown[0].waiting_for == CPUS
+    assert f"waiting for {CPUS}" in format_line(screen.shown[0])
+    assert screen.shown[-1].waiting_for is None
+    shown = seen[0]["processes"]
+    assert seen[0]["waiting_for"] == CPUS
+    assert {name: status["state"] for name, status in shown.items()} == {
+        "learner-0": "waiting",  # though it has yet to write a status of its own
+        "replay-0": "running",
+        "replay-1": "waiting",
+        "evaluator-0": "running",
+    } | {name: "running" for name in ("actor-0", "actor-1") if name in shown}
+    assert (shown["learner-0"]["waiting"]["kind"], shown["learner-0"]["waiting"]["detail"]) == ("cpus", CPUS)
+
+
+def test_a_process_that_has_died_is_shown_as_dead_until_it_is_started_again(folder: RunFolder, tracker: Tracker):
+    seen = list[dict[str, Any]]()
+
+    def answer(name: str, round_: int) -> Any:
+        again = cluster.started.count("learner-0") == 2
+        if name == "replay-0" and not again:
+            seen.append(describe(folder)["processes"].get("learner-0", {}))
+        if name == "learner-0":
+            return learner("online", 1, 1, "finished") if again else RuntimeError("no memory") if round_ > 2 else {}
+        return {}
+
+    cluster, _, _, driver = drive(folder, tracker, answer)
+    assert driver.run().finished
+    assert (seen[-1]["state"], seen[-1]["error"]) == ("died", "no memory")
+
+
+def test_who_is_late_is_named_while_a_run_starts(folder: RunFolder, tracker: Tracker):
+    def answer(name: str, round_: int) -> Any:
+        starts = {"state": "starting"} if name in ("learner-0", "replay-1") and round_ < 3 else {}
+        return learner("online", 1, 1, "finished") if name == "learner-0" and not starts else starts
+
+    _, screen, _, driver = drive(folder, tracker, answer)
+    assert driver.run().finished
+    assert (screen.shown[0].waiting_for or "").startswith("replay-1, learner-0 to start, ")
+    assert screen.shown[-1].waiting_for is None
 
 
 def test_a_process_that_keeps_failing_ends_the_run_and_names_its_log(

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,10 +44,40 @@ def test_a_crash_loop_ends_the_run():
 
 def test_deaths_are_forgotten_after_the_window():
     watch = supervisor(max_restarts=1)
-    for now in (0.0, 101.0, 202.0, 303.0):
+    for now in (0.0, 110.0, 220.0, 330.0):
         watch.started("actor", now=now)
-        watch.died("actor", "preempted", now=now)
-        assert watch.decide(now=now + 1) == [Restart("actor", "preempted", 1)]
+        watch.heard("actor", now=now + 1)
+        watch.heard("actor", now=now + 102)
+        watch.died("actor", "preempted", now=now + 103)
+        assert watch.decide(now=now + 104) == [Restart("actor", "preempted", 1)]
+
+
+@pytest.mark.parametrize("answers_for", [0.0, 20.0])
+def test_a_process_that_never_comes_up_or_falls_silent_each_time_ends_the_run(answers_for: float):
+    """Each death takes so long that a window of plain time would have forgotten the one before."""
+    watch, now, starts = supervisor(max_restarts=2, start_seconds=180.0), 0.0, 1
+    watch.started("learner", now=now)
+    while starts < 10:
+        for second in range(int(answers_for)):
+            watch.heard("learner", now=now + second)
+        while not (decisions := watch.decide(now=now)):
+            now += 1.0
+        if isinstance(decisions[0], GiveUp):
+            break
+        watch.started("learner", now=now)
+        starts += 1
+    assert starts == 3
+
+
+def test_waiting_for_a_place_is_neither_life_nor_death():
+    watch = supervisor(max_restarts=0, start_seconds=30.0)
+    watch.started("actor", now=0.0)
+    for now in range(0, 1000, 5):
+        assert watch.decide(now=float(now)) == []
+        watch.waits("actor", now=float(now))
+    assert watch.decide(now=1034.0) == []  # its start, and no earlier, begins once it has a place
+    watch.heard("actor", now=1034.0)
+    assert watch.decide(now=1044.0) == []
 
 
 def test_silence_is_death_but_starting_may_take_longer():
