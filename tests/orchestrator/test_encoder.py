@@ -195,4 +195,4 @@ def test_what_contradicts_itself_is_refused(overrides: tuple[str, ...], message:
 def test_an_encoder_comes_at_the_beginning_or_not_at_all(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", catch())
     with pytest.raises(UserError, match=r"encoder.*cannot change in a run that has begun"):
-        resume(folder.path, ["encoder.init_from=untrained"], view=SilentView())
+        resume(folder.path, ["encoder.init_from=untrained"], view=SilentView(), place=None)
