@@ -3,12 +3,14 @@
     shards, learner (its ranks wait for them), evaluator --> (online phase near) --> actors
     end: actors hand over their tails, learner writes its checkpoint, evaluator, shards
 
-One thread, one second a round: which processes ought to be there, which of them answer, what the supervisor makes of
-it. The driver passes on no experience and no weights; it can be stopped and started again (`upcycle resume`).
+One thread, one second a round (`orchestrator.rounds`: less when the run begins or is about to end): which processes
+ought to be there, which of them answer, what the supervisor makes of it. The driver passes on no experience and no
+weights; it can be stopped and started again (`upcycle resume`).
 """
 
 import time
 from dataclasses import dataclass
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -19,6 +21,7 @@ from orchestrator.baselines import Baselines
 from orchestrator.context import Role
 from orchestrator.disk_watch import DiskWatch
 from orchestrator.progress import Pace, Progress, View, phase_fraction
+from orchestrator.rounds import SHARD_SECONDS, answer_seconds, import_ahead, round_seconds, stages
 from orchestrator.scaling import ShardScaling
 from orchestrator.supervisor import GiveUp, Supervisor
 from orchestrator.timings import Timings
@@ -36,19 +39,9 @@ if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
 
 _log = structlog.get_logger(__name__)
 
-_ROUND_SECONDS: Final = 1.0
-_ANSWER_SECONDS: Final = 2.0
 _START_SECONDS: Final = 180.0  # longest time from starting a process to its first answer, on a loaded machine
 _NOTICE_SECONDS: Final = 5.0  # a shard serves on for so long after its endpoint is gone: clients look twice a second
 _ACTORS_DUE: Final = 0.9  # of the offline phase; actors import for some seconds, then wait for the online phase
-_SHARD_SECONDS: Final = 15.0  # to finish the calls under way and write its log
-_STOP_ORDER: Final[tuple[tuple[Role, float], ...]] = (
-    ("actor", 15.0),
-    ("learner", 45.0),
-    ("evaluator", 15.0),
-    ("replay", _SHARD_SECONDS),
-)
-"""Roles in the order of their end, with the seconds that each may take to finish its work."""
 
 
 class RunFailed(UpcycleError):
@@ -109,6 +102,7 @@ class Driver:
         self._disk = DiskWatch(folder.path, self._config.cluster, metrics)
         self._restarts = 0
         self._finished = False
+        self._seconds_left: float | None = None  # of the phase
         self._learner: dict[str, Any] = {}  # newest answer of the learner, kept over its restarts
         self._announcer = Announcer(
             folder, tracker, metrics, view, ttl_seconds=self._config.cluster.heartbeat_timeout_seconds
@@ -121,10 +115,12 @@ class Driver:
           processes are ended in either case.
         """
         try:
+            began = time.monotonic()
             while not self._finished and not self._stop.is_set():
                 started = time.monotonic()
-                self._round()
-                self._stop.wait(max(0.0, _ROUND_SECONDS - (time.monotonic() - started)))
+                self._round(answer_seconds(started - began))
+                rest = round_seconds(started - began, self._seconds_left) - (time.monotonic() - started)
+                self._stop.wait(max(0.0, 0.0 if self._finished else rest))
                 if self._folder.stop_requested():
                     self._stop.set()
         finally:
@@ -137,14 +133,14 @@ class Driver:
             samples_per_insert=self._samples_per_insert(),
         )
 
-    def _round(self) -> None:
+    def _round(self, answer_seconds: float) -> None:
         if self._disk.look(now=time.monotonic()):
             self._view.say(f"warning: {self._disk.warning}")
         self._scale()
         for name in self._wanted():
             if name not in self._handles:
                 self._start(name)
-        answers = self._cluster.poll(list(self._handles.values()), _ANSWER_SECONDS)
+        answers = self._cluster.poll(list(self._handles.values()), answer_seconds)
         now = time.monotonic()
         findings = judge(self._handles, answers)
         for name, handle in self._handles.items():
@@ -195,7 +191,7 @@ class Driver:
         due = [handle for end_at, handle in self._leaving if end_at <= now]
         self._leaving = [(end_at, handle) for end_at, handle in self._leaving if end_at > now]
         if due:
-            self._end_all(due, _SHARD_SECONDS)
+            self._end_all(due, SHARD_SECONDS)
 
     def _start(self, name: Name) -> None:
         role, index = name
@@ -230,6 +226,7 @@ class Driver:
         fraction = phase_fraction(config, learner)
         frames, steps = int(learner.get("env_frames", 0)), int(learner.get("learner_steps", 0))
         left, frame_rate, step_rate = self._pace.update(phase, fraction, frames, steps, now=time.monotonic())
+        self._seconds_left = left
         evaluator = self._handles.get(("evaluator", 0))
         score: dict[str, Any] = (evaluator.detail.get("score") if evaluator else None) or {}
         return Progress(
@@ -256,14 +253,17 @@ class Driver:
         return samples_per_insert([*details, *self._departed])
 
     def _end(self) -> None:
-        for role, seconds in _STOP_ORDER:
-            handles = [handle for (other, _), handle in self._handles.items() if other == role]
-            if role == "replay":
+        importing = import_ahead("orchestrator.report") if self._finished else None
+        for roles, seconds in stages(finished=self._finished):
+            handles = [handle for role in roles for (other, _), handle in self._handles.items() if other == role]
+            if "replay" in roles:
                 handles += [handle for _, handle in self._leaving]
-            with self._timings.step(f"end {role}"):
+            with self._timings.step(f"end {', '.join(roles)}"):
                 self._end_all(handles, seconds)
             for handle in handles:
                 self._note_moments(handle)
+        if importing is not None:
+            importing.join()
         learner = self._handles.get(("learner", 0))
         if learner is not None and learner.detail:
             self._learner = learner.detail
@@ -289,7 +289,7 @@ class Driver:
 
     def _end_all(self, handles: "list[Handle]", seconds: float) -> None:
         for name in self._cluster.stop(handles, seconds):
-            _log.warning("process_killed", process=name, seconds=seconds)
+            _log.log(INFO if self._finished else WARNING, "process_killed", process=name, seconds=seconds)
 
 
 def _all(role: Role, count: int) -> list[Name]:

@@ -10,7 +10,6 @@ from orchestrator.baselines import Baselines
 from orchestrator.driver import Outcome
 from orchestrator.evaluator import evaluate_snapshot
 from orchestrator.progress import Progress, View
-from orchestrator.report import write_report
 from orchestrator.summary import Summary, save_summary, write_summary
 from orchestrator.timings import Timings
 from upcycle.run_folder import Record, RunFolder
@@ -62,7 +61,8 @@ def _play(
             teacher_return=baselines.teacher,
             detail=detail,
             games=games,
-            **counts,
+            env_frames=counts["env_frames"],
+            learner_steps=counts["learner_steps"],
         )
         view.show(progress)
         folder.write_status("driver", 0, {**status, **progress.to_json(), "processes": {}})
@@ -106,5 +106,7 @@ def write_results(folder: RunFolder, outcome: Outcome, timings: Timings | None =
     )
     control = _CONTROLS / f"{folder.manifest['preset']}.json"
     with timings.step("report"):
+        from orchestrator.report import write_report  # with Matplotlib, which no start waits for
+
         write_report(folder, control=control if control.exists() and summary["teacher"] is not None else None)
     return save_summary(folder, summary | {"timings": timings.to_json()})

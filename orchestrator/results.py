@@ -10,7 +10,6 @@ from rich.console import Console
 from orchestrator.bars import show_bars
 from orchestrator.baselines import Baselines
 from orchestrator.evaluator import evaluate_snapshot
-from orchestrator.report import write_report
 from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary, plain_words, summarise
 from orchestrator.timings import timings_table
@@ -68,6 +67,8 @@ def evaluate_run(path: Path, *, episodes: int, epsilon: float, as_json: bool) ->
 
 def rewrite_report(path: Path, *, control: Path | None, as_json: bool) -> int:
     """Writes the report of a run and prints where it is."""
+    from orchestrator.report import write_report  # with Matplotlib, which `run` does not wait for
+
     written = write_report(RunFolder.open(path), control=control)
     print(json.dumps({"report": str(written)}) if as_json else written)
     return 0
