@@ -69,7 +69,7 @@ class Standstill:
 
     @property
     def line(self) -> str:
-        """One line for people. It stays the same while the causes do, but for what is known about them."""
+        """One line for people; of several that wait for the same, what the first of them knows about it."""
         text = "; ".join(self._cause_lines()) or "no process says that it waits for anything"
         if {wait.kind for wait in self.causes.values()} == {"samples", "room"}:
             text = f"replay's limiter is at rest, it lets neither side go on: {text}"
@@ -88,13 +88,13 @@ class Standstill:
         return {"line": self.line, "since": self.since, "causes": causes, "held_up": list(self.held_up)}
 
     def _cause_lines(self) -> Iterator[str]:
-        together = dict[tuple[WaitKind, str], list[str]]()
+        together = dict[WaitKind, list[str]]()
         for name, wait in self.causes.items():
-            together.setdefault((wait.kind, wait.detail), []).append(name)
-        for (kind, detail), names in together.items():
-            since = clock_time(min(self.causes[name].since for name in names))
-            words = WORDS[kind][len(names) > 1]
-            yield f"{', '.join(names)} {words} since {since}" + (f" ({detail})" if detail else "")
+            together.setdefault(wait.kind, []).append(name)
+        for kind, names in together.items():
+            first = min((self.causes[name] for name in names), key=lambda wait: wait.since)
+            told = f" ({first.detail})" if first.detail else ""
+            yield f"{', '.join(names)} {WORDS[kind][len(names) > 1]} since {clock_time(first.since)}{told}"
 
 
 def clock_time(seconds: float) -> str:

@@ -16,6 +16,7 @@ _LOOK_SECONDS: Final = 0.5
 _PROBE_SECONDS: Final = 1.0
 _RETURN_SECONDS: Final = 3.0  # a shard that was only slow to answer a probe has answered the next one or two by then
 _RETIRED_SECONDS: Final = 10.0  # calls to a shard that has left may still be under way for so long
+_CONNECTING: Final = "failed to connect to all addresses; last error: "  # gRPC's words before the reason
 CALL_SECONDS: Final = 5.0
 """Deadline of a call that a healthy shard answers in milliseconds."""
 
@@ -85,6 +86,7 @@ class Membership:
         with self._changed:
             reasons = {member.client.address: member.reason for member in self._members.values()}
         known = next(filter(None, reasons.values()), ", ".join(reasons))
+        known = known.replace(_CONNECTING, "")
         return f"table {table!r}: no replay shard answers ({known or 'none is announced'})"
 
     def announced(self) -> dict[int, ShardClient]:
