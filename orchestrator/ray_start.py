@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -19,7 +20,6 @@ import psutil
 import ray
 
 from orchestrator.local_ray import StartStopped
-from orchestrator.signals import spare_children_hang_ups
 from upcycle.errors import UpcycleError
 from upcycle.runtime import Stop
 
@@ -60,8 +60,7 @@ def start_local(
     started = time.monotonic()
     watch = Watch(folder, say, stop, seconds)
     try:
-        # The thread that watches was there before, and hears of a hang-up meanwhile.
-        with watch, spare_children_hang_ups(), patience(watch):
+        with watch, own_sessions(), patience(watch):
             context = cast(Any, ray.init(address="local", _temp_dir=str(folder), **options))
     except BaseException as error:
         ray.shutdown()
@@ -155,6 +154,22 @@ class Watch:
     def _awaited(self) -> str:
         names = {name for name, _ in list(self._seen.values())}
         return next((what for known, what in _AWAITED if names & set(known)), "its first process")
+
+
+@contextmanager
+def own_sessions() -> Generator[None]:
+    """Ray's daemons that start meanwhile have sessions of their own.
+
+    A terminal that closes tells its whole session, and `timeout` or a batch system the whole process group. That is
+    for the driver, which needs them for its end; left alone, they end with it.
+    """
+    services = cast(Any, ray)._private.services
+    launch = services.ConsolePopen
+    services.ConsolePopen = partial(launch, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = launch
 
 
 @contextmanager

@@ -34,17 +34,3 @@ def stop_on_signals(stop: StopSignal) -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def spare_children_hang_ups() -> Generator[None]:
-    """Processes that are started meanwhile never get SIGHUP; one that comes for this process is handled afterwards.
-
-    A terminal that closes tells all processes of its foreground group, and those that a run needs for its end must
-    outlive that.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,13 +2,10 @@
 
 import os
 import signal
-import subprocess
 import sys
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -16,7 +13,7 @@ import pytest
 from orchestrator import launch
 from orchestrator.cli import main
 from orchestrator.progress import Progress
-from orchestrator.signals import spare_children_hang_ups, stop_on_signals
+from orchestrator.signals import stop_on_signals
 from tests.orchestrator.runs import CATCH, catch
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
@@ -117,27 +114,5 @@ def test_what_nohup_has_said_stays_so():
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop.wait(0.1)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_children_outlive_a_hang_up_of_which_their_parent_hears():
-    assert threading.current_thread() is threading.main_thread()
-    heard = threading.Event()
-
-    def hear(_number: int, _frame: FrameType | None) -> None:
-        heard.set()
-
-    before = signal.signal(signal.SIGHUP, hear)
-    try:
-        with spare_children_hang_ups():
-            os.kill(os.getpid(), signal.SIGHUP)
-            child = subprocess.Popen(["sleep", "60"])
-        assert heard.wait(5)
-        os.kill(child.pid, signal.SIGHUP)
-        with pytest.raises(subprocess.TimeoutExpired):
-            child.wait(0.3)
-        child.terminate()
-        assert child.wait(10) == -signal.SIGTERM
     finally:
         signal.signal(signal.SIGHUP, before)

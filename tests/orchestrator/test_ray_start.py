@@ -1,6 +1,7 @@
 """A local Ray that does not come up: it is waited for, it says for what, and nothing of it is left."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray._private import services
 
 from orchestrator import ray_start
 from orchestrator.local_ray import StartStopped
-from orchestrator.ray_start import RayFailed, Watch, end_processes, ray_processes
+from orchestrator.ray_start import RayFailed, Watch, end_processes, own_sessions, ray_processes
 from tests.orchestrator.runs import ROOT, wait_until
 from upcycle.runtime import StopSignal
 
@@ -137,3 +139,12 @@ def test_the_reason_of_a_death_is_the_last_line_of_its_log(folder: Path, monkeyp
         raylet.kill()
         wait_until(lambda: watch.problem() is not None)
         assert watch.problem() == "its raylet has died: no space left"
+
+
+def test_what_is_for_the_drivers_process_group_does_not_reach_rays_daemons():
+    with own_sessions():
+        launch = services.ConsolePopen
+        with launch(["sleep", "60"]) as daemon:
+            assert os.getsid(daemon.pid) == daemon.pid != os.getsid(0)
+            daemon.kill()
+    assert services.ConsolePopen is not launch
