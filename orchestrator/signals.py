@@ -1,6 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first asks for a clean end; a second Ctrl-C or SIGTERM insists."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first asks for a clean end; another Ctrl-C, or a later SIGTERM, insists."""
 
 import signal
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -8,12 +9,14 @@ from typing import Final
 
 from upcycle.runtime import StopSignal
 
-_INSISTING: Final = (signal.SIGINT, signal.SIGTERM)
+_SAME_SECONDS: Final = 2.0
+"""A SIGTERM so soon after the first signal is the same wish: `timeout` sends two, one to the process and one to its
+group, and `upcycle stop` may be one of several that end a job."""
 
 
 @contextmanager
 def stop_on_signals(stop: StopSignal) -> Generator[None]:
-    """Sets `stop` at the first signal, raises KeyboardInterrupt at the second; brings earlier handlers back at the end.
+    """Sets `stop` at the first signal, raises KeyboardInterrupt at one that insists; brings earlier handlers back.
 
     A hang-up never insists: who closes a terminal is sent several, by the kernel and by the shell. Where it is ignored,
     as `nohup` has it, it stays so. Only in the main thread. Ray installs handlers of its own when it starts, so enter
@@ -21,11 +24,14 @@ def stop_on_signals(stop: StopSignal) -> Generator[None]:
     """
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set() and number in _INSISTING:
+        now = time.monotonic()
+        if stop.signalled_at is None:
+            stop.signalled_at = now
+        elif number == signal.SIGINT or (number == signal.SIGTERM and now - stop.signalled_at > _SAME_SECONDS):
             raise KeyboardInterrupt(signal.Signals(number).name)
         stop.set()
 
-    caught = list[signal.Signals](_INSISTING)
+    caught = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         caught.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in caught}

@@ -65,7 +65,13 @@ OnGames = Callable[[Games], None]
 
 
 class StopSignal(threading.Event):
-    """Asks the loops of one process to end: `set()` once, then `is_set()` and `wait(timeout)` tell everyone."""
+    """Asks the loops of one process to end: `set()` once, then `is_set()` and `wait(timeout)` tell everyone.
+
+    Attributes:
+      signalled_at: when a signal asked for it first, on the monotonic clock; None if none did.
+    """
+
+    signalled_at: float | None = None
 
 
 def configure_logging(role: str, run: str, index: int = 0, *, file: Path | None) -> None:

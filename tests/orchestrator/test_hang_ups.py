@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import launch
+from orchestrator import launch, signals
 from orchestrator.cli import main
 from orchestrator.progress import Progress
 from orchestrator.signals import stop_on_signals
@@ -104,6 +104,19 @@ def test_hang_ups_ask_for_a_clean_end_and_never_insist():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_two_signals_of_one_wish_are_one(monkeypatch: pytest.MonkeyPatch):
+    """As `timeout` sends them; and one that comes after `upcycle stop` has asked through the run's folder."""
+    stop = StopSignal()
+    stop.set()
+    with stop_on_signals(stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    with stop_on_signals(stop):  # as after Ray's start
+        monkeypatch.setattr(signals, "_SAME_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_what_nohup_has_said_stays_so():
