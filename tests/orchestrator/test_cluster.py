@@ -133,7 +133,10 @@ def test_a_preset_runs_as_a_ray_job_and_its_processes_have_names(head: Head, tmp
     assert head.get("/api/jobs/catch")["status"] == "SUCCEEDED", logs
     roles = ("replay-0", "replay-1", "learner", "actor-0", "evaluator")
     assert {f"upcycle-catch-{role}" for role in roles} <= names
-    summary = json.loads((runs / "catch" / "summary.json").read_text())
+    folder = RunFolder(runs / "catch")
+    assert folder.endpoints("tracker")[0].startswith("redis://127.0.0.2:"), "other nodes could not reach it"
+    assert not [path.name for path in folder.logs.iterdir() if "tracker_unavailable" in path.read_text()]
+    summary = json.loads(folder.summary.read_text())
     assert summary["env_frames"] >= 2000
     assert summary["final"]["episodes"] == 10
 
