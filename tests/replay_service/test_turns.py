@@ -101,7 +101,7 @@ def test_all_shards_take_alike_and_hold_equally_old_chunks(num_shards: int, writ
     assert spread(fleet.oldest()) < 0.2
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(
     num_shards=st.sampled_from([2, 3, 4, 8]),
     num_writers=st.integers(1, 6),
@@ -147,7 +147,7 @@ def test_shards_come_and_go_and_afterwards_all_hold_and_take_alike(
     wait_until_full(fleet, writing, learning)
     # From now on: the same, to a few chunks for what the accounts and the clients' turns may be apart.
     before, batches = fleet.came(), fleet.num_batches
-    while sum(fleet.came().values()) - sum(before.values()) < 40 * STEPS * len(fleet.shards):
+    while sum(fleet.came().values()) - sum(before.values()) < 30 * STEPS * len(fleet.shards):
         came = sum(fleet.came().values())
         fleet.run(200, writing=writing, learning=learning)
         assert sum(fleet.came().values()) > came, "everybody waits for ever"
