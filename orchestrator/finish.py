@@ -49,20 +49,19 @@ def _play(
 ) -> Record | None:
     config, baselines = folder.config, Baselines.from_manifest(folder.manifest)
     episodes = config.evaluation.final_episodes
-    counts = {name: int(snapshot.metadata[name]) for name in ("env_frames", "learner_steps")}
-
     detail = f"{title}, policy version {snapshot.metadata['policy_version']}"
-    status = folder.statuses().get("driver-0", {})
+    status = folder.statuses().get("driver-0", {})  # of the whole run, which this version may be an early one of
 
     def show(games: Games) -> None:
         progress = Progress(
             "evaluation",
             games.ended / episodes,
+            env_frames=int(status.get("env_frames", 0)),
+            learner_steps=int(status.get("learner_steps", 0)),
+            restarts=int(status.get("restarts", 0)),
             teacher_return=baselines.teacher,
             detail=detail,
             games=games,
-            env_frames=counts["env_frames"],
-            learner_steps=counts["learner_steps"],
         )
         view.show(progress)
         folder.write_status("driver", 0, {**status, **progress.to_json(), "processes": {}})
