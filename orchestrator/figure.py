@@ -43,7 +43,8 @@ def learning_curve(
     """Mean return of every evaluation with its 95 % interval: the offline phase over learner steps in a strip of its
     own, then the other phases over environment frames, with the teacher's and the random score as lines.
 
-    A diamond marks the version given back where it stood, with its final score; a ring the run's last evaluation.
+    A diamond marks the version given back where it stood, with its final score; a ring the run's last evaluation, of
+    a run that has not ended with its interval.
 
     Args:
       summary: of the run (`orchestrator.summary`).
@@ -179,7 +180,9 @@ def _given_back(main: Axes, strip: Axes | None, final: Mapping[str, Any]) -> Lab
     if axes is not main:
         main.axhline(mean, color=STUDENT, linewidth=1.2, linestyle=(0, (1, 2)), zorder=2)
     spread = [[mean - low], [high - mean]]
-    axes.errorbar([x], [mean], spread, color=STUDENT, marker="D", markersize=7.5, capsize=4, elinewidth=1.6, zorder=5)
+    marker, filling = ("D", STUDENT) if final["kind"] == "final" else ("o", LIGHT["surface"])
+    bars: dict[str, Any] = {"capsize": 4, "elinewidth": 1.6, "zorder": 5, "color": STUDENT}
+    axes.errorbar([x], [mean], spread, marker=marker, markersize=7.5, markerfacecolor=filling, **bars)
     side = "left" if x < 0.3 * right else "right" if x > 0.7 * right else "center"
     axes.annotate(
         f"version {final['policy_version']}",

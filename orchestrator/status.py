@@ -44,7 +44,7 @@ def describe(folder: RunFolder) -> Record:
         "seconds_left": driver.get("seconds_left"),
         "env_frames": driver.get("env_frames", 0),
         "learner_steps": driver.get("learner_steps", 0),
-        "games": driver.get("games") if state == "running" else None,
+        "games": driver.get("games") if state in ("running", "created") else None,
         "restarts": driver.get("restarts", 0),
         "samples_per_insert": driver.get("samples_per_insert"),
         "reason": manifest.get("reason"),
