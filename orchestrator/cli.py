@@ -1,7 +1,8 @@
 """The command line. It parses first and imports after: a typing error costs no second, and no torch.
 
 Exit codes: 0 done, 1 failed (a defect, or processes that kept dying), 2 something that the user can put right: one line
-that names the field, its value and the remedy. None of them depends on whether somebody reads what is printed.
+that names the field, its value and the remedy, 3 a run that was stopped before its end. None of them depends on whether
+somebody reads what is printed.
 """
 
 import importlib.util
@@ -129,14 +130,23 @@ def show_status(run: Positional[str | None] = None, *, runs: Path = RUNS, json: 
 
 @app.command
 def evaluate(
-    who: Positional[str], *, episodes: int = 30, epsilon: float = 0.001, runs: Path = RUNS, json: bool = False
+    who: Positional[str],
+    *,
+    episodes: int = 30,
+    epsilon: float = 0.001,
+    policy_version: int | None = None,
+    replace: bool = False,
+    runs: Path = RUNS,
+    json: bool = False,
 ) -> int:
-    """Play whole games with the newest policy of a run, or with a teacher.
+    """Play whole games with the policy that a run gives back, or with a teacher, whose record keeps the score.
 
     Args:
         who: name of a run, or name or id of a teacher
         episodes: whole games to play
         epsilon: exploration while playing
+        policy_version: of a run, one of the versions that it keeps; by default the best so far, as its evaluations say
+        replace: of a teacher, keep this score even if the one in its record is of more games
         runs: folder of the runs
         json: print one JSON value
     """
@@ -145,10 +155,14 @@ def evaluate(
         folder = open_run(runs, who)
         from orchestrator import results
 
-        return results.evaluate_run(folder, episodes=episodes, epsilon=epsilon, as_json=json)
+        return results.evaluate_run(
+            folder, policy_version=policy_version, episodes=episodes, epsilon=epsilon, as_json=json
+        )
+    if policy_version is not None:
+        raise UserError("--policy-version", policy_version, "is for runs", f"leave it out, or name a run, not {who}")
     from orchestrator import teacher_commands
 
-    teacher_commands.evaluate(who, episodes=episodes, epsilon=epsilon, as_json=json)
+    teacher_commands.evaluate(who, episodes=episodes, epsilon=epsilon, replace=replace, as_json=json)
     return 0
 
 

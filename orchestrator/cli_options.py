@@ -12,6 +12,9 @@ from upcycle.errors import UserError
 PRESETS: Final = Path(__file__).resolve().parent.parent / "deploy" / "presets"
 RUNS: Final = Path(os.environ.get("UPCYCLE_RUNS", "runs"))
 
+STOPPED: Final = 3
+"""Exit code of a run that was stopped before its end, and can be resumed."""
+
 Overrides = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="FIELD=VALUE")]
 """`--set section.field=value`, any number of times."""
 

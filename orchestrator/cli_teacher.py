@@ -161,6 +161,7 @@ def collect(
     lanes: int = 8,
     n_step: int = 3,
     seed: int = 0,
+    replace: bool = False,
     json: bool = False,
 ) -> int:
     """Let a teacher play, and keep what it plays as the buffer of its students.
@@ -172,6 +173,7 @@ def collect(
         lanes: environments side by side
         n_step: longest horizon of a target that the buffer shall serve
         seed: of environments and exploration
+        replace: put this buffer in the place of a larger one that the teacher has
         json: print one JSON value
     """
     for option, value in (("--frames", frames), ("--lanes", lanes), ("--n-step", n_step)):
@@ -179,7 +181,7 @@ def collect(
     from orchestrator import teacher_commands
 
     teacher_commands.collect(
-        name, frames=frames, epsilons=epsilons, lanes=lanes, n_step=n_step, seed=seed, as_json=json
+        name, frames=frames, epsilons=epsilons, lanes=lanes, n_step=n_step, seed=seed, replace=replace, as_json=json
     )
     return 0
 
@@ -190,8 +192,8 @@ def publish(
     *,
     name: str | None = None,
     policy_version: int | None = None,
-    experience: bool = True,
-    training_state: bool = True,
+    no_experience: bool = False,
+    no_training_state: bool = False,
     licence: str = "Apache-2.0",
     runs: Path = RUNS,
     json: bool = False,
@@ -201,9 +203,9 @@ def publish(
     Args:
         run: name of the run
         name: what to call the teacher; by default as the run
-        policy_version: one of the versions that the run keeps; by default the newest
-        experience: share the run's experience log
-        training_state: take networks and optimizer of the newest checkpoint along, for fine-tuning
+        policy_version: one of the versions that the run keeps; by default the best one so far, as its evaluations say
+        no_experience: leave out the run's experience log, which is shared otherwise
+        no_training_state: leave out networks and optimizer of the newest checkpoint, which fine-tuning can go on with
         licence: of the weights, an SPDX identifier
         runs: folder of the runs
         json: print one JSON value
@@ -215,8 +217,8 @@ def publish(
         folder,
         name=name or run,
         policy_version=policy_version,
-        with_experience=experience,
-        with_training_state=training_state,
+        with_experience=not no_experience,
+        with_training_state=not no_training_state,
         licence=licence,
         as_json=json,
     )
@@ -225,21 +227,28 @@ def publish(
 
 @teacher_app.command(name="evaluate")
 def evaluate_teacher(
-    name: Positional[str], *, episodes: int = 30, epsilon: float = 0.001, seed: int = 0, json: bool = False
+    name: Positional[str],
+    *,
+    episodes: int = 30,
+    epsilon: float = 0.001,
+    seed: int = 0,
+    replace: bool = False,
+    json: bool = False,
 ) -> int:
-    """Play whole games with a teacher and write the score into its record.
+    """Play whole games with a teacher and write the score into its record, unless the one there is of more games.
 
     Args:
         name: name or id
         episodes: whole games to play
         epsilon: exploration while playing
         seed: of environments and exploration
+        replace: keep this score even if the one in the record is of more games
         json: print one JSON value
     """
     check_positive("--episodes", episodes)
     from orchestrator import teacher_commands
 
-    teacher_commands.evaluate(name, episodes=episodes, epsilon=epsilon, seed=seed, as_json=json)
+    teacher_commands.evaluate(name, episodes=episodes, epsilon=epsilon, seed=seed, replace=replace, as_json=json)
     return 0
 
 

@@ -1,7 +1,6 @@
 """`upcycle doctor`: is everything here that a run needs? Each check says what it found and, if need be, what to do."""
 
 import importlib.metadata
-import json
 import os
 import resource
 import shutil
@@ -13,10 +12,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 from orchestrator.local_ray import socket_folder, usable_places
+from orchestrator.printing import literal, print_json, print_table
 from orchestrator.redis_server import RedisServer
 from teacher_store.store import TeacherStore
 from upcycle import kernels
@@ -75,14 +73,13 @@ def report(runs: Path, *, as_json: bool) -> int:
     """Prints the findings; returns 2 if something is missing, else 0."""
     findings = examine(runs)
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
+        print_json([asdict(finding) for finding in findings])
     else:
-        table = Table("check", "", "found", "what to do", header_style="bold")
         colours: dict[Level, str] = {"ok": "green", "warning": "yellow", "missing": "red"}
-        for finding in findings:
-            level = f"[{colours[finding.level]}]{finding.level}[/]"
-            table.add_row(finding.check, level, finding.found, finding.remedy)
-        Console().print(table)
+        rows = [
+            (found.check, literal(found.level, colours[found.level]), found.found, found.remedy) for found in findings
+        ]
+        print_table(("check", "", "found", "what to do"), rows)
     return 2 if any(finding.level == "missing" for finding in findings) else 0
 
 

@@ -130,7 +130,8 @@ def import_teacher(
         return record
     from orchestrator.teachers import score_teacher
 
-    return score_teacher(record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_games=on_games)
+    record, _ = score_teacher(record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_games=on_games)
+    return record
 
 
 def import_experience_into(

@@ -1,12 +1,12 @@
 """`upcycle lineage`: the descent of teachers as a tree in the terminal, as JSON, and as a picture."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
+from rich.text import Text
 from rich.tree import Tree
 
+from orchestrator.printing import literal, print_json, result_console
 from teacher_store.lineage import build_lineage, generations, record_of, relatives, to_json
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
@@ -35,12 +35,14 @@ def show_lineage(name: str | None, *, output: Path | None, as_json: bool) -> int
 
         write_atomically(output, draw(graph, output.suffix.lstrip(".")))
     if as_json:
-        print(json.dumps(to_json(graph) | {"picture": None if output is None else str(output)}))
+        print_json(to_json(graph) | {"picture": None if output is None else str(output)})
         return 0
-    console = Console()
-    console.print(lineage_tree(graph) if len(graph) else "The store is empty: `upcycle teacher import` fills it.")
+    if len(graph):
+        result_console().print(lineage_tree(graph))
+    else:
+        print("The store is empty: `upcycle teacher import` fills it.")
     if output is not None:
-        console.print(f"drawn into {output}")
+        print(f"drawn into {output}")
     return 0
 
 
@@ -52,8 +54,8 @@ def lineage_tree(graph: "DiGraph[str]") -> Tree:
         again = identity in written
         written.add(identity)
         children = sorted(graph.successors(identity))
-        note = " [dim](as above)[/dim]" if again and children else ""
-        branch = below.add(_line(identity, record_of(graph, identity), sorted(graph.predecessors(identity))) + note)
+        line = _line(identity, record_of(graph, identity), sorted(graph.predecessors(identity)))
+        branch = below.add(Text.assemble(line, literal(" (as above)" if again and children else "", "dim")))
         for child in [] if again else children:
             add(branch, child)
 
@@ -62,12 +64,13 @@ def lineage_tree(graph: "DiGraph[str]") -> Tree:
     return tree
 
 
-def _line(identity: str, record: TeacherRecord | None, parents: list[str]) -> str:
+def _line(identity: str, record: TeacherRecord | None, parents: list[str]) -> Text:
     if record is None:
-        return f"{identity}  [dim]not in this store[/dim]"
+        return Text.assemble(literal(identity), literal("  not in this store", "dim"))
     cost = f"; {known}" if (known := describe_cost(record)) else ""
-    several = f"  [dim]of {len(parents)} teachers[/dim]" if len(parents) > 1 else ""
-    return f"[bold]{identity}[/bold]  {describe_score(record)}  [dim]{describe_origin(record)}{cost}[/dim]{several}"
+    several = f"  of {len(parents)} teachers" if len(parents) > 1 else ""
+    rest = literal(f"  {describe_origin(record)}{cost}{several}", "dim")
+    return Text.assemble(literal(identity, "bold"), literal(f"  {describe_score(record)}"), rest)
 
 
 def describe_score(record: TeacherRecord) -> str:

@@ -177,7 +177,7 @@ def _scored(
     if record.score is not None or record.kind == "experience":
         return record
     view.say(f"scoring teacher {record.id}, once")
-    return score_teacher(
+    record, _ = score_teacher(
         record,
         store,
         episodes=config.evaluation.final_episodes,
@@ -185,6 +185,7 @@ def _scored(
         stop=stop,
         on_games=_shown(view, f"teacher {record.id}"),
     )
+    return record
 
 
 def _score(record: TeacherRecord) -> float | None:

@@ -21,12 +21,14 @@ def result_console() -> Console:
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str | None = None) -> None:
-    """Prints rows under headers."""
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str | None = None, numbers: bool = False
+) -> None:
+    """Prints rows under headers; with `numbers` all columns but the first are set to the right."""
     heading = None if title is None else literal(title, "bold")
     table = Table(header_style="bold", title=heading, title_justify="left", title_style="bold")
-    for header in headers:
-        table.add_column(literal(header), overflow="fold")
+    for place, header in enumerate(headers):
+        table.add_column(literal(header), overflow="fold", justify="right" if numbers and place else "left")
     for row in rows:
         table.add_row(*(literal(cell) if isinstance(cell, str) else cell for cell in row))
     result_console().print(table)

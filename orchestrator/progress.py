@@ -231,7 +231,9 @@ def _panel(name: str, progress: Progress) -> Group:
     for label, value in rows.items():
         table.add_row(Text(label, style="dim"), Text(value))
     title = Text.assemble((name, "bold"), "  ", (progress.phase, "bold cyan"), f"  {progress.fraction:.0%}")
-    return Group(title, ProgressBar(total=1.0, completed=progress.fraction, width=48), table)
+    bar = Table.grid()  # a bar alone does not end its line
+    bar.add_row(ProgressBar(total=1.0, completed=progress.fraction, width=48))
+    return Group(title, bar, table)
 
 
 def _rows(progress: Progress) -> dict[str, str]:

@@ -88,7 +88,8 @@ def register_function(
     )
     if options.episodes == 0:
         return record
-    return score_teacher(record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_games=on_games)
+    record, _ = score_teacher(record, store, episodes=options.episodes, seed=options.seed, stop=stop, on_games=on_games)
+    return record
 
 
 def try_function(found: PolicyFunction, observations: Array, num_actions: int) -> Function:

@@ -1,6 +1,5 @@
 """`upcycle replay inspect`: what the shards of a running run hold, asked of the shards themselves."""
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import closing
@@ -8,11 +7,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from orchestrator import status
 from orchestrator.contact_sheet import SheetPart, contact_sheet
+from orchestrator.printing import print_json, print_table
 from replay_service.inspection import MAX_WINDOWS, QUANTILES, TableInspection
 from replay_service.rate_limiter import Flow
 from replay_service.sharding import ShardedReplay
@@ -42,13 +40,12 @@ def show(path: Path, *, table: str | None, sheet: Path | None, num_windows: int,
         _write(sheet, contact_sheet(_sheet_parts(answers)))
     records = {name: {index: _record(answer) for index, answer in shards.items()} for name, shards in answers.items()}
     if as_json:
-        print(json.dumps({"run": path.name, "tables": records, "sheet": str(sheet) if sheet is not None else None}))
+        print_json({"run": path.name, "tables": records, "sheet": str(sheet) if sheet is not None else None})
         return 0
-    console = Console()
     for name, shards in records.items():
-        _print_table(console, name, shards)
+        _print_shards(name, shards)
     if sheet is not None:
-        console.print(f"sheet: {sheet}", highlight=False, soft_wrap=True)
+        print(f"sheet: {sheet}")
     return 0
 
 
@@ -130,25 +127,21 @@ def _who_waits(flow: Flow) -> str | None:
     return None if flow.may_sample(1) else "samples wait for inserts"
 
 
-def _print_table(console: Console, name: str, shards: Mapping[int, Record]) -> None:
-    table = Table("shard", header_style="bold", title=f"table {name}", title_justify="left", title_style="bold")
+def _print_shards(name: str, shards: Mapping[int, Record]) -> None:
     columns = {index: record for index, record in shards.items() if "error" not in record}
-    for index in columns:
-        table.add_column(str(index), justify="right")
     cells = [_cells(record) for record in columns.values()]
-    for label in cells[0] if cells else ():
-        table.add_row(label, *(lines[label] for lines in cells))
     if columns:
-        console.print(table)
+        rows = [(label, *(lines[label] for lines in cells)) for label in cells[0]]
+        print_table(("shard", *map(str, columns)), rows, title=f"table {name}", numbers=True)
     for index, record in shards.items():
         if "error" in record:
-            console.print(f"shard {index} does not answer: {record['error']}", highlight=False, soft_wrap=True)
+            print(f"shard {index} does not answer: {record['error']}")
     lower, count = _added_up(list(columns.values()))
     if len(count):
-        console.print("priorities of all shards, from each value to twice as much:", highlight=False)
+        print("priorities of all shards, from each value to twice as much:")
         for value, number in zip(lower, count, strict=True):
             bar = "█" * math.ceil(_BAR * number / max(count))
-            console.print(f"{value:>12.4g} {bar:<{_BAR}} {number:,}", highlight=False)
+            print(f"{value:>12.4g} {bar:<{_BAR}} {number:,}")
 
 
 def _added_up(records: list[Record]) -> tuple[list[float], list[int]]:

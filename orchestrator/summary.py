@@ -15,7 +15,7 @@ from upcycle.statistics import Interval, mean_interval
 Summary = dict[str, Any]
 """Keys, always all of them:
 
-  run_id, env_id (EnvPool task), preset, phases_wanted (names in order)
+  run_id, env_id (EnvPool task), preset, phases_wanted (names in order), state (of the run's manifest)
   teacher: {id, score}, the best of several, or null; random_score: mean raw return or null
   teachers: [{id, score}] of all teachers, in the order of the configuration, score null of a buffer without a policy;
     empty in a run from scratch
@@ -58,6 +58,7 @@ def summarise(
         "env_id": config.env.task,
         "preset": manifest.get("preset"),
         "phases_wanted": list(config.phases),
+        "state": manifest["state"],
         "teacher": _of_teacher(teacher) if teacher else None,
         "teachers": [_of_teacher(known) for known in teachers_of(manifest)],
         "random_score": random_score,

@@ -4,22 +4,20 @@ Each raises UserError or CorruptDataError before it prints anything; `as_json` p
 that compute import PyTorch, which takes seconds, and no other does.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from actors.envs import chunk_spec
+from actors.envs import chunk_spec, env_spec
 from orchestrator import importing
 from orchestrator.bars import show_bars
 from orchestrator.importing import ImportOptions
-from teacher_store.records import TeacherRecord
+from orchestrator.printing import print_json, print_table, print_values
+from teacher_store.records import Score, TeacherRecord
 from teacher_store.revisions import Revision
 from teacher_store.store import TeacherStore
+from upcycle.errors import UserError
 from upcycle.runtime import Stop
 
 if TYPE_CHECKING:
@@ -30,21 +28,24 @@ def list_teachers(*, as_json: bool) -> None:
     """Prints all teachers of the store, the bundled ones among them."""
     records = TeacherStore.default().list()
     if as_json:
-        _print_json([_brief(record) for record in records])
+        print_json([_brief(record) for record in records])
         return
-    table = Table("teacher", "task", "frames", "policy", "score", "random", "experience", header_style="bold")
-    for record in records:
-        table.add_row(
-            record.id,
-            record.env.task,
-            " x ".join(map(str, (record.frame_stack, *record.frame_shape))),
-            record.describe_policy(),
-            f"{record.score.mean_return:.1f}" if record.score else "not scored",
-            "" if record.random_score is None else f"{record.random_score:.1f}",
-            f"{record.experience.transitions:,} steps" if record.experience else "none",
-        )
-    console = Console()
-    console.print(table if records else "The store is empty: `upcycle teacher publish RUN --name NAME` fills it.")
+    if not records:
+        print("The store is empty: `upcycle teacher publish RUN --name NAME` fills it.")
+        return
+    print_table(("teacher", "task", "frames", "policy", "score", "random", "experience"), map(_row, records))
+
+
+def _row(record: TeacherRecord) -> tuple[str, ...]:
+    return (
+        record.id,
+        record.env.task,
+        " x ".join(map(str, (record.frame_stack, *record.frame_shape))),
+        record.describe_policy(),
+        f"{record.score.mean_return:.1f}" if record.score else "not scored",
+        "" if record.random_score is None else f"{record.random_score:.1f}",
+        f"{record.experience.transitions:,} steps" if record.experience else "none",
+    )
 
 
 def show_teacher(name: str, *, as_json: bool, verify: bool = False) -> None:
@@ -54,7 +55,7 @@ def show_teacher(name: str, *, as_json: bool, verify: bool = False) -> None:
     if verify:
         store.verify(record)
     if as_json:
-        _print_json(record.model_dump(mode="json") | {"folder": _place(store, record), "verified": verify})
+        print_json(record.model_dump(mode="json") | _place(store, record) | {"verified": verify})
         return
     _print_record(record, store, note="every file verified" if verify else None)
 
@@ -68,14 +69,22 @@ def collect(
     seed: int = 0,
     chunk_steps: int = 64,
     n_step: int = 3,
+    replace: bool = False,
     stop: Stop | None = None,
     as_json: bool,
 ) -> None:
-    """Lets a teacher play and keeps its buffer; `n_step` is the largest horizon that the buffer is to serve."""
+    """Lets a teacher play and keeps its buffer; `n_step` is the largest horizon that the buffer is to serve.
+
+    A larger buffer that it has gives way only with `replace`. Raises: UserError otherwise, before it plays.
+    """
     from orchestrator.teachers import collect_experience
 
     store = TeacherStore.default()
     record = store.get(name)
+    has = 0 if record.experience is None else record.experience.transitions * env_spec(record.env).frame_skip
+    if has > frames and not replace:
+        remedy = "play more of them, or pass --replace to lose it"
+        raise UserError("--frames", frames, f"would replace the buffer of {record.id} of {has:,} frames", remedy)
     with show_bars("frames", show=not as_json) as bars:
         record = collect_experience(
             record,
@@ -153,26 +162,37 @@ def evaluate(
     epsilon: float = 0.001,
     lanes: int = 5,
     seed: int = 0,
+    replace: bool = False,
     stop: Stop | None = None,
     as_json: bool,
 ) -> None:
-    """Plays whole games with a teacher and writes the score into its record."""
+    """Plays whole games with a teacher and writes the score into its record.
+
+    A score of more games stays there unless `replace`; what was played is printed all the same.
+    """
     from orchestrator.teachers import score_teacher
 
     store = TeacherStore.default()
     record = store.get(name)
     with show_bars(show=not as_json) as bars:
-        record = score_teacher(
+        record, played = score_teacher(
             record,
             store,
             episodes=episodes,
             seed=seed,
             epsilon=epsilon,
             lanes=lanes,
+            keep_better_founded=not replace,
             stop=stop,
             on_games=bars.games,
         )
-    _print_result(record, store, as_json=as_json)
+    if as_json:
+        print_json(_brief(record) | {"played": played.model_dump(mode="json")})
+        return
+    _print_record(record, store)
+    if record.score != played:
+        assert record.score is not None
+        print(f"{_describe(played)}; the score of {record.score.episodes} games stays, --replace would put this there")
 
 
 def _warn_of_a_poor_score(record: TeacherRecord) -> None:
@@ -187,7 +207,7 @@ def _warn_of_a_poor_score(record: TeacherRecord) -> None:
 
 def _print_result(record: TeacherRecord, store: TeacherStore, *, as_json: bool) -> None:
     if as_json:
-        _print_json(_brief(record))
+        print_json(_brief(record))
     else:
         _print_record(record, store)
 
@@ -201,10 +221,7 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         f"stack fill {record.env.stack_fill}, sticky actions {record.env.sticky_actions:g}"
         + (", each frame resized before the brighter is taken" if record.env.resize_order == "resize_first" else ""),
         "policy": record.describe_policy(),
-        "score": "not scored"
-        if score is None
-        else f"{score.mean_return:.2f} (95 % interval {score.interval_low:.2f} to {score.interval_high:.2f}, "
-        f"{score.episodes} games, {score.actions} actions, epsilon {score.epsilon:g})",
+        "score": "not scored" if score is None else _describe(score),
         "random play": "unknown" if record.random_score is None else f"{record.random_score:.2f}",
         "experience": "none"
         if experience is None
@@ -227,9 +244,8 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
         if state is None
         else f"networks and {state.optimizer} after {state.learner_steps:,} learner steps, {state.bytes:,} bytes",
         "licence": record.licence,
-        "folder": _place(store, record),
+        **_place(store, record),
     }
-    table = Table(title=record.id, title_justify="left", show_header=False, box=None)
     if made.encoder is not None:
         rows["encoder"] = f"began as the torso of weights with SHA-256 {made.encoder}"
     if record.function is not None:
@@ -241,9 +257,14 @@ def _print_record(record: TeacherRecord, store: TeacherStore, *, note: str | Non
     if record.parity is not None:
         compared = f"{record.parity.observations} observations, largest difference"
         rows["compared with its framework"] = f"{compared} {record.parity.largest_difference:.2g}"
-    for key, value in (rows | ({"checked": note} if note else {})).items():
-        table.add_row(f"[dim]{key}[/dim]", value)
-    Console().print(table)
+    print_values(record.id, rows | ({"checked": note} if note else {}))
+
+
+def _describe(score: Score) -> str:
+    return (
+        f"{score.mean_return:.2f} (95 % interval {score.interval_low:.2f} to {score.interval_high:.2f}, "
+        f"{score.episodes} games, {score.actions} actions, epsilon {score.epsilon:g})"
+    )
 
 
 def _brief(record: TeacherRecord) -> dict[str, Any]:
@@ -255,10 +276,8 @@ def _brief(record: TeacherRecord) -> dict[str, Any]:
     return values
 
 
-def _place(store: TeacherStore, record: TeacherRecord) -> str:
-    """Where a teacher's record lies, for people."""
-    return f"{store.location}/{Revision(record).name}" if record.revision else str(store.folder(record))
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value))
+def _place(store: TeacherStore, record: TeacherRecord) -> dict[str, str]:
+    """Where a teacher lies: the file of its record, or in a store of an older version its folder."""
+    if record.revision:
+        return {"record": f"{store.location}/{Revision(record).name}"}
+    return {"folder": str(store.folder(record))}

@@ -17,7 +17,7 @@ from learner.checkpoint import CheckpointFolder
 from learner.training_arrays import to_training_arrays
 from orchestrator.acting import acting, to_score, way_of_acting
 from orchestrator.baselines import encoder_of, parents_of
-from teacher_store.records import Provenance, TeacherRecord
+from teacher_store.records import Provenance, Score, TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from teacher_store.training_state import write_training_state
@@ -47,11 +47,23 @@ def score_teacher(
     seed: int,
     epsilon: float = _EPSILON,
     lanes: int = 10,
+    keep_better_founded: bool = False,
     stop: Stop | None = None,
     on_games: OnGames | None = None,
-) -> TeacherRecord:
+) -> tuple[TeacherRecord, Score]:
     """Plays whole games with a teacher and writes the score into its record, with the random policy's if it lacks it.
 
+    Args:
+      record: which teacher.
+      store: where it lies.
+      episodes: whole games to play.
+      seed: of environments and exploration.
+      epsilon: exploration.
+      lanes: environments side by side.
+      keep_better_founded: a score in its record that is of more games stays.
+      stop: looked at before each step.
+      on_games: called with the games so far.
+    Returns: its new record, and the score of these games.
     Raises: UserError if it was stopped before the last game ended, or is no policy; CorruptDataError if the weights
       are damaged.
     """
@@ -70,11 +82,10 @@ def score_teacher(
     if not results.complete:
         raise UserError("teacher", record.id, "was stopped before its last game ended", "start the evaluation again")
     random = record.random_score if record.random_score is not None else _random_score(record.env, seed)
-    return store.replace(
-        record.model_copy(
-            update={"score": to_score(results.returns, epsilon, way_of_acting(teacher)), "random_score": random}
-        )
-    )
+    score = to_score(results.returns, epsilon, way_of_acting(teacher))
+    stays = keep_better_founded and record.score is not None and record.score.episodes > score.episodes
+    changes = {"score": record.score if stays else score, "random_score": random}
+    return store.replace(record.model_copy(update=changes)), score
 
 
 def collect_experience(
@@ -165,7 +176,7 @@ def publish_from_run(
     """
     folder = RunFolder.open(run)
     config, manifest = folder.config, folder.manifest
-    path, snapshot = _find_weights(folder, policy_version)
+    path, snapshot = find_weights(folder, policy_version)
     spec = env_spec(config.env)
     policy = QPolicy(config.network, spec)
     policy.load(snapshot.tensors)
@@ -224,7 +235,15 @@ def _training_state(folder: RunFolder | None, store: TeacherStore) -> Generator[
         yield path
 
 
-def _find_weights(folder: RunFolder, policy_version: int | None) -> tuple[Path, Snapshot]:
+def find_weights(folder: RunFolder, policy_version: int | None) -> tuple[Path, Snapshot]:
+    """Weights of a run and their file.
+
+    Args:
+      folder: of the run.
+      policy_version: one of those that it keeps; None for the one that it gives back: the one that was evaluated best
+        so far, or the newest if none has been.
+    Raises: UserError if there are none, or not these.
+    """
     snapshots = SnapshotFolder(folder.snapshots)
     if policy_version is None and (best := snapshots.best()) is not None:
         return best, read_snapshot(best)

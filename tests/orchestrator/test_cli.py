@@ -162,10 +162,23 @@ def test_stop_needs_a_running_run(folder: RunFolder, runs: Path, capsys: pytest.
     assert not folder.stop_requested()
 
 
-def test_evaluate_plays_the_newest_policy_of_a_run(folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["evaluate", "catch", "--episodes", "3", "--runs", str(runs), "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert (record["policy_version"], record["episodes"]) == (4, 3)
+def test_evaluate_plays_the_policy_that_a_run_gives_back(
+    folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]
+):
+    def played(*options: str) -> int:
+        assert main(["evaluate", "catch", "--episodes", "3", "--runs", str(runs), "--json", *options]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert record["episodes"] == 3
+        return record["policy_version"]
+
+    assert played() == 4  # none has been evaluated best yet
+    snapshots = SnapshotFolder(folder.snapshots)
+    snapshots.keep_best(snapshots.load(snapshots.publish(5, weights(), metadata(5))))
+    snapshots.publish(6, weights(), metadata(6))
+    assert played() == 5
+    assert played("--policy-version", "6") == 6
+    assert "is not kept; choose one of" in refused(capsys, "evaluate", "catch", "--policy-version", "9", "--runs", runs)
+    assert "is for runs" in refused(capsys, "evaluate", "pong", "--policy-version", "9", "--runs", runs)
     assert len(folder.scores()) == 1  # it writes nothing
     assert "--episodes" in refused(capsys, "evaluate", "catch", "--episodes", "0", "--runs", runs)
 
@@ -190,6 +203,39 @@ def test_a_defect_is_one_line_and_code_1(capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setattr("orchestrator.status.show_all", broken)
     assert main(["status"]) == 1
     assert "ZeroDivisionError: oops (a defect" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_says_so(
+    folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def stopped(*_: object, **__: object) -> None:
+        folder.update_manifest(state="stopped")
+
+    monkeypatch.setattr("orchestrator.launch.resume", stopped)
+    assert main(["resume", "catch", "--runs", str(runs), "--json"]) == 3
+    record = json.loads(capsys.readouterr().out)
+    assert (record["state"], record["run_id"]) == ("stopped", folder.manifest["run_id"])
+    assert main(["resume", "catch", "--runs", str(runs)]) == 3
+    monkeypatch.setattr("orchestrator.launch.run", stopped)
+    assert main(["run", "catch", "--name", "never-begun", "--runs", str(runs), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out) == {"run_id": None, "state": "stopped"}
+
+
+def test_help_says_what_a_verb_does():
+    def shown(*words: str) -> str:
+        command = [sys.executable, "-m", "orchestrator.cli", *words, "--help"]
+        environment = os.environ | {"COLUMNS": "200"}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        return " ".join(done.stdout.split())
+
+    text = shown("teacher", "publish")
+    assert "--no-experience" in text
+    assert "leave out the run's experience log" in text
+    assert "share the run's" not in text
+    assert "by default the best one so far" in text
+    assert "newest policy" not in shown("evaluate")
 
 
 def test_help_needs_nothing_heavy_and_unknown_verbs_have_code_2():

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 
 import pytest
 
+from orchestrator.cli_options import STOPPED
 from orchestrator.places import gpus_of_rank
 from tests.orchestrator.runs import CATCH, ROOT, wait_until
 from upcycle.config import LearnerConfig
@@ -171,7 +172,7 @@ def test_a_run_survives_kills_stops_cleanly_and_is_resumed(head: Head, tmp_path:
         assert all(int(status(runs)["processes"][name]["pid"]) != pid for name, pid in killed.items())
 
         subprocess.run(command("stop", "catch", "--runs", runs), cwd=ROOT, check=True, timeout=120)
-        assert driver.wait(60) == 0
+        assert driver.wait(60) == STOPPED
     finally:
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)

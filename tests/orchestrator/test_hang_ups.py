@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator import launch, signals
 from orchestrator.cli import main
+from orchestrator.cli_options import STOPPED
 from orchestrator.progress import Progress
 from orchestrator.signals import stop_on_signals
 from tests.orchestrator.runs import CATCH, catch
@@ -72,7 +73,7 @@ def test_help_minds_nobody_either(words: list[str], monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_goes_on_when_its_watcher_has_gone(runs: Path, monkeypatch: pytest.MonkeyPatch):
-    """And so says the exit code, whether it is finished or failed."""
+    """And so says the exit code, whether it was stopped or has failed."""
     rounds, failure = list[int](), list[Exception]()
 
     def long_run(*_: object, view: Any, **__: object) -> None:
@@ -87,7 +88,7 @@ def test_a_run_goes_on_when_its_watcher_has_gone(runs: Path, monkeypatch: pytest
     monkeypatch.setattr(launch, "run", long_run)
     arguments = ["run", str(CATCH), "--runs", str(runs), "--name", "new"]
     with nobody_reads(monkeypatch, "stdout", "stderr"):
-        assert main(arguments) == 0
+        assert main(arguments) == STOPPED
         assert len(rounds) == 100
         failure.append(launch.RunFailed("learner-0 died 3 times"))
         assert main(arguments) == 1

@@ -50,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TeacherStore:
     """With a teacher that gives probabilities, and one that is nothing but the buffer of its games."""
     torch.set_num_threads(1)
     store = TeacherStore(tmp_path_factory.mktemp("kinds") / "teachers", bundled=None)
-    record = score_teacher(publish(store, "player"), store, episodes=40, seed=0)
+    record, _ = score_teacher(publish(store, "player"), store, episodes=40, seed=0)
     record = collect_experience(record, store, frames=1500, epsilons=(0.1, 0.4), seed=0)
     store.publish(
         name="buffer",

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.cli import main
+from orchestrator.cli_options import STOPPED
 from orchestrator.shard_set import ShardSet
 from replay_service.sharding import ShardedReplay
 from tests.orchestrator.runs import CATCH, ROOT, catch, plan_for, wait_until
@@ -200,7 +201,7 @@ def test_a_run_that_is_scaled_up_and_down_goes_on_and_is_resumed(tmp_path: Path)
         assert shown["restarts"] == 1
         assert "replay-1" not in shown["processes"]
         subprocess.run(command("stop", "catch", "--runs", runs), cwd=ROOT, check=True, timeout=120)
-        assert driver.wait(60) == 0
+        assert driver.wait(60) == STOPPED
     finally:
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)

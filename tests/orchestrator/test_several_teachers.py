@@ -108,7 +108,7 @@ def publish(store: TeacherStore, folder: Path, name: str, column: Array, *, seed
         num_actions=NUM_ACTIONS,
         weights=folder / name,
     )
-    record = score_teacher(record, store, episodes=EPISODES, seed=0)
+    record, _ = score_teacher(record, store, episodes=EPISODES, seed=0)
     spec = chunk_spec(ENV, 16, 5)
     return collect_experience(record, store, frames=COLLECTED_FRAMES, epsilons=(0.1, 0.3), seed=seed, spec=spec)
 

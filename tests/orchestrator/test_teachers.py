@@ -169,13 +169,13 @@ def test_a_stopped_collection_changes_nothing(run: RunFolder, store: TeacherStor
 
 def test_a_score_is_the_same_for_the_same_seed_and_is_kept(run: RunFolder, store: TeacherStore) -> None:
     record = publish_from_run(run.path, store, name="balancer")
-    first = score_teacher(record, store, episodes=5, seed=3)
+    first, played = score_teacher(record, store, episodes=5, seed=3)
     assert store.get(record.id) == first
-    assert first.score is not None
-    assert first.score.episodes == 5
-    assert score_teacher(record, store, episodes=5, seed=3) == first
+    assert first.score == played
+    assert played.episodes == 5
+    assert score_teacher(record, store, episodes=5, seed=3) == (first, played)
     without = record.model_copy(update={"random_score": None})
-    random = score_teacher(without, store, episodes=5, seed=3).random_score
+    random = score_teacher(without, store, episodes=5, seed=3)[0].random_score
     assert random is not None
     assert 10.0 < random < 40.0  # CartPole's random policy lasts about 22 steps
 
@@ -207,17 +207,56 @@ def test_the_commands_print_tables_for_people(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("UPCYCLE_TEACHERS", str(tmp_path / "mine"))
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "40")
     leave_checkpoint(run)
     teacher_commands.publish(run.path, name="balancer", as_json=False)
     assert "30.00 (95 % interval 20.00 to 40.00, 2 games" in capsys.readouterr().out
     teacher_commands.list_teachers(as_json=False)
-    assert "CartPole-v1" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "CartPole-v1" in listed
+    assert TeacherStore.default().get("balancer").id in listed
+    assert "…" not in listed
     teacher_commands.show_teacher("balancer", as_json=False, verify=True)
     shown = capsys.readouterr().out
+    record = TeacherStore.default().get("balancer")
+    assert record.weights is not None
+    assert f"{record.weights.bytes:,} bytes, SHA-256 {record.weights.sha256}\n" in shown  # whole, in a pipe
+    (line,) = [line for line in shown.splitlines() if line.strip().startswith("record ")]
+    assert Path(line.split(maxsplit=1)[1]).is_file()
+    assert "folder" not in shown
     assert "push left, push right" in shown
     assert "networks and adam after 1 learner steps" in shown
     assert "every file verified" in shown
     with pytest.raises(UserError, match="did you mean balancer"):
         teacher_commands.show_teacher("ballancer", as_json=False)
     assert capsys.readouterr().out == ""
+
+
+def test_a_score_of_fewer_games_and_a_smaller_buffer_take_no_place_unless_told(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UPCYCLE_TEACHERS", str(tmp_path / "mine"))
+    store = TeacherStore.default()
+    teacher_commands.publish(run.path, name="balancer", as_json=True)
+    teacher_commands.evaluate("balancer", episodes=6, as_json=True)
+    before = store.get("balancer").score
+    assert before is not None
+    assert before.episodes == 6  # more than the two of the final evaluation
+    capsys.readouterr()
+    teacher_commands.evaluate("balancer", episodes=3, seed=1, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["score"]["episodes"], printed["played"]["episodes"]) == (6, 3)
+    assert store.get("balancer").score == before
+    teacher_commands.evaluate("balancer", episodes=3, seed=1, as_json=False)
+    assert "the score of 6 games stays, --replace would" in capsys.readouterr().out
+    teacher_commands.evaluate("balancer", episodes=3, seed=1, replace=True, as_json=True)
+    after = store.get("balancer").score
+    assert after is not None
+    assert after.episodes == 3
+    teacher_commands.collect("balancer", frames=200, as_json=True)
+    with pytest.raises(UserError, match=r"would replace the buffer of balancer-.* pass --replace to lose it"):
+        teacher_commands.collect("balancer", frames=100, as_json=True)
+    teacher_commands.collect("balancer", frames=100, replace=True, as_json=True)
+    record = store.get("balancer")
+    assert record.experience is not None
+    assert record.experience.transitions < 200
