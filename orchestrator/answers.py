@@ -7,7 +7,7 @@ are started again together.
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.context import Role
 from upcycle.errors import UserError
@@ -103,12 +103,3 @@ def awaited(handles: "Iterable[Handle]", *, is_up: bool) -> str | None:
         return None
     seconds = max(0.0, time.time() - min(handle.since for handle in late))
     return f"{', '.join(handle.name for handle in late)} to start, {seconds:.0f} s so far"
-
-
-def samples_per_insert(details: Iterable[Mapping[str, Any]]) -> float | None:
-    """Over all shards, whose details these are; None if nothing was inserted."""
-    accounts = [
-        (float(shard.get("num_inserted", 0.0)), float(shard.get("samples_per_insert", 0.0))) for shard in details
-    ]
-    inserted = sum(count for count, _ in accounts)
-    return sum(count * ratio for count, ratio in accounts) / inserted if inserted else None

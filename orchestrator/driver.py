@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from orchestrator.announcing import Announcer
-from orchestrator.answers import Name, awaited, called, judge, members, samples_per_insert, unit_of
+from orchestrator.answers import Name, awaited, called, judge, members, unit_of
 from orchestrator.baselines import Baselines
 from orchestrator.context import Role
 from orchestrator.disk_watch import DiskWatch
 from orchestrator.progress import Pace, Progress, View, phase_fraction
 from orchestrator.rounds import SHARD_SECONDS, answer_seconds, import_ahead, round_seconds, stages
 from orchestrator.scaling import ShardScaling
+from orchestrator.shards_together import samples_per_insert, spread
 from orchestrator.supervisor import GiveUp, Supervisor
 from orchestrator.timings import Timings
 from orchestrator.watching import Watch
@@ -180,9 +181,8 @@ class Driver:
         line = self._scaling.take_request(now=time.time())
         if line is not None:
             self._view.say(line)
-        details = {index: handle.detail for (role, index), handle in self._handles.items() if role == "replay"}
         now = time.monotonic()
-        for index in self._scaling.take_leave(details, now=time.time()):
+        for index in self._scaling.take_leave(self._shard_details(), now=time.time()):
             handle = self._handles.pop(("replay", index))
             self._supervisor.forget(("replay", index))
             self._departed.append(handle.detail)
@@ -218,6 +218,9 @@ class Driver:
         progress = self._progress()
         self._view.show(progress)
         status = progress.to_json() | {"samples_per_insert": self._samples_per_insert()}
+        if (apart := spread(self._shard_details().values())) is not None:
+            self._metrics.set("replay_spread_ratio", apart.ratio)
+            status["replay"] = apart.to_json()
         self._announcer.tell(status, self._handles)
 
     def _progress(self) -> Progress:
@@ -247,10 +250,11 @@ class Driver:
             waiting_for=awaited(self._handles.values(), is_up=phase != "starting"),
         )
 
+    def _shard_details(self) -> dict[int, Any]:
+        return {index: handle.detail for (role, index), handle in self._handles.items() if role == "replay"}
+
     def _samples_per_insert(self) -> float | None:
-        """Over all shards, of the table `online`, since they were started."""
-        details = [handle.detail for (role, _), handle in self._handles.items() if role == "replay"]
-        return samples_per_insert([*details, *self._departed])
+        return samples_per_insert([*self._shard_details().values(), *self._departed])
 
     def _end(self) -> None:
         importing = import_ahead("orchestrator.report") if self._finished else None

@@ -1,6 +1,7 @@
 """A replay shard as one process of a run."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,21 +89,35 @@ class ShardLoop:
             while not context.stop.wait(_POLL_SECONDS):
                 self._drain_if_told()
                 self._trim_log()
+                self._measure()
         finally:
             self._shard.stop(_GRACE_SECONDS)
 
     def status(self) -> dict[str, Any]:
         """Transitions held and sampled; of `online`, transitions inserted, samples per insert, whether it is full."""
-        metrics, stats = self._context.metrics, self._shard.stats("online")
+        metrics, stats, fill = self._context.metrics, self._shard.stats("online"), self._fill()
         return {
             "size": metrics.value("replay_size"),
             "num_inserted": metrics.value("replay_inserts_total"),
             "num_sampled": metrics.value("replay_samples_total"),
             "samples_per_insert": metrics.value("replay_samples_per_insert"),
             "log_bytes": metrics.value("replay_log_held_bytes"),
-            "full": stats.num_chunks * self._context.spec.steps >= stats.capacity_steps,
+            "num_stored": stats.num_transitions,
+            "fill": fill,
+            "full": fill >= 1,
+            "oldest_seconds": self._shard.oldest_seconds("online"),
             "draining": stats.draining,
         }
+
+    def _fill(self) -> float:
+        """Chunks of `online`, of those that it can hold."""
+        stats = self._shard.stats("online")
+        return stats.num_chunks * self._context.spec.steps / stats.capacity_steps
+
+    def _measure(self) -> None:
+        oldest = self._shard.oldest_seconds("online")
+        self._context.metrics.set("replay_fill_ratio", self._fill())
+        self._context.metrics.set("replay_oldest_seconds", math.nan if oldest is None else oldest)
 
     def _trim_log(self) -> None:
         """Now and then; on a full disk the log stays as it is, and whoever writes next says why."""

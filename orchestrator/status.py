@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from orchestrator import lease
 from orchestrator.printing import print_json, print_table
+from orchestrator.shards_together import in_words
 from orchestrator.standstill import WORDS, clock_time
 from upcycle.errors import UpcycleError, UserError
 from upcycle.run_folder import Record, RunFolder
@@ -47,6 +48,7 @@ def describe(folder: RunFolder) -> Record:
         "games": driver.get("games") if state in ("running", "created") else None,
         "restarts": driver.get("restarts", 0),
         "samples_per_insert": driver.get("samples_per_insert"),
+        "replay": driver.get("replay"),
         "reason": manifest.get("reason"),
         "warning": driver.get("warning") if state == "running" else None,
         "standstill": driver.get("standstill") if state == "running" else None,
@@ -94,6 +96,8 @@ def show(path: Path, *, as_json: bool) -> int:
     print(f"{record['name']}  {record['env_id']}  {record['state']}  {_progress(record)}".rstrip())
     print(f"{record['env_frames']:,} frames, {record['learner_steps']:,} updates, {record['restarts']} restarts")
     print(_newest(score))
+    if record["replay"]:
+        print(f"replay: {in_words(record['replay'])}")
     for name in ("reason", "warning"):
         if record[name]:
             print(f"{name}: {record[name]}")

@@ -11,7 +11,7 @@ import numpy as np
 from replay_service.failures import ShardStopping
 from replay_service.inspection import TableContents
 from replay_service.reservations import Reservations
-from replay_service.shared_log import EncodedChunk, LogPart, SharedLog, encode_for_log, read_part
+from replay_service.shared_log import LOGGED_TABLE, EncodedChunk, LogPart, SharedLog, encode_for_log, read_part
 from replay_service.shared_memory import SharedSegment
 from replay_service.size_gauge import SizeGauge
 from replay_service.table import Table
@@ -22,9 +22,6 @@ from upcycle.errors import CorruptDataError
 from upcycle.experience_log import ExperienceLogReader
 from upcycle.metrics import Metrics
 from upcycle.windows import View
-
-LOGGED_TABLE: Final = "online"
-"""The table that actors fill, whose chunks go into the experience log."""
 
 _MAX_RESERVATIONS: Final = 4  # enough to keep a shard busy while the chunks of the next are on their way
 _RESERVED_SECONDS: Final = 2.0
@@ -111,13 +108,12 @@ class ServedTable:
         if self.config.samples_per_insert is None:
             return num_chunks, self.stats()
         start = time.monotonic()
+        arrival = start - waited_seconds
         with self._changed:
             self._reservations.end(writer_id)
         with (
             place_in(self._writers) as may_wait,
-            self.waiting_inserts.turn(
-                self._has_room, wait_seconds if may_wait else 0.0, arrival=start - waited_seconds
-            ) as came,
+            self.waiting_inserts.turn(self._has_room, wait_seconds if may_wait else 0.0, arrival=arrival) as came,
             self._changed,
         ):
             num_granted = self._grant(writer_id, num_chunks) if came else 0
@@ -212,6 +208,11 @@ class ServedTable:
                 self._table.set_n_step(n_step)
             return self._stats()
 
+    def oldest_seconds(self) -> float:
+        """See `Table.oldest_seconds`."""
+        with self._changed:
+            return self._table.oldest_seconds(time.monotonic())
+
     def inspect(self, num_windows: int, view: View, *, rng: np.random.Generator) -> tuple[TableContents, TableStats]:
         """What the table holds, and counters; changes nothing. Raises ValueError for an impossible view."""
         with self._changed:
@@ -254,8 +255,7 @@ class ServedTable:
 
     def _has_room(self) -> bool:
         """Whether one more chunk may be promised room. Held: _changed."""
-        now = time.monotonic()
-        return self._reservations.has_place(now) and self._may_insert(self._table.spec.steps, now)
+        return self._reservations.has_place(now := time.monotonic()) and self._may_insert(self._table.spec.steps, now)
 
     def _grant(self, writer_id: str, num_chunks: int) -> int:
         """Promises room for as many of these chunks as there is. Held: _changed."""

@@ -1,5 +1,6 @@
 """A replay shard: the gRPC server around its tables."""
 
+import math
 import secrets
 import sys
 import threading
@@ -16,9 +17,9 @@ from replay_service import replay_pb2_grpc
 from replay_service.arena_segment import arena_segment
 from replay_service.calls import InThreads
 from replay_service.options import COMMON_OPTIONS, SERVER_OPTIONS
-from replay_service.served_table import LOGGED_TABLE, ServedTable
+from replay_service.served_table import ServedTable
 from replay_service.servicer import Servicer, find
-from replay_service.shared_log import LogPart, SharedLog
+from replay_service.shared_log import LOGGED_TABLE, LogPart, SharedLog
 from replay_service.size_gauge import SizeGauge
 from replay_service.table import Table
 from replay_service.types import TableConfig, TableStats
@@ -161,6 +162,11 @@ class ReplayShard:
     def stats(self, table: str) -> TableStats:
         """Counters of a table, as clients get them. Raises: UserError if there is no such table."""
         return find(self._tables, table).stats()
+
+    def oldest_seconds(self, table: str) -> float | None:
+        """How long ago the oldest chunk of a table came; None if it was seeded, or there is none."""
+        seconds = find(self._tables, table).oldest_seconds()
+        return None if math.isnan(seconds) else seconds
 
     def seed(
         self,

@@ -13,6 +13,9 @@ from upcycle.chunks import Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.errors import UserError
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 
+LOGGED_TABLE: Final = "online"
+"""The table that actors fill, whose chunks go into the experience log."""
+
 _READ_CHUNKS: Final = 16  # stored under one hold of a table's lock, so that seeding never keeps others waiting for long
 
 

@@ -84,11 +84,9 @@ class Table:
         return (writer_id, sequence) in self._recent
 
     def insert(self, chunk: Chunk, *, writer_id: str, sequence: int, now: float = math.nan) -> bool:
-        """Stores a chunk; a duplicate changes nothing but its counter. The caller has asked `may_insert`.
+        """Stores a chunk, at `now` if known; returns whether it is new. A duplicate changes nothing but its counter.
 
-        Args:
-          now: seconds on the clock of `inspect`, if known.
-        Returns: whether the chunk is new.
+        The caller has asked `may_insert`.
         """
         if self.is_duplicate(writer_id, sequence):
             self._num_duplicates += 1
@@ -218,6 +216,10 @@ class Table:
             n_step=self._n_step,
         )
 
+    def oldest_seconds(self, now: float) -> float:
+        """How long ago the oldest chunk came; not a number if that is unknown (it was seeded) or there is none."""
+        return now - float(self._stored_seconds[self._next_slot if self._storage.generation[self._next_slot] else 0])
+
     def inspect(self, num_windows: int, view: View, *, now: float, rng: np.random.Generator) -> TableContents:
         """What the table holds, in one pass over its priorities. Changes nothing.
 
@@ -244,8 +246,6 @@ class Table:
         if not num_windows or self._sampler.mass == 0:
             return np.zeros(0, np.int64)
         items, _ = self._sampler.draw(num_windows, rng=rng)
-        if n_step == self._n_step:
-            return items
         slot, offset = np.divmod(items, self.spec.steps)
         return items[self._valid(slot, n_step)[np.arange(len(slot)), offset]]
 
@@ -268,9 +268,8 @@ class Table:
         if (annotations := self._storage.annotations) is not None:
             assert self._num_annotated == np.count_nonzero(annotations.annotated), "annotations are miscounted"
             assert not annotations.annotated[~filled].any(), "an empty slot is annotated"
-        assert np.array_equal(self._sampler.valid, self._valid(slice(None), self._n_step).reshape(-1)), (
-            "wrong items can be drawn"
-        )
+        valid = self._valid(slice(None), self._n_step).reshape(-1)
+        assert np.array_equal(self._sampler.valid, valid), "wrong items can be drawn"
 
     def _store(self, chunk: Chunk, count: Callable[[int], Flow], now: float) -> int:
         """Overwrites the oldest slot; `count` is the flow's method that counts the transitions coming in."""

@@ -62,6 +62,13 @@ METRICS: Final[Mapping[str, Metric]] = {
         "Time that samples waited for inserts (the limiter): in line at a shard; at a learner, over all shards.",
     ),
     "replay_size": Metric("gauge", "Transitions that this shard holds, in agent steps."),
+    "replay_fill_ratio": Metric("gauge", "Chunks that this shard holds, of those that its table `online` can hold."),
+    "replay_oldest_seconds": Metric(
+        "gauge", "Time since the oldest chunk of the table `online` came; not a number if it was seeded."
+    ),
+    "replay_spread_ratio": Metric(
+        "gauge", "By how much the fill ratios of shards that take chunks differ: 0 is alike, told by the driver."
+    ),
     "replay_draining": Metric("gauge", "1 while this shard takes no more chunks, before it leaves."),
     "replay_torn_windows_total": Metric(
         "counter", "Windows overwritten while they were read out of shared memory, and drawn again."

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator import lease
 from orchestrator.cli import main
+from orchestrator.shards_together import Spread
 from orchestrator.signals import stop_on_signals
 from tests.orchestrator.runs import CATCH, ROOT, catch
 from tests.orchestrator.test_evaluator import metadata, weights
@@ -154,6 +155,16 @@ def test_status_tells_a_lost_run_from_a_stopped_one(folder: RunFolder, runs: Pat
     assert state() == "running"  # a driver on another machine
     assert main(["status", "--runs", str(runs)]) == 0
     assert "rl 50%" in capsys.readouterr().out
+
+
+def test_status_shows_how_alike_the_shards_are(folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]):
+    ages = (90.0, 900.0)
+    apart = Spread(num_shards=2, transitions=(4480, 10_000), fill=(0.448, 1.0), oldest_seconds=ages).to_json()
+    folder.write_status("driver", 0, {"phase": "rl", "fraction": 0.5, "replay": apart})
+    assert main(["status", "catch", "--runs", str(runs)]) == 0
+    assert "replay: 2 shards hold 4,480 to 10,000 transitions" in capsys.readouterr().out
+    assert main(["status", "catch", "--runs", str(runs), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["replay"] == apart
 
 
 def test_stop_needs_a_running_run(folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]):

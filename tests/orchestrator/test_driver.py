@@ -368,7 +368,9 @@ def test_a_run_is_scaled_while_it_goes_on(folder: RunFolder, tracker: Tracker, m
             answered.append(folder.shards() or {})
         if name.startswith("replay"):
             told = name == "replay-2" and round_ > 6
-            return {"detail": {"num_inserted": 10.0, "samples_per_insert": 4.0, "draining": told, "full": round_ > 10}}
+            detail = {"num_inserted": 10.0, "samples_per_insert": 4.0, "draining": told, "full": round_ > 10}
+            held = {"num_stored": 75, "fill": 0.75} if name == "replay-1" else {"num_stored": 100, "fill": 1.0}
+            return {"detail": detail | held | {"oldest_seconds": None}}
         return learner("online", round_, 1, "finished" if round_ == 16 else "running") if name == "learner-0" else {}
 
     cluster, screen, metrics, driver = drive(folder, tracker, answer)
@@ -388,6 +390,8 @@ def test_a_run_is_scaled_while_it_goes_on(folder: RunFolder, tracker: Tracker, m
     assert "replay-2" not in folder.statuses()
     assert folder.scale_request() is None
     assert metrics.value("supervisor_restarts_total", target="replay") == 0
+    assert metrics.value("replay_spread_ratio") == 0.25
+    assert folder.statuses()["driver-0"]["replay"]["transitions"] == [75, 100]
 
 
 def test_a_run_that_was_scaled_goes_on_with_its_shards(folder: RunFolder, tracker: Tracker):

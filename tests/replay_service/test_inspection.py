@@ -86,6 +86,17 @@ def test_ages_are_the_quantiles_of_a_plain_list(counts: list[int], seed: int) ->
         assert bool(np.isnan(result.seconds).all())
 
 
+def test_the_oldest_chunk_is_the_one_that_is_overwritten_next() -> None:
+    table = make_table(table_config(capacity_steps=3 * SPEC.steps))
+    assert np.isnan(table.oldest_seconds(5.0))
+    table.seed(make_chunk(0))
+    assert np.isnan(table.oldest_seconds(5.0))
+    for number in range(1, 5):
+        table.insert(make_chunk(number), writer_id="w", sequence=number, now=float(number))
+        assert np.isnan(table.oldest_seconds(9.0)) == (number < 3)  # the seeded one is there still
+    assert table.oldest_seconds(9.0) == 9.0 - 2.0
+
+
 def test_contents_by_hand() -> None:
     table = make_table()
     table.insert(make_chunk(3, priorities=[1, 1, 2, 3, 0, 0.5, 4, 8]), writer_id="w", sequence=0, now=10.0)
