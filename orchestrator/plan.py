@@ -177,15 +177,14 @@ def _scored(
     if record.score is not None or record.kind == "experience":
         return record
     view.say(f"scoring teacher {record.id}, once")
-    record, _ = score_teacher(
+    return score_teacher(
         record,
         store,
         episodes=config.evaluation.final_episodes,
         seed=config.seed,
         stop=stop,
         on_games=_shown(view, f"teacher {record.id}"),
-    )
-    return record
+    )[0]
 
 
 def _score(record: TeacherRecord) -> float | None:
