@@ -184,22 +184,28 @@ def test_a_shard_comes_back_with_what_it_had_acknowledged(folder: RunFolder, sta
         client.close()
 
 
-def test_a_learner_goes_on_from_its_checkpoint(folder: RunFolder, stage: Stage):
-    stage.start("replay")
-    wait_until(lambda: folder.endpoints("replay"))
-    stage.start("actor")
-    first = stage.start("learner")
-    wait_until(lambda: first.status()["detail"].get("learner_steps", 0) > 50)
-    assert first.stop(20.0)
-    reached = first.status()["detail"]
-    assert reached["phase"] == "rl"
-    second = stage.start("learner")
-    wait_until(lambda: second.status()["state"] in ("finished", "failed"))
-    assert second.status()["error"] is None
-    assert second.status()["detail"]["learner_steps"] > reached["learner_steps"]
-    newest = SnapshotFolder(folder.snapshots).latest()
-    assert newest is not None
-    assert newest.version > reached["policy_version"]
+def test_a_learner_goes_on_from_its_checkpoint(tmp_path: Path):
+    # More frames than the actor, who plays on while there is no learner, could use up.
+    folder = new_run(tmp_path / "run", catch("replay.num_shards=1", "rl.env_frames=10000000"))
+    stage = Stage(folder)
+    try:
+        stage.start("replay")
+        wait_until(lambda: folder.endpoints("replay"))
+        stage.start("actor")
+        first = stage.start("learner")
+        wait_until(lambda: first.status()["detail"].get("learner_steps", 0) > 50)
+        assert first.stop(20.0)
+        reached = first.status()["detail"]
+        assert reached["phase"] == "rl"
+        second = stage.start("learner")
+        wait_until(lambda: second.status()["detail"].get("learner_steps", 0) > reached["learner_steps"])
+        assert second.stop(20.0)
+        assert second.status()["error"] is None
+        newest = SnapshotFolder(folder.snapshots).latest()
+        assert newest is not None
+        assert newest.version > reached["policy_version"]
+    finally:
+        stage.close()
 
 
 def test_an_error_is_reported_and_logged_not_raised(folder: RunFolder, stage: Stage):
