@@ -10,6 +10,7 @@ import shutil
 import stat
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,15 +139,19 @@ def collect_garbage(store: TeacherStore, *, keep_seconds: float, dry_run: bool =
             names.append(entry.name)
             freed += entry.size
     for path in _local_garbage(store, garbage):
-        state = [inside.lstat() for inside in (path, *path.rglob("*"))]
+        try:
+            state = [inside.lstat() for inside in (path, *path.rglob("*"))]
+        except FileNotFoundError:  # somebody is at work on it, or has collected it
+            continue
         if time.time() - max(inside.st_ctime for inside in state) < keep_seconds:
             continue
         names.append(str(path))
         freed += sum(inside.st_size for inside in state if stat.S_ISREG(inside.st_mode) and inside.st_nlink == 1)
-        if not dry_run and path.is_dir():
-            shutil.rmtree(path)
-        elif not dry_run:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another collection removes it, too
+            if not dry_run and path.is_dir():
+                shutil.rmtree(path)
+            elif not dry_run:
+                path.unlink()
     return GarbageReport(tuple(names), freed, complete)
 
 

@@ -214,3 +214,15 @@ def test_nothing_is_deleted_where_a_record_is_damaged(store: TeacherStore, tmp_p
         collect_garbage(store, keep_seconds=0)
     assert len(objects(store)) == 1
     assert store.storage.entries("sweeps/") == []
+
+
+def test_what_vanishes_meanwhile_is_passed_over(store: TeacherStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"12345")
+
+    def two_paths(*_: object) -> list[Path]:
+        return [tmp_path / "gone", kept]
+
+    monkeypatch.setattr("teacher_store.garbage._local_garbage", two_paths)
+    assert collect_garbage(store, keep_seconds=-1.0).names == (str(kept),)
+    assert not kept.exists()
