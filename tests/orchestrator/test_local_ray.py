@@ -112,12 +112,15 @@ def test_whoever_asks_for_the_dashboard_gets_its_url_and_the_token(
     def start(*_: object) -> str | None:
         return "127.0.0.1:8265" if wanted else None
 
+    def no_places(*_: object) -> None:
+        """There is no Ray to have any."""
+
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     if mode is not None:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
     monkeypatch.setattr(cluster, "start_local", start)
-    monkeypatch.setattr(cluster.ray, "cluster_resources", dict)
+    monkeypatch.setattr(cluster, "Places", no_places)
     said = list[str]()
     with private_folder() as folder:
         cluster.Cluster(catch(f"cluster.dashboard={str(wanted).lower()}"), "test", folder, said.append, StopSignal())
