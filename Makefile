@@ -1,5 +1,6 @@
 # make demo    reincarnate a Pong agent from the bundled teacher, with a report at the end
-# make test    all tests, in two processes
+# make test    all tests, in three processes
+# make test-quick   those that need no Ray and no long work
 # make check   formatting, lint, types, import layers, generated code, then all tests
 # The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
 # bench-pauses, bench-peers, bench-learner, bench-teachers, check-statistics, workflow, dopamine-teacher. Everything sets
@@ -20,11 +21,11 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_COMPILE_BYTECODE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup lock proto proto-check docs format lint check test test-gpu demo bench bench-learner bench-replay bench-scaling bench-crowd \
+.PHONY: help setup lock proto proto-check docs format lint check test test-quick test-gpu demo bench bench-learner bench-replay bench-scaling bench-crowd \
   bench-pauses bench-peers bench-teachers check-statistics dopamine-teacher soak workflow
 
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -7
 
 setup: $(READY)
 
@@ -68,8 +69,12 @@ lint: $(READY)
 
 check: lint proto-check test
 
+# Three processes on two cores: many tests wait, for games, processes and clocks.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test-quick: $(READY)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not ray and not slow"
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import COLLECTED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

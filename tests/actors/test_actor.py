@@ -26,6 +26,8 @@ from upcycle.snapshots import SnapshotFolder
 from upcycle.torch_io import to_numpy
 from upcycle.windows import View
 
+pytestmark = pytest.mark.slow
+
 CONFIG = RunConfig(
     name="test",
     phases=("rl",),

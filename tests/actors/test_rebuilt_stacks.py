@@ -12,6 +12,8 @@ from upcycle.chunks import Array, Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.config import EnvConfig
 from upcycle.windows import StackFill, View, gather_windows, valid_starts
 
+pytestmark = pytest.mark.slow
+
 LANES = 8
 
 

@@ -13,6 +13,8 @@ from upcycle.action_names import action_names
 from upcycle.chunks import Array
 from upcycle.config import EnvConfig
 
+pytestmark = pytest.mark.slow
+
 RAW = (210, 160)
 FIRE = 1
 

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.replay_log import recorded_log
 from teacher_store.importers.dopamine_replay import IMPORTER
 from teacher_store.importers.imported import Request
 from teacher_store.importers.source import Source
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_log_is_full_and_rotated_and_holds_what_was_played_over_and_over(tmp_path: Path):

@@ -23,6 +23,8 @@ from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
 from upcycle.snapshots import SnapshotFolder, read_snapshot
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["experience", "teacher"]  # fixtures
 
 NAN, INF = float("nan"), float("inf")

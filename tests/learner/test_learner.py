@@ -30,6 +30,8 @@ from upcycle.runtime import StopSignal
 from upcycle.snapshots import SnapshotFolder, write_snapshot
 from upcycle.torch_io import to_numpy
 
+pytestmark = pytest.mark.slow
+
 BASE: dict[str, Any] = {
     "name": "test",
     "env": {"task": "CartPole-v1", "clip_rewards": False},

@@ -15,6 +15,8 @@ from upcycle.networks import build_network
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
 
+pytestmark = pytest.mark.slow
+
 _DEADLINE_SECONDS = 50.0
 
 

@@ -29,6 +29,8 @@ from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
 from upcycle.windows import View
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["experience", "teacher"]  # fixtures
 
 STEPS = 45

@@ -17,6 +17,8 @@ from tests.replay_service.chunk_factory import ENV, SPEC, VIEW, connected, make_
 from upcycle.chunks import Array
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 
+pytestmark = pytest.mark.slow
+
 TEACHER = table_config("teacher", sampler="uniform", capacity_steps=400, annotation_width=2)
 PER_REQUEST = 4
 

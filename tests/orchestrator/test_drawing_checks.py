@@ -21,6 +21,8 @@ from upcycle.config_io import parse_config
 from upcycle.errors import UserError
 from upcycle.windows import View
 
+pytestmark = pytest.mark.slow
+
 Sections = dict[str, dict[str, Any]]
 
 FITTING: Sections = {

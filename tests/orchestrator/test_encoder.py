@@ -30,6 +30,8 @@ from upcycle.runtime import StopSignal
 from upcycle.snapshots import SnapshotFolder, Tensors, read_snapshot, write_snapshot
 from upcycle.torch_io import to_numpy
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["experience"]  # a fixture
 
 PONG = ("env.frame_size=42", "network.width=0.25", "network.hidden=32")

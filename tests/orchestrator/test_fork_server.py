@@ -16,6 +16,8 @@ from orchestrator import fork_request
 from orchestrator.fork_server import MODULES, SOCKET
 from tests.orchestrator.runs import ROOT, wait_until
 
+pytestmark = pytest.mark.slow
+
 SERVER = "import socket; from orchestrator import fork_server; fork_server.serve(socket.socket(fileno={fileno}))"
 WORKER = """
 import json, os, sys, time

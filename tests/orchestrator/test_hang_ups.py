@@ -19,6 +19,8 @@ from tests.orchestrator.runs import CATCH, catch
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def nobody_reads(monkeypatch: pytest.MonkeyPatch, *names: str) -> Generator[None]:

@@ -23,6 +23,8 @@ from upcycle.config_io import load_config
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent / "fixtures" / "dopamine_pong"
 PRESETS = Path(__file__).resolve().parents[2] / "deploy" / "presets"
 SHORT_GAMES = ("env.max_episode_steps=40",)

@@ -11,6 +11,8 @@ from teacher_store.store import TeacherStore
 from tests.teacher_store.fixture_files import FIXTURES, unzip
 from upcycle.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 AGENTS = {
     "cleanrl_jax/nature": ("Breakout-v5", "q_values"),
     "cleanrl_torch/nature": ("Breakout-v5", "q_values"),

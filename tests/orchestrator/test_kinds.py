@@ -21,6 +21,8 @@ from upcycle.errors import UserError
 from upcycle.snapshots import write_snapshot
 from upcycle.torch_io import to_numpy
 
+pytestmark = pytest.mark.slow
+
 SHARPNESS = 20.0
 """Of the probabilities: the best action of Catch, 1/4 ahead in value, gets 0.99."""
 

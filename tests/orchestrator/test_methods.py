@@ -13,6 +13,8 @@ from upcycle.config import RunConfig
 from upcycle.config_io import load_config
 from upcycle.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 PRESETS = Path(__file__).resolve().parents[2] / "deploy" / "presets"
 
 GOOD_RETURN = 0.0

@@ -13,6 +13,8 @@ import pytest
 
 from tests.orchestrator.runs import ROOT
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json, time
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from teacher_store.records import Score
@@ -12,6 +13,8 @@ from upcycle.config_io import load_config
 from upcycle.networks import build_network
 from upcycle.snapshots import write_snapshot
 from upcycle.torch_io import to_numpy
+
+pytestmark = pytest.mark.slow
 
 PRESETS = Path(__file__).resolve().parents[2] / "deploy" / "presets"
 SHORT = (

@@ -29,6 +29,8 @@ from upcycle.runtime import StopSignal, close_logging
 from upcycle.snapshots import SnapshotFolder
 from upcycle.tracker import Tracker
 
+pytestmark = pytest.mark.slow
+
 
 class Stage:
     """Starts processes and ends them all."""

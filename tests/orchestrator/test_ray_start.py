@@ -19,6 +19,8 @@ from orchestrator.ray_start import RayFailed, Watch, end_processes, own_sessions
 from tests.orchestrator.runs import ROOT, wait_until
 from upcycle.runtime import StopSignal
 
+pytestmark = pytest.mark.slow
+
 STARTS = """
 import json, threading, time
 import psutil

@@ -17,6 +17,8 @@ from tests.orchestrator.test_several_teachers import states, values_of_going_to
 from tests.teacher_store.installed import install
 from upcycle.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 CATCHER = RegisterOptions("catchers.Catcher", "Catch-v0", "catcher", episodes=20)
 
 

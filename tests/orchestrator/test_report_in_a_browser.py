@@ -16,6 +16,8 @@ from teacher_store.store import TeacherStore
 from tests.orchestrator.test_report import make_run_that_gives_back_an_early_version, summarised
 from tests.orchestrator.workflow_runs import add_workflow
 
+pytestmark = pytest.mark.slow
+
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (390, 768, 1200)
 MEASURE = """

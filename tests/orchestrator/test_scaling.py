@@ -27,6 +27,8 @@ from upcycle.chunks import encode_chunk
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 FULL = {"full": True, "draining": False}
 DRAINED = {"full": True, "draining": True}
 FILLING = {"full": False, "draining": False}

@@ -24,6 +24,8 @@ from upcycle.networks import QNetwork, build_network
 from upcycle.snapshots import write_snapshot
 from upcycle.torch_io import load_into, to_numpy
 
+pytestmark = pytest.mark.slow
+
 ENV = small("qdagger_dqn").env
 NETWORK = NetworkConfig(kind="mlp", hidden=256)
 ROWS, COLUMNS = 10, 5

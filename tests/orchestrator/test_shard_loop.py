@@ -23,6 +23,8 @@ from upcycle.run_folder import RunFolder
 from upcycle.runtime import close_logging
 from upcycle.windows import View
 
+pytestmark = pytest.mark.slow
+
 COLLECT = "teacher.collect_frames=400"
 TWO = (*OFFLINE, "teacher.also=other", COLLECT, "replay.min_size_to_sample=64")
 RELOAD = (

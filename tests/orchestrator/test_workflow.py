@@ -26,6 +26,8 @@ from tests.orchestrator.workflow_runs import (
 from upcycle.config_io import parse_config
 from upcycle.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 LINE = [(0, 0.0), (1_000, 0.5), (2_000, 0.8)]
 
 

@@ -16,6 +16,8 @@ from replay_service.types import TableConfig
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, guarded, make_data, running_shards, table_config
 from upcycle.metrics import Metrics
 
+pytestmark = pytest.mark.slow
+
 NUM_WRITERS, BATCH_SIZE = 3, 64
 # A batch is owed exactly a chunk: whichever shard it is booked at has room for one at once.
 LIMITED = table_config(

@@ -21,6 +21,8 @@ from tests.replay_service.shard_process import ShardProcess
 from upcycle.chunks import decode_chunk
 from upcycle.experience_log import ExperienceLogReader
 
+pytestmark = pytest.mark.slow
+
 # Each shard: at most four chunks or 96 samples away from 3 samples per insert; one chunk free, but for one that joins.
 LIMITED = table_config(capacity_steps=16_000, samples_per_insert=3.0, error_buffer_steps=32, min_size_to_sample=8)
 JOINING = replace(LIMITED, min_size_to_sample=0)

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from replay_service.client import ShardClient
 from replay_service.rate_limiter import Flow
 from replay_service.server import ReplayShard
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, guarded, make_data, running_shards, table_config
+
+pytestmark = pytest.mark.slow
 
 NUM_SHARDS, NUM_SAMPLING, NUM_INSERTING = 3, 4, 4
 BATCH_SIZE, CHUNKS = 32, 40

@@ -5,6 +5,8 @@ import pytest
 from benchmarks.tiers import fill, play
 from replay_service.types import Tier
 
+pytestmark = pytest.mark.slow
+
 LIMITS: dict[str, dict[Tier, int]] = {
     "pong": {"raw": 8200, "warm": 500, "cold": 300},
     "mspacman": {"raw": 8200, "warm": 2000, "cold": 400},

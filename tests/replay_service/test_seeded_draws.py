@@ -27,6 +27,8 @@ from upcycle.chunks import Array, encode_chunk
 from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.windows import View
 
+pytestmark = pytest.mark.slow
+
 TEACHER = table_config("teacher", sampler="uniform", capacity_steps=400)
 ONLINE = table_config("online", capacity_steps=400, priority_exponent=0.6)
 NUM_CHUNKS = 11  # of three shards two get four, the last one three, and of the last chunk there are five rows only

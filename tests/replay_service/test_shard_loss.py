@@ -17,6 +17,8 @@ from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data,
 from tests.replay_service.shard_process import ShardProcess
 from upcycle.experience_log import ExperienceLogReader
 
+pytestmark = pytest.mark.slow
+
 CONFIG = table_config(capacity_steps=4000)
 
 

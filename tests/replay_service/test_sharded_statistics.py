@@ -23,6 +23,8 @@ from replay_service.types import SampledBatch
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.chunks import MAX_PRIORITY, Array
 
+pytestmark = pytest.mark.slow
+
 DIMENSIONS, BATCHES, BATCH_SIZE = 4, 150, 128
 ALPHA, POWER, EFFECT = 1e-4, 0.999, 0.66
 PRIORITY_EXPONENT, WEIGHT_EXPONENT = 0.6, 0.4

@@ -28,6 +28,8 @@ from tests.teacher_store.writers import publish_into_bucket
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Generator[str]:
