@@ -51,6 +51,7 @@ def _play(
     episodes = config.evaluation.final_episodes
     detail = f"{title}, policy version {snapshot.metadata['policy_version']}"
     status = folder.statuses().get("driver-0", {})  # of the whole run, which this version may be an early one of
+    told = {name: value for name, value in status.items() if name not in ("pid", "time")}  # those are of each heartbeat
 
     def show(games: Games) -> None:
         progress = Progress(
@@ -64,7 +65,7 @@ def _play(
             games=games,
         )
         view.show(progress)
-        folder.write_status("driver", 0, {**status, **progress.to_json(), "processes": {}})
+        folder.write_status("driver", 0, {**told, **progress.to_json(), "processes": {}})
 
     view.say(f"{detail}: {episodes} games")
     show(Games(0, episodes))

@@ -176,7 +176,8 @@ def test_the_best_versions_play_off_and_the_winner_is_given_back(tmp_path: Path)
     assert sorted(snapshots.finalists()) == sorted(top)
     assert len(set(scores.values())) > 1, "these versions are too alike to rank"
 
-    folder.write_status("driver", 0, {"phase": "rl", "env_frames": 90_000, "learner_steps": 4_500, "restarts": 1})
+    of_run = {"phase": "rl", "env_frames": 90_000, "learner_steps": 4_500, "restarts": 1}
+    folder.write_status("driver", 0, of_run | {"time": 0.0})
     view = Shown()
     final = final_evaluation(folder, view, StopSignal())
     assert final is not None
@@ -188,6 +189,9 @@ def test_the_best_versions_play_off_and_the_winner_is_given_back(tmp_path: Path)
     games = [progress.detail.partition(",")[0] for progress in view.shown]
     assert list(dict.fromkeys(games)) == [*(f"play-off {number} of 3" for number in (1, 2, 3)), "final evaluation"]
     status = describe(folder)
+    assert folder.statuses()["driver-0"]["time"] > 0.0, (
+        "a heartbeat has its own time: by it a run is told from a lost one"
+    )
     assert (status["phase"], status["games"]["ended"]) == ("evaluation", 40)  # for those that look from elsewhere
     assert (status["env_frames"], status["learner_steps"], status["restarts"]) == (90_000, 4_500, 1)  # of the run
     played = {record["policy_version"]: record for record in folder.scores() if record["kind"] == "playoff"}
