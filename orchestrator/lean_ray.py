@@ -9,6 +9,7 @@ Nothing of Ray's can be told so from outside. What is replaced here is known of 
 `orchestrator.early_start` names; any other Ray is started as it starts itself.
 """
 
+import subprocess
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from orchestrator.fork_server import package_path
 
 _NO_PORT: Final = 1  # nobody but root listens there, and nobody does
 _WORKERS_AT_A_TIME: Final = 16  # forks are cheap; Ray's own limit is the number of cores
-_AGENT: Final = f"{sys.executable} {agent_stand_in.__file__}"
+_AGENT: Final = (sys.executable, str(agent_stand_in.__file__))
 
 
 @contextmanager
@@ -70,9 +71,10 @@ def lean_daemons(fork_socket: Path) -> Generator[None]:
 
 def lean_command(command: Sequence[str]) -> list[str]:
     """A raylet's command line with stand-ins for its agents, and no worker before one is asked for."""
+    agent = subprocess.list2cmdline(_AGENT)  # as Ray itself writes commands; a raylet splits them at spaces
     settings: Mapping[str, str] = {
-        "--dashboard_agent_command": _AGENT,
-        "--runtime_env_agent_command": _AGENT,
+        "--dashboard_agent_command": agent,
+        "--runtime_env_agent_command": agent,
         "--num_prestart_python_workers": "0",
         "--maximum_startup_concurrency": str(_WORKERS_AT_A_TIME),
     }

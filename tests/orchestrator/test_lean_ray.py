@@ -1,5 +1,6 @@
 """A local Ray without its unused daemons: what of Ray is replaced while it starts, and put back."""
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -7,6 +8,7 @@ from typing import Any, cast
 import pytest
 import ray
 
+from orchestrator import lean_ray
 from orchestrator.early_start import VERIFIED_VERSIONS
 from orchestrator.lean_ray import lean_command, lean_daemons
 
@@ -31,6 +33,13 @@ def test_a_raylet_gets_stand_ins_for_its_agents_and_no_worker_in_advance():
     assert "--num_prestart_python_workers=0" in lean
     assert [word.partition("=")[0] for word in lean] == [word.partition("=")[0] for word in COMMAND]
     assert sum(word.endswith("agent_stand_in.py") for word in lean) == 2
+
+
+def test_a_path_with_spaces_is_one_word_of_the_command(monkeypatch: pytest.MonkeyPatch):
+    words = ("/home/my name/bin/python", "/home/my name/agent.py")
+    monkeypatch.setattr(lean_ray, "_AGENT", words)
+    agents = [word.partition("=")[2] for word in lean_command(COMMAND) if "agent_command" in word]
+    assert [tuple(shlex.split(agent)) for agent in agents] == [words, words]
 
 
 def test_a_raylet_of_another_kind_is_no_guesswork():
