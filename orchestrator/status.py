@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -182,7 +183,8 @@ def stop(path: Path, *, timeout_seconds: float, as_json: bool) -> int:
         raise UserError("run", path.name, f"is not running ({record['state']})", "nothing to stop")
     folder.request_stop()
     if record["pid"] is not None:
-        os.kill(record["pid"], signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended by itself meanwhile
+            os.kill(record["pid"], signal.SIGTERM)
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         state = describe(folder)["state"]

@@ -120,3 +120,22 @@ def test_counts_are_whole_and_no_process_runs_in_a_run_that_has_ended(runs: Path
     line = next(line for line in capsys.readouterr().out.splitlines() if "replay-0" in line)
     assert "size 10,613, samples_per_insert 15.26, log_bytes 0 " in line
     assert " ended " in line
+
+
+def test_a_driver_that_ends_by_itself_meanwhile_is_stopped_all_the_same(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    folder = make(runs, "mine")
+    folder.update_manifest(state="running")
+
+    def holder(_: RunFolder) -> int | None:
+        return None if folder.manifest["state"] == "finished" else 1
+
+    def gone(_pid: int, _number: int) -> None:
+        folder.update_manifest(state="finished")
+        raise ProcessLookupError
+
+    monkeypatch.setattr(lease, "holder", holder)
+    monkeypatch.setattr(os, "kill", gone)
+    assert main(["stop", "mine", "--runs", str(runs)]) == 0
+    assert "mine: finished" in capsys.readouterr().out
