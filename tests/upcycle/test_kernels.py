@@ -1,5 +1,6 @@
 """The native kernels and the plain ones: the same bytes out, the same damage refused, nothing else written."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from upcycle import kernels, native_kernels, plain_kernels
 from upcycle.errors import CorruptDataError
+from upcycle.kernel_building import build_kernels
 
 SHAPE, GROUP = (12, 11), 4
 UNBUILT = pytest.mark.skipif(bool(native_kernels.why_not), reason="the native kernels have not been built")
@@ -209,3 +211,13 @@ def test_without_a_compiler_the_plain_ones_run_and_say_why(shipped: Path, enviro
     assert out.startswith("False they have not been built")
     assert why in out
     assert list(shipped.glob("_kernels*")) == []
+
+
+def test_a_read_only_file_system_is_a_reason_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))  # as Linux does for files that are not there, too
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setenv("CC", "false")
+    source = Path(native_kernels.__file__).with_name("kernels.c")
+    assert "compiler failed" in build_kernels(source, tmp_path / "_kernels.so")
