@@ -9,13 +9,14 @@ from typing import Final
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def end_with_parent(parent: int | None = None) -> None:
-    """Has the kernel kill this process when its parent ends. Does nothing elsewhere.
+def end_with_parent(parent: int | None = None, number: signal.Signals = signal.SIGKILL) -> None:
+    """Has the kernel send this process a signal when its parent ends. Does nothing elsewhere.
 
     Args:
-      parent: its process id; this process is killed now if that one has ended already. None if it is not known.
+      parent: its process id; the signal comes now if that one has ended already. None if it is not known.
+      number: which signal.
     """
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
         if parent is not None and os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)

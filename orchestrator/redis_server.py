@@ -4,22 +4,22 @@ Whoever reaches the address needs a password. Only the server's owner has it, in
 itself gets it through a pipe, since arguments are everybody's to see.
 """
 
-import ctypes
 import errno
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Final
 
 from pydantic import SecretStr
 
+from orchestrator.parent_death import end_with_parent
 from upcycle.errors import UserError
 from upcycle.tracker import Tracker, TrackerUnavailable
 
@@ -27,7 +27,6 @@ LOOPBACK: Final = "127.0.0.1"
 _START_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 10.0
 _ATTEMPTS: Final = 3  # a free port may be taken by somebody else before the server gets it
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class RedisServer:
@@ -124,16 +123,12 @@ def _launch(directory: Path, host: str, port: int, password: SecretStr) -> subpr
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for the driver, which still needs the tracker then
-            preexec_fn=_die_with_owner if sys.platform.startswith("linux") else None,
+            preexec_fn=partial(end_with_parent, number=signal.SIGTERM),
         )
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin:  # a server that ends at once is noticed by its silence
         process.stdin.write(f"requirepass {password.get_secret_value()}\n".encode())
     return process
-
-
-def _die_with_owner() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port(host: str, port: int) -> int:
