@@ -1,8 +1,8 @@
 """The command line. It parses first and imports after: a typing error costs no second, and no torch.
 
 Exit codes: 0 done, 1 failed (a defect, or processes that kept dying), 2 something that the user can put right: one line
-that names the field, its value and the remedy, 3 a run that was stopped before its end. None of them depends on whether
-somebody reads what is printed.
+that names the field, its value and the remedy, 3 a run that was stopped before its end, 130 interrupted. None of them
+depends on whether somebody reads what is printed.
 """
 
 import importlib.util
