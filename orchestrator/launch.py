@@ -172,6 +172,10 @@ def _stretch(
         reason = f"{type(error).__name__}: {error}"
         _log.exception("run_failed")
         raise
+    except KeyboardInterrupt:
+        reason = "cut short by a second signal"
+        _log.warning("run_cut_short")
+        raise
     finally:
         seconds = before + time.monotonic() - started
         try:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ import pytest
 from orchestrator import launch, signals
 from orchestrator.cli import main
 from orchestrator.cli_options import STOPPED
-from orchestrator.progress import Progress
+from orchestrator.progress import Progress, SilentView
 from orchestrator.signals import stop_on_signals
-from tests.orchestrator.runs import CATCH, catch
+from tests.orchestrator.runs import CATCH, catch, new_run
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
 
@@ -120,6 +121,27 @@ def test_two_signals_of_one_wish_are_one(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(signals, "_SAME_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_that_is_cut_short_keeps_the_reason(runs: Path, monkeypatch: pytest.MonkeyPatch):
+    @contextmanager
+    def connect(*_: object) -> Generator[SimpleNamespace]:
+        yield SimpleNamespace(node_address="127.0.0.1")
+
+    def nothing(*_: object) -> None:
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = new_run(runs / "short", catch("name=short", "phases=rl"))
+    monkeypatch.setattr(launch, "_connect", connect)
+    monkeypatch.setattr(launch.Driver, "__init__", nothing)
+    monkeypatch.setattr(launch.Driver, "run", interrupt)
+    monkeypatch.setattr(launch, "start_tracker", nothing)
+    with pytest.raises(KeyboardInterrupt):
+        launch.resume(folder.path, [], view=SilentView(), place=None)
+    assert (folder.manifest["state"], folder.manifest["reason"]) == ("failed", "cut short by a second signal")
 
 
 def test_what_nohup_has_said_stays_so():
