@@ -3,7 +3,7 @@
 `UserError` ends a command with exit code 2 and one line; anything else that escapes is a defect and ends it with 1.
 """
 
-from upcycle.url_secrets import masked
+from upcycle.url_secrets import masked, masked_value
 
 
 class UpcycleError(Exception):
@@ -22,7 +22,7 @@ class UserError(UpcycleError, ValueError):
 
     def __init__(self, field: str, value: object, problem: str, remedy: str) -> None:
         self.field, self.problem, self.remedy = masked(field), masked(problem), masked(remedy)
-        self.value = masked(value) if isinstance(value, str) else value
+        self.value = masked_value(value) if isinstance(value, str) else value
         super().__init__(masked(f"{self.field} = {self.value!r}: {self.problem}; {self.remedy}"))
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, object, str, str]]:

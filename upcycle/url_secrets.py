@@ -14,6 +14,8 @@ _NAME: Final = r"[\w-]*(?:password|passwd|secret|token|signature|credential)[\w-
 _NAMED: Final = re.compile(_NAME, re.IGNORECASE)
 _USER: Final = re.compile(r"""(?<=://)([^\s/:@?#"'<>]*):([^\s"'<>]+)@""")
 _PARAMETER: Final = re.compile(rf"""(?<=[?&])({_NAME})=[^\s&"'<>#]*""", re.IGNORECASE)
+_WHOLE_USER: Final = re.compile("(?<=://)([^:]*):.*@", re.DOTALL)
+_WHOLE_PARAMETER: Final = re.compile(rf"(?<=[?&])({_NAME})=[^&]*", re.IGNORECASE)
 
 
 def names_a_secret(field: str) -> bool:
@@ -50,3 +52,10 @@ def without_secrets(value: Any) -> Any:
 def masked(text: str) -> str:
     """Any text, with what is secret in the URLs in it replaced by `MASK`."""
     return _PARAMETER.sub(rf"\1={MASK}", _USER.sub(rf"\1:{MASK}@", text))
+
+
+def masked_value(value: str) -> str:
+    """A value that may be a URL, masked whatever its secrets are made of: in a text a blank or a quote ends them."""
+    if secret_in(value) is None:
+        return masked(value)
+    return _WHOLE_PARAMETER.sub(rf"\1={MASK}", _WHOLE_USER.sub(rf"\1:{MASK}@", value))

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upcycle.url_secrets import masked, names_a_secret, secret_in, without_secrets
+from upcycle.errors import UserError
+from upcycle.url_secrets import masked, masked_value, names_a_secret, secret_in, without_secrets
 
 SECRET = "hunter2"
 HOLDING = {
@@ -58,6 +59,22 @@ def test_no_password_passes_whatever_it_is_made_of(password: str):
     assert secret_in(url) is not None
     assert secret_in(without_secrets(url)) is None
     assert masked(f"no answer from {url} yet") == "no answer from redis://:***@somewhere:6379/0 yet"
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(codec="ascii"), min_size=1))
+def test_no_value_shows_its_password_even_with_blanks_and_quotes(password: str):
+    url = f"redis://:{password}@somewhere:6379/0"
+    assert masked_value(url) == "redis://:***@somewhere:6379/0"
+    parameter = password.replace("&", "")
+    assert masked_value(f"rediss://host/0?password={parameter}&db=1") == "rediss://host/0?password=***&db=1"
+    refusal = UserError("cluster.redis_url", url, "holds a password", "leave it out")
+    assert str(refusal) == "cluster.redis_url = 'redis://:***@somewhere:6379/0': holds a password; leave it out"
+
+
+def test_a_value_that_holds_no_secret_is_shown_as_it_is():
+    assert [masked_value(url) for url in INNOCENT] == INNOCENT
+    assert masked_value("redis://us/er:hunter2@host") == "redis://us/er:***@host"
 
 
 @pytest.mark.parametrize(
