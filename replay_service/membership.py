@@ -249,6 +249,7 @@ class Membership:
                 self.lost(index, member.client)
                 self._wake.clear()
                 continue
+            member.reason = ""
             if not member.live:
                 with self._changed:
                     member.live = True
