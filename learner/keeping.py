@@ -99,6 +99,11 @@ class Keeping:
             }
             self._saving.save(state, self._standing.counters(self._state.learner_steps))
 
+    def record_phases(self) -> None:
+        """Writes down which phases have ended, if the disk has room for it."""
+        if self._ranks.is_first:
+            self._saving.record_phases(self._standing.records)
+
     def raise_problem(self) -> None:
         """Raises: UserError if the disk was full meanwhile, which has stopped the learner."""
         if self._saving.problem is not None:
@@ -152,5 +157,6 @@ class Keeping:
         self._standing.load_state_dict(state["standing"])
         self._labels.num_states = state["teacher_states"] if self._ranks.is_first else 0
         restore_generators(state["generators"][self._ranks.rank], self._state.device)
+        self.record_phases()  # a phase may have ended since, or there was no room to say so
         _log.info("resumed", checkpoint=ref.path.name, **ref.counters)
         return state

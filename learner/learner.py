@@ -265,8 +265,7 @@ class Learner:
         self._state.sync_target()
         if self._standing.phase == "rl" and self._config.rl.fresh_optimizer:
             self._state.renew_optimizer()
-        if self._ranks.is_first:
-            self._folder.write_phases(self._standing.records)
+        self._keeping.record_phases()
         self._keeping.publish()
         self._save()
 

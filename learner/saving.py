@@ -1,7 +1,7 @@
 """What the learner leaves behind: policy versions and checkpoints, files first, announcements after."""
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Saving:
-    """Writes the policy versions and checkpoints of one run; of several ranks only the first has one.
+    """Writes the policy versions, checkpoints and ended phases of one run; of several ranks only the first has one.
 
     A full disk sets `stop` instead of raising: then all ranks end together, and the last checkpoint is tried as well.
 
@@ -49,6 +49,7 @@ class Saving:
             "env": config.env.model_dump_json(),
             "num_actions": spec.num_actions,
         }
+        self._folder = folder
         self._publisher = Publisher(SnapshotFolder(folder.snapshots), tracker, metrics)
         self._checkpoints = CheckpointFolder(folder.checkpoints)
         self.due = time.monotonic() + config.learner.checkpoint_seconds
@@ -75,6 +76,11 @@ class Saving:
             self.due = time.monotonic() + self._config.learner.checkpoint_seconds
             self._metrics.observe("learner_checkpoint_seconds", time.monotonic() - started)
             self._announce(ref)
+
+    def record_phases(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Writes down which phases have ended, if the disk has room for it."""
+        with self._full_disk_stops():
+            self._folder.write_phases(records)
 
     def _announce(self, ref: CheckpointRef) -> None:
         if self._tracker is not None:

@@ -8,13 +8,17 @@ import torch
 from torch import nn
 
 from learner.checkpoint import CheckpointFolder
+from learner.learner import Learner
 from learner.saving import Saving
+from tests.learner.test_learner import CHUNKS, experience, replay, run_folder
 from upcycle.chunks import ChunkSpec
 from upcycle.config_io import parse_config
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
+
+__all__ = ["experience"]  # a fixture
 
 SPEC = ChunkSpec(frame_shape=(4,), frame_dtype="float32", num_actions=2, steps=8, history=0, lookahead=1)
 
@@ -42,3 +46,26 @@ def test_a_policy_version_without_room_asks_for_the_end_and_the_checkpoint_is_wr
     monkeypatch.setattr(CheckpointFolder, "save", full)
     saving.save({}, {"learner_steps": 2})  # a second failure is no worse than the first
     assert "is full" in str(saving.problem)
+
+
+@pytest.mark.slow
+def test_a_phase_that_ends_on_a_full_disk_is_in_the_checkpoint_and_is_written_down_by_a_resume(
+    tmp_path: Path, experience: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise UserError("disk", "/data", "is full", "free some space")
+
+    folder = run_folder(tmp_path, phases=["rl"], rl={"env_frames": 10})
+    with replay("online", experience) as client:
+
+        def run() -> None:
+            Learner(folder.config, CHUNKS, folder, client, [], Metrics("learner", "run"), StopSignal()).run()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "write_phases", full)
+            with pytest.raises(UserError, match="is full"):
+                run()
+        assert CheckpointFolder(folder.checkpoints).load_newest() is not None
+        assert not folder.phases()
+        run()
+    assert [phase["phase"] for phase in folder.phases()] == ["rl"]
