@@ -8,6 +8,10 @@ address=$1
 shift
 cd "$(dirname "$0")/.."
 runs=${UPCYCLE_RUNS:-$PWD/runs}
+case $runs in
+/*) ;;
+*) echo "ray_job.sh: UPCYCLE_RUNS = $runs: is no absolute path, so every job would have its own; begin it with /" >&2 && exit 2 ;;
+esac
 PATH=$PATH:$PWD/.venv/bin
 exec ray job submit --address "$address" --working-dir . \
   --runtime-env-json "{\"env_vars\": {\"UPCYCLE_RUNS\": \"$runs\", \"RAY_JOB_STOP_WAIT_TIME_S\": \"120\"}}" \

@@ -35,3 +35,11 @@ def test_it_ships_the_checkout_and_names_the_runs_and_the_time_to_stop(tmp_path:
     assert variables == {"UPCYCLE_RUNS": "/mnt/cluster/runs", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
     submitted = words[words.index("--") + 1 :]
     assert submitted == ["python", "-m", "orchestrator.cli", "run", "pong_cpu", "--name", "mine"]
+
+
+def test_runs_that_would_end_in_the_job_s_own_folder_are_refused():
+    command = ["sh", "deploy/ray_job.sh", "http://head:8265", "pong_cpu"]
+    environment = os.environ | {"UPCYCLE_RUNS": "runs"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "UPCYCLE_RUNS = runs: is no absolute path" in done.stderr
