@@ -10,6 +10,8 @@ from upcycle.chunks import Array
 from upcycle.config import EnvConfig
 from upcycle.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 PONG = EnvConfig(task="Pong-v5", frame_size=24, noop_max=1)
 BREAKOUT = EnvConfig(task="Breakout-v5", frame_size=24, noop_max=1, frame_skip=16)
 

@@ -51,6 +51,7 @@ def test_the_same_arguments_play_the_same_episodes() -> None:
     assert (first != other).any()
 
 
+@pytest.mark.slow
 def test_many_lanes_are_not_biased_to_short_episodes() -> None:
     """With a lane per few episodes, "first to finish" would drop the long ones: their mean is some 30 % lower."""
     few_lanes = play_episodes(CART_POLE, indifferent, episodes=1000, epsilon=1.0, lanes=2, seed=3).returns

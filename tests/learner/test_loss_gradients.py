@@ -101,6 +101,7 @@ def test_nothing_is_read_back_from_the_device() -> None:
     assert {each.dtype for each in results} == {torch.float32, torch.int64, torch.bool}
 
 
+@pytest.mark.slow
 def test_all_of_it_is_one_graph_to_the_compiler() -> None:
     compiled = torch.compile(everything, fullgraph=True, backend="eager")
     for actual, expected in zip(compiled(*arguments()), everything(*arguments()), strict=True):

@@ -75,6 +75,7 @@ def test_a_run_that_cannot_start_leaves_nothing(
     assert not runs.exists()
 
 
+@pytest.mark.slow
 def test_an_existing_run_is_overwritten_only_when_told_and_when_idle(
     folder: RunFolder, runs: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -200,6 +201,7 @@ def test_report_can_be_written_at_any_time(folder: RunFolder, runs: Path, capsys
     assert folder.report.is_file()
 
 
+@pytest.mark.slow
 def test_doctor_finds_this_machine_fit(runs: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["doctor", "--runs", str(runs), "--json"]) == 0
     findings = json.loads(capsys.readouterr().out)

@@ -30,6 +30,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run", parse_config({"phases": ["rl"]}))
 
 
+@pytest.mark.slow
 def test_one_driver_at_a_time_and_the_kernel_takes_the_lease_back(folder: RunFolder):
     assert lease.holder(folder) is None
     with subprocess.Popen(

@@ -33,6 +33,7 @@ def test_data_outlives_the_server(tmp_path: Path):
             tracker.close()
 
 
+@pytest.mark.slow
 def test_it_ends_when_its_owner_is_killed(tmp_path: Path):
     with subprocess.Popen(
         [sys.executable, "-c", OWN, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -252,6 +252,7 @@ def test_annotations_of_the_chunk_before_are_told_by_the_generation() -> None:
     assert mapped.copy_frames(*place, np.array([1]), VIEW, out=out).tolist() == [False]
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_arena_meets_writers() -> None:
     """Inserts lap a small table that is annotated and sampled: every annotation is that of its own row, and whole."""
     stop, failures = threading.Event(), list[str]()

@@ -92,6 +92,7 @@ def expected_gradient(oracles: dict[str, Oracle]) -> Array:
     return total
 
 
+@pytest.mark.slow
 def test_the_expected_gradient_is_exact(oracles: dict[str, Oracle]) -> None:
     batches = draw_batches(oracles)
     counts = np.array([np.count_nonzero(batch.keys.table == 0) for batch in batches])

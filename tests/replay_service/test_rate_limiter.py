@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import reduce
 from operator import add
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,6 +126,7 @@ def test_without_a_ratio_there_is_always_room() -> None:
     assert replace(EMPTY, samples_per_insert=None).room_for_samples(10**9) == 10**9
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data(), num_shards=st.integers(1, 4), ratio=st.sampled_from([0.1, 0.5, 3.0, 8.0]))
 def test_every_account_keeps_within_its_buffer_and_somebody_can_always_go_on(
@@ -151,6 +153,7 @@ def test_every_account_keeps_within_its_buffer_and_somebody_can_always_go_on(
         assert abs(total.surplus) <= total.error_buffer_steps + 1e-9
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(data=st.data(), ratio=st.sampled_from([0.1, 0.5, 3.0, 8.0]), min_size=st.sampled_from([0, 8, 20, 100]))
 def test_tables_join_drain_and_leave_within_the_buffer_and_nobody_waits_for_ever(

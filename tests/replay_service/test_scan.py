@@ -220,6 +220,7 @@ def drain(scan: Iterable[ScannedBatch], batches: list[ScannedBatch]) -> None:
         batches.append(batch)
 
 
+@pytest.mark.slow
 def test_a_shard_killed_and_restarted_in_mid_pass_ends_its_part_and_says_so(tmp_path: Path) -> None:
     """It has all its chunks again, as other generations: none is shown twice, and the caller learns that some miss."""
     processes = [ShardProcess(tmp_path, index, LOGGED) for index in range(2)]

@@ -139,6 +139,7 @@ def test_every_way_gives_the_same_windows(transport: Transport) -> None:
         assert replay.stats("online").num_stale_updates == 0
 
 
+@pytest.mark.slow
 def test_windows_overwritten_while_sampling_are_drawn_again() -> None:
     """A writer laps a small table while a reader samples it; every window is of one chunk, whole."""
     stop, failures = threading.Event(), list[str]()

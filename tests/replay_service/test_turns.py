@@ -101,6 +101,7 @@ def test_all_shards_take_alike_and_hold_equally_old_chunks(num_shards: int, writ
     assert spread(fleet.oldest()) < 0.2
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(
     num_shards=st.sampled_from([2, 3, 4, 8]),

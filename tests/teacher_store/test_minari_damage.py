@@ -18,6 +18,8 @@ from tests.teacher_store.fuzz_buffers import attempt, spoil
 from tests.teacher_store.minari_files import DATA, change_metadata, changed, h5py, read, replace, unpack
 from upcycle.errors import CorruptDataError, UserError
 
+pytestmark = pytest.mark.slow
+
 
 def refused(folder: Path, words: str) -> None:
     """Makes sure that the import of a dataset fails in these words, and leaves no teacher."""

@@ -98,6 +98,7 @@ def test_an_import_that_is_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     assert chunks_in(tmp_path / "log") == whole_lane()
 
 
+@pytest.mark.slow
 def test_an_import_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     directory = tmp_path / "log"
     code = (

@@ -84,6 +84,7 @@ def test_no_log_is_a_users_error(tmp_path: Path) -> None:
         ExperienceLogReader.open(tmp_path)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_flipped_byte_is_noticed_and_never_yields_a_wrong_chunk(
@@ -114,6 +115,7 @@ def test_a_flipped_byte_is_noticed_and_never_yields_a_wrong_chunk(
         assert reader.num_chunks == 8
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_cut_tail_is_recovered_and_any_other_cut_is_noticed(

@@ -47,6 +47,7 @@ def test_linking_a_log_that_is_being_written_copies_its_open_segment_only(tmp_pa
     assert contents(tmp_path / "run") == [chunk(i) for i in range(9)]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     trims=st.lists(st.tuples(st.integers(0, 12), st.integers(30, 200)), max_size=3),
