@@ -47,6 +47,8 @@ class ExperienceLogWriter:
         self.recovered_bytes = sum(segment.torn_bytes for segment in segments)
         """Bytes of an append cut short that opening the log has removed."""
         self._sealed = [sealed for segment in segments if (sealed := recover_segment(segment)) is not None]
+        self.num_bytes = sum(segment.num_bytes for segment in self._sealed)
+        """Bytes of all records. Counted along: it is asked for at every append."""
         self._trimming = Trimming(directory)
         self._next_sequence = self._trimming.next_sequence(self._sealed)
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="log-sealer")
@@ -89,11 +91,6 @@ class ExperienceLogWriter:
         """Transitions that the log ever took, those that `trim` has removed included."""
         return self._trimming.num_appended(self._sealed) + sum(self._counts)
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all records."""
-        return sum(segment.num_bytes for segment in self._sealed) + self._bounds[-1]
-
     def append(self, data: bytes | CompressedChunk, num_transitions: int) -> int:
         """Appends one encoded chunk and returns its sequence number; the kernel has all of it then.
 
@@ -113,6 +110,7 @@ class ExperienceLogWriter:
                 raise
         self._bounds.append(self._bounds[-1] + len(record))
         self._counts.append(num_transitions)
+        self.num_bytes += len(record)
         self._next_sequence += 1
         return self._next_sequence - 1
 
@@ -131,6 +129,7 @@ class ExperienceLogWriter:
                 break
             self._trimming.remove(oldest)
             self._sealed.pop(0)
+            self.num_bytes -= oldest.num_bytes
             removed += count
         return removed
 

@@ -55,6 +55,22 @@ def test_a_writer_that_died_between_note_and_removal_counts_nothing_twice(
         assert writer.num_appended == 200
 
 
+def test_bytes_are_those_of_the_files(tmp_path: Path) -> None:
+    def on_disk() -> int:
+        return sum(path.stat().st_size for _, path in list_segments(tmp_path))
+
+    with ExperienceLogWriter.open(tmp_path, SPEC, ENV, segment_bytes=250) as writer:
+        for number in range(20):
+            before = writer.num_bytes
+            writer.append(chunk(number), 10)
+            assert before < writer.num_bytes == on_disk()
+        before = writer.num_bytes
+        assert writer.trim(95) > 0
+        assert before > writer.num_bytes == on_disk()
+    with ExperienceLogWriter.open(tmp_path, SPEC, ENV) as writer:
+        assert writer.num_bytes == on_disk() > 0
+
+
 def test_a_damaged_note_is_named(tmp_path: Path) -> None:
     with ExperienceLogWriter.open(tmp_path, SPEC, ENV) as writer:
         writer.append(chunk(0), 1)
