@@ -1,14 +1,16 @@
-"""Files that are whole or absent: atomic writes, checksums, and one error for a full disk."""
+"""Files that are whole or absent: atomic writes, JSON objects, checksums, and one error for a full disk."""
 
 import errno
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, cast
 
-from upcycle.errors import UserError
+from upcycle.errors import CorruptDataError, UserError
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # disk, quota, file size limit
 
@@ -114,3 +116,26 @@ def explain_os_error(error: OSError) -> UserError | None:
     if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
         return UserError("file", name, f"cannot be what is wanted there ({error.strerror})", "name another path")
     return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises: FileNotFoundError; CorruptDataError if it is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptDataError(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise CorruptDataError(f"{path}: no JSON object")
+    return cast(dict[str, Any], values)
+
+
+def read_json_files(folder: Path, pattern: str) -> dict[str, dict[str, Any]]:
+    """The JSON objects in the files of this pattern, by name without suffix; what vanishes meanwhile is left out.
+
+    Raises: CorruptDataError if one of them is none.
+    """
+    values = dict[str, dict[str, Any]]()
+    for file in sorted(folder.glob(pattern)):
+        with suppress(FileNotFoundError):
+            values[file.stem] = read_json(file)
+    return values

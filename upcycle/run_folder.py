@@ -27,7 +27,7 @@ from typing import Any, Final, cast
 from upcycle.config import RunConfig
 from upcycle.config_io import dump_config, load_config
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.files import disk_full_explained, replace_unsynced, write_atomically
+from upcycle.files import disk_full_explained, read_json, read_json_files, replace_unsynced, write_atomically
 
 FORMAT: Final = 1
 
@@ -120,7 +120,7 @@ class RunFolder:
     @property
     def manifest(self) -> Record:
         """The manifest, read from the file. Raises: CorruptDataError."""
-        return _read_object(self.path / "manifest.json")
+        return read_json(self.path / "manifest.json")
 
     def update_manifest(self, **values: Any) -> None:
         """Sets keys of the manifest; only the driver calls it."""
@@ -169,14 +169,14 @@ class RunFolder:
     def announce_endpoint(self, role: str, index: int, address: str) -> None:
         """Says where a process listens; its generation is one above that of its predecessor."""
         path = self.path / "endpoints" / f"{role}-{index}.json"
-        generation = int(_read_object(path)["generation"]) + 1 if path.exists() else 0
+        generation = int(read_json(path)["generation"]) + 1 if path.exists() else 0
         values = {"address": address, "generation": generation, "pid": os.getpid(), "time": time.time()}
         _replace(path, values, mode=_PRIVATE)
 
     def endpoints(self, role: str) -> dict[int, str]:
         """Addresses by index, as announced by now. Never keep them: a restarted process listens elsewhere."""
-        files = (self.path / "endpoints").glob(f"{role}-*.json")
-        return {int(file.stem.rpartition("-")[2]): str(_read_object(file)["address"]) for file in sorted(files)}
+        known = read_json_files(self.path / "endpoints", f"{role}-*.json")
+        return {int(name.rpartition("-")[2]): str(values["address"]) for name, values in known.items()}
 
     def withdraw(self, role: str, index: int) -> None:
         """Takes a process's endpoint and heartbeat back: it is about to leave for good, or to be started anew."""
@@ -238,7 +238,7 @@ class RunFolder:
     def tuning(self) -> Record | None:
         """What `write_tuning` wrote last; None where nothing was left open."""
         path = self.path / "tuning.json"
-        return _read_object(path) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def write_metrics_targets(self, targets: Sequence[Mapping[str, Any]]) -> None:
         """Replaces the list of metric endpoints, in the form of Prometheus's file_sd."""
@@ -251,7 +251,7 @@ class RunFolder:
 
     def statuses(self) -> dict[str, Record]:
         """Newest heartbeats by process, "<role>-<index>"."""
-        return {file.stem: _read_object(file) for file in sorted((self.path / "status").glob("*.json"))}
+        return read_json_files(self.path / "status", "*.json")
 
     def request_stop(self) -> None:
         """Asks the driver, wherever it runs, to end the run with a checkpoint."""
@@ -268,12 +268,12 @@ class RunFolder:
     def scale_request(self) -> Record | None:
         """What somebody has asked for and the driver has not answered yet."""
         path = self.path / "scale.json"
-        return _read_object(path) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def shards(self) -> Record | None:
         """What `write_shards` wrote last; None in a run whose shards are those of its configuration."""
         path = self.path / "shards.json"
-        return _read_object(path) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def write_shards(self, record: Mapping[str, Any]) -> None:
         """The replay shards of this run, and an answer to the request for them; only the driver calls it."""
@@ -287,13 +287,3 @@ class RunFolder:
 def _replace(path: Path, values: Mapping[str, Any], *, mode: int = 0o644) -> None:
     path.parent.mkdir(exist_ok=True)
     replace_unsynced(path, json.dumps(dict(values)).encode(), mode=mode)
-
-
-def _read_object(path: Path) -> Record:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CorruptDataError(f"{path}: not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise CorruptDataError(f"{path}: no JSON object")
-    return cast(Record, values)

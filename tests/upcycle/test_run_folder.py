@@ -117,6 +117,15 @@ def test_heartbeats_carry_pid_and_time_and_leave_no_temporary_file(folder: RunFo
     assert len(list((folder.path / "status").iterdir())) == 2
 
 
+def test_a_heartbeat_that_is_withdrawn_while_others_look_is_left_out(folder: RunFolder):
+    folder.write_status("actor", 0, {"frames": 10})
+    folder.announce_endpoint("replay", 0, "127.0.0.1:1")
+    for name in ("status/actor-1.json", "endpoints/replay-1.json"):
+        (folder.path / name).symlink_to("gone")  # listed, and not there any more when it is opened
+    assert list(folder.statuses()) == ["actor-0"]
+    assert folder.endpoints("replay") == {0: "127.0.0.1:1"}
+
+
 def test_phases_and_metric_targets_read_back(folder: RunFolder):
     assert folder.phases() == []
     folder.write_phases([{"phase": "offline", "seconds": 1.5}])
