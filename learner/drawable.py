@@ -54,6 +54,8 @@ class HopelessWait:
 def is_hopeless(stats: TableStats, n_step: int, chunk_steps: int, *, grows: bool) -> bool:
     """Whether nothing can be drawn with this horizon and nothing more comes in: nobody inserts, or nobody may.
 
+    A table that nobody adds to and that holds nothing at all is not: the shards that were given it are away.
+
     Args:
       stats: of all shards, one entry for each.
       chunk_steps: transitions that a chunk may hold.
@@ -62,4 +64,6 @@ def is_hopeless(stats: TableStats, n_step: int, chunk_steps: int, *, grows: bool
     shards = stats.shards.values()
     if stats.num_drawable or any(shard.n_step != n_step for shard in shards):
         return False
-    return not grows or (stats.flow.is_filled and not any(shard.flow.may_insert(chunk_steps) for shard in shards))
+    if not grows:
+        return stats.num_transitions > 0
+    return stats.flow.is_filled and not any(shard.flow.may_insert(chunk_steps) for shard in shards)

@@ -35,7 +35,8 @@ def test_only_a_table_that_takes_nothing_more_is_hopeless() -> None:
     assert not look(said(FULL, roomy))
     empty = Flow(1.0, 100, 50)
     assert not look(said(empty, empty))
-    assert look(said(empty, empty), grows=False)
+    assert look(said(FULL, empty), grows=False)
+    assert not look(said(empty, empty), grows=False)  # those that had something are away
 
 
 @pytest.mark.parametrize(("phase", "table"), [("offline", "teacher"), ("online", "teacher"), ("rl", "online")])
