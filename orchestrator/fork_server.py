@@ -79,6 +79,10 @@ def fork_server(folder: Path, task: str) -> Generator[Path]:
     try:
         yield path
     finally:
+        if process.poll() is not None:
+            lines = (folder / "fork.log").read_text(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else f"exit code {process.returncode}"
+            print(f"upcycle: workers were started without the fork server, which has ended: {reason}", file=sys.stderr)
         process.kill()
         process.wait(_STOP_SECONDS)
 

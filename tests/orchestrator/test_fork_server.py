@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from orchestrator import fork_request
-from orchestrator.fork_server import MODULES, SOCKET
+from orchestrator.fork_server import MODULES, SOCKET, fork_server
 from tests.orchestrator.runs import ROOT, wait_until
 
 pytestmark = pytest.mark.slow
@@ -130,6 +130,17 @@ def test_a_server_that_has_threads_after_its_imports_ends(worker: Path, tmp_path
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "threads after the imports" in done.stderr
+
+
+def test_a_server_that_has_ended_by_itself_is_mentioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    before = {child.pid for child in psutil.Process().children()}
+    with fork_server(tmp_path, "Catch-v0"):
+        (child,) = [child for child in psutil.Process().children() if child.pid not in before]
+        wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE)
+    assert "without the fork server, which has ended: exit code 1" in capsys.readouterr().err
 
 
 def test_the_server_ends_with_the_driver(tmp_path: Path):
