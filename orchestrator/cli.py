@@ -68,10 +68,13 @@ def run(
     path = runs / config.name
     with local_place(config) as place:
         from orchestrator import launch, progress, results
+        from orchestrator.timings import Timings
 
-        view = progress.make_view(config.name, json=json)
-        summary = launch.run(config, preset=found.stem, path=path, overwrite=overwrite, view=view, place=place)
-        return results.show_summary(summary, path, as_json=json, with_timings=timings)
+        view, known = progress.make_view(config.name, json=json), Timings()
+        summary = launch.run(
+            config, preset=found.stem, path=path, overwrite=overwrite, view=view, place=place, timings=known
+        )
+        return results.show_summary(summary, path, as_json=json, timings=known if timings else None)
 
 
 @app.command
@@ -94,9 +97,11 @@ def resume(
 
     with local_place(load_config(path / "config.toml", set_, stored=True)) as place:
         from orchestrator import launch, progress, results
+        from orchestrator.timings import Timings
 
-        summary = launch.resume(path, set_, view=progress.make_view(run, json=json), place=place)
-        return results.show_summary(summary, path, as_json=json, with_timings=timings)
+        view, known = progress.make_view(run, json=json), Timings()
+        summary = launch.resume(path, set_, view=view, place=place, timings=known)
+        return results.show_summary(summary, path, as_json=json, timings=known if timings else None)
 
 
 @app.command

@@ -12,19 +12,21 @@ from orchestrator.evaluator import evaluate_snapshot
 from orchestrator.printing import print_json
 from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary, plain_words, summarise
-from orchestrator.timings import timings_table
+from orchestrator.timings import Timings, timings_table
 from upcycle.errors import UserError
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import StopSignal
 
 
-def show_summary(summary: Summary | None, path: Path, *, as_json: bool, with_timings: bool = False) -> int:
+def show_summary(summary: Summary | None, path: Path, *, as_json: bool, timings: Timings | None = None) -> int:
     """Prints how a stretch of a run ended: three sentences, or the summary. None is a run stopped before its end.
 
+    Args:
+      timings: printed as well.
     Returns: the exit code, which tells the one from the other.
     """
-    if with_timings and summary is not None:
-        print(*timings_table(summary["timings"]), sep="\n", file=sys.stderr)
+    if timings is not None:
+        print(*timings_table(timings.to_json()), sep="\n", file=sys.stderr)
     if as_json:
         print_json(summary if summary is not None else _so_far(path) | {"state": "stopped"})
     elif summary is not None:

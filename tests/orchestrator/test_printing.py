@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from orchestrator.cli_options import STOPPED
 from orchestrator.printing import literal, print_table, print_values
 from orchestrator.progress import Progress, TerminalView
+from orchestrator.timings import Timings
 from tests.orchestrator.runs import ROOT
 
 LONG = "x" * 300
@@ -81,3 +83,12 @@ def test_a_report_s_path_is_shown_as_it_is(
     monkeypatch.setattr(results, "plain_words", words)
     assert results.show_summary({}, tmp_path / "[bold]x", as_json=False) == 0
     assert f"report: {tmp_path / '[bold]x' / 'report.html'}\n" == capsys.readouterr().err
+
+
+def test_timings_of_a_stopped_stretch_are_shown_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from orchestrator import results
+
+    timings = Timings(began=0.0)
+    timings.note("learner-0", {"asked": 1.0, "first_step": 3.0})
+    assert results.show_summary(None, tmp_path / "run", as_json=False, timings=timings) == STOPPED
+    assert "learner-0" in capsys.readouterr().err
