@@ -83,10 +83,10 @@ class Keeping:
 
     def save(self) -> None:
         """Writes a checkpoint, if the disk has room for it. Raises: NotFinite; RanksDiffer."""
+        train_state, standing = self._state.state_dict(), self._standing.state_dict()
+        self.check({"train_state": train_state, "standing": standing})  # first: what is not finite differs as well
         networks = (self._state.online_network, self._state.target_network)
         self._ranks.check_equal(parameter for network in networks for parameter in network.parameters())
-        train_state, standing = self._state.state_dict(), self._standing.state_dict()
-        self.check({"train_state": train_state, "standing": standing})
         generators = self._ranks.gather(generator_states(self._state.device))
         teacher_states = self.count_labelled()
         if self._ranks.is_first:
