@@ -190,13 +190,13 @@ class ClusterConfig(Section):
     dashboard: bool = False
     """Start Ray's dashboard with a local Ray; a cluster has its own."""
     disk_warning_bytes: Annotated[int, Field(ge=0)] = 4 << 30
-    """Below so many free bytes where the run's folder lies, panel, status, log and metrics warn."""
+    """Warn in the panel, status, log and metrics when the disk of the run folder has fewer free bytes than this."""
     disk_stop_bytes: Annotated[int, Field(ge=0)] = 512 << 20
-    """Below so many the run ends with a checkpoint, while there is room for one; 0 goes on until writing fails."""
+    """Stop the run with a checkpoint when the disk has fewer free bytes than this. 0 continues until a write fails."""
     max_restarts: Annotated[int, Field(ge=0)] = 5
-    """Restarts of one process that it has not outlived by `restart_window_seconds` before the run gives up on it."""
+    """Restarts of one process before the run gives up. A death stops counting after `restart_window_seconds`."""
     restart_window_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """A death is forgotten once the process has answered for so long since."""
+    """How long a restarted process must keep answering before its death is forgotten."""
     heartbeat_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """A process that has not been heard of for so long counts as dead."""
 

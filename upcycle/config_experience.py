@@ -53,9 +53,9 @@ class ReplayConfig(Section):
     log_experience: bool = True
     """Append every accepted chunk to the run's experience log, the buffer of the next generation."""
     log_keep_steps: Annotated[int, Field(ge=0)] = 10_000_000
-    """Newest transitions that the shards keep in that log, all together; older files of it go while the run goes on. At
-    least `capacity_steps`, which a resumed run is filled from; what is published shares what is there then. Ten million
-    are 1 to 3 GB of 84x84 pixels. 0 keeps everything, for months."""
+    """Transitions to keep in the experience log, over all shards. Older files are deleted as the run goes on. At least
+    `capacity_steps`, because a resumed run refills replay from the log. A published teacher keeps what the log held at
+    that time. Ten million transitions of 84x84 frames take 1 to 3 GB. 0 keeps everything."""
 
 
 class ActorsConfig(Section):
