@@ -13,15 +13,13 @@ from orchestrator.disk_watch import DiskWatch, check_disk, spare_room
 from orchestrator.processes import Process
 from orchestrator.progress import Progress, SilentView, format_line
 from tests.orchestrator.runs import ROOT, catch, new_run, wait_until
-from tests.orchestrator.test_driver import drive, learner, new_folder, tracker
+from tests.orchestrator.scripted_cluster import drive, learner, new_folder
 from upcycle.config import ClusterConfig
 from upcycle.errors import UserError
 from upcycle.metrics import Metrics
 from upcycle.run_folder import RunFolder
 from upcycle.runtime import close_logging
 from upcycle.tracker import Tracker
-
-__all__ = ["tracker"]
 
 CONFIG = ClusterConfig(disk_warning_bytes=4 << 30, disk_stop_bytes=1 << 30)
 

@@ -19,9 +19,10 @@ from upcycle.metrics import Metrics
 pytestmark = pytest.mark.slow
 
 NUM_WRITERS, BATCH_SIZE = 3, 64
-# A batch is owed exactly a chunk: whichever shard it is booked at has room for one at once.
+# A batch is owed exactly a chunk: whichever shard it is booked at has room for one at once. Room for many chunks: a
+# writer that gets no core holds an old number meanwhile, which must be little beside the age of the oldest.
 LIMITED = table_config(
-    capacity_steps=16 * SPEC.steps, samples_per_insert=8.0, error_buffer_steps=4 * SPEC.steps, min_size_to_sample=8
+    capacity_steps=64 * SPEC.steps, samples_per_insert=8.0, error_buffer_steps=4 * SPEC.steps, min_size_to_sample=8
 )
 
 
@@ -79,12 +80,11 @@ def test_all_shards_take_alike_where_inserts_wait_for_samples(num_shards: int) -
         connected(addresses, seed=7) as replay,
         writers(addresses),
     ):
-        draw(replay, max(40 * num_shards, 200))
+        draw(replay, 100 * num_shards)
         shards = replay.stats("online").shards.values()
         assert spread([stats.num_inserted for stats in shards]) < 0.1
         assert spread([stats.num_sampled for stats in shards]) < 0.1
-        # A writer that gets no core holds an old number meanwhile; a shard that is left out is further back than that.
-        assert spread(ages(replay)) < 0.5
+        assert spread(ages(replay)) < 0.2
 
 
 def start(index: int, table: TableConfig) -> tuple[ReplayShard, str]:

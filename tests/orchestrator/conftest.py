@@ -1,0 +1,28 @@
+"""Fixtures of the tests with a scripted cluster: a run folder, a tracker that reaches nobody, and short rounds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator import rounds
+from tests.orchestrator.scripted_cluster import new_folder
+from upcycle.run_folder import RunFolder
+from upcycle.tracker import Tracker
+
+
+@pytest.fixture
+def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_QUICK_SECONDS", 0.02)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return new_folder(tmp_path)
+
+
+@pytest.fixture
+def tracker() -> Iterator[Tracker]:
+    tracker = Tracker("redis://127.0.0.1:1/0", "run")  # nobody there: an outage from the first second on
+    yield tracker
+    tracker.close()
