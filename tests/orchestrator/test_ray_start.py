@@ -22,7 +22,7 @@ from upcycle.runtime import StopSignal
 pytestmark = pytest.mark.slow
 
 STARTS = """
-import json, threading, time
+import json, sys
 import psutil
 from orchestrator.local_ray import StartStopped, private_folder
 from upcycle.runtime import StopSignal
@@ -44,27 +44,22 @@ def start(what, seconds=300.0, disturb=None):
     left = [" ".join(child.cmdline())[:80] for child in psutil.Process().children(recursive=True)]
     print(json.dumps({"what": what, "outcome": outcome, "left": left, "lines": lines}), flush=True)
 
-def raylets(folder):
-    return [process for process in ray_start.ray_processes(folder) if process.name() == "raylet"]
-
-def hold_up(folder):  # as a machine would that gives it no time
-    while not raylets(folder):
-        time.sleep(0.01)
-    raylets(folder)[0].suspend()
+def launch(command, *rest, **options):  # a raylet that never comes up
+    if command[0].endswith("raylet"):
+        options |= {"executable": sys.executable}
+        command = ["raylet", "-c", f"import time; time.sleep(600); {str(folder)!r}"]
+    return original(command, *rest, **options)
 
 def stop_at_raylet(folder, line, stop):
     if line.endswith("waiting for its raylet"):
         stop.set()
 
-def enter(watch):
-    threading.Thread(target=hold_up, args=(folder,), daemon=True).start()
-    return original(watch)
-
 with private_folder() as folder:  # one for all, and before Ray is imported: it reads its token and mode once
     from orchestrator import ray_start
+    from ray._private import services
     ray_start._SAY_SECONDS = 1.0
     start("too late", seconds=0.0)
-    original, ray_start.Watch.__enter__ = ray_start.Watch.__enter__, enter
+    original, services.ConsolePopen = services.ConsolePopen, launch
     start("stopped", disturb=stop_at_raylet)
 """
 

@@ -22,7 +22,7 @@ NUM_WRITERS, BATCH_SIZE = 3, 64
 # A batch is owed exactly a chunk: whichever shard it is booked at has room for one at once. Room for many chunks: a
 # writer that gets no core holds an old number meanwhile, which must be little beside the age of the oldest.
 LIMITED = table_config(
-    capacity_steps=64 * SPEC.steps, samples_per_insert=8.0, error_buffer_steps=4 * SPEC.steps, min_size_to_sample=8
+    capacity_steps=32 * SPEC.steps, samples_per_insert=8.0, error_buffer_steps=4 * SPEC.steps, min_size_to_sample=8
 )
 
 
@@ -80,7 +80,7 @@ def test_all_shards_take_alike_where_inserts_wait_for_samples(num_shards: int) -
         connected(addresses, seed=7) as replay,
         writers(addresses),
     ):
-        draw(replay, 100 * num_shards)
+        draw(replay, 60 * num_shards)
         shards = replay.stats("online").shards.values()
         assert spread([stats.num_inserted for stats in shards]) < 0.1
         assert spread([stats.num_sampled for stats in shards]) < 0.1
