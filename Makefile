@@ -69,9 +69,9 @@ lint: $(READY)
 
 check: lint proto-check test
 
-# Three processes on two cores: many tests wait, for games, processes and clocks.
+# More processes than cores: many tests wait, for games, processes and clocks.
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not ray and not slow"
