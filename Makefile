@@ -1,5 +1,5 @@
 # make demo    reincarnate a Pong agent from the bundled teacher, with a report at the end
-# make test    all tests, in three processes
+# make test    all tests, in four processes
 # make test-quick   those that need no Ray and no long work
 # make check   formatting, lint, types, import layers, generated code, then all tests
 # The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
@@ -69,7 +69,7 @@ lint: $(READY)
 
 check: lint proto-check test
 
-# More processes than cores: many tests wait, for games, processes and clocks.
+# More processes than cores, because many tests wait for subprocesses and timers.
 test: $(READY)
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 

@@ -3,11 +3,9 @@
 import gc
 import os
 import time
+from collections.abc import Generator
 
 import pytest
-
-# A fifth of collecting was the garbage collector looking through modules that stay. `pytest_collection_finish` ends it.
-gc.disable()
 
 # Threads that wait for one another spin: with several test processes on two cores they took two thirds of the CPU time.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -21,10 +19,15 @@ COLLECTED = pytest.StashKey[tuple[list[str], int]]()
 """Names of all tests before any was deselected, and the second of the clock by which they were known."""
 
 
-def pytest_collection_finish() -> None:
-    """Modules and tests stay to the end: later collections need not look at them."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Modules and tests live to the end of the session, so the garbage collector never has to look at them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

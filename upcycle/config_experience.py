@@ -53,9 +53,9 @@ class ReplayConfig(Section):
     log_experience: bool = True
     """Append every accepted chunk to the run's experience log, the buffer of the next generation."""
     log_keep_steps: Annotated[int, Field(ge=0)] = 10_000_000
-    """Transitions to keep in the experience log, over all shards. Older files are deleted as the run goes on. At least
-    `capacity_steps`, because a resumed run refills replay from the log. A published teacher keeps what the log held at
-    that time. Ten million transitions of 84x84 frames take 1 to 3 GB. 0 keeps everything."""
+    """Maximum number of transitions in the experience log, summed over shards; the oldest files are deleted first. Must
+    be at least `capacity_steps`, because a resumed run refills replay from the log. Publishing a teacher keeps the
+    files that exist at that time. Ten million transitions of 84x84 frames take 1 to 3 GB. 0 disables deletion."""
 
 
 class ActorsConfig(Section):

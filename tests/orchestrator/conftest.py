@@ -1,4 +1,4 @@
-"""Fixtures of the tests with a scripted cluster: a run folder, a tracker that reaches nobody, and short rounds."""
+"""Fixtures for tests that run the driver against a scripted cluster."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +23,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def tracker() -> Iterator[Tracker]:
-    tracker = Tracker("redis://127.0.0.1:1/0", "run")  # nobody there: an outage from the first second on
+    """A tracker whose Redis cannot be reached."""
+    tracker = Tracker("redis://127.0.0.1:1/0", "run")
     yield tracker
     tracker.close()

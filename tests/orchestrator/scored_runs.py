@@ -1,4 +1,4 @@
-"""Run folders with scores of every phase, for the tests of summaries, reports and figures."""
+"""Run folders with scores from every phase, shared by the tests of summaries, reports and figures."""
 
 from pathlib import Path
 from typing import Any

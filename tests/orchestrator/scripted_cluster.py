@@ -1,4 +1,4 @@
-"""A cluster that is a script, for the driver's tests: each process answers what the test says."""
+"""A fake cluster for the driver's tests. The test scripts what each process answers."""
 
 import time
 from collections.abc import Callable, Sequence

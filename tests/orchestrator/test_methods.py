@@ -51,7 +51,7 @@ METHODS: dict[str, Sequence[str]] = {
     "dagger": (*TAUGHT, *C51),
     "kickstarting": FADING,
     "rehearsal": (*TAUGHT, "online.env_frames=3_000"),
-    "pretraining": (*FADING, "rl.env_frames=5_000"),  # on a loaded machine the actor is ahead of the learner for many
+    "pretraining": (*FADING, "rl.env_frames=5_000"),  # room for a learner that trails the actor on a slow machine
     "dqfd": TAUGHT,
     "jsrl": (*TAUGHT, "online.env_frames=3_000", "guide.opening_steps=9", "guide.iteration_frames=300"),
 }

@@ -19,8 +19,8 @@ from upcycle.metrics import Metrics
 pytestmark = pytest.mark.slow
 
 NUM_WRITERS, BATCH_SIZE = 3, 64
-# A batch is owed exactly a chunk: whichever shard it is booked at has room for one at once. Room for many chunks: a
-# writer that gets no core holds an old number meanwhile, which must be little beside the age of the oldest.
+# One batch pays for exactly one chunk, so the shard it is booked at can accept one immediately. The table is large
+# enough that a descheduled writer, which holds an old number, hardly changes the age of the oldest chunk.
 LIMITED = table_config(
     capacity_steps=32 * SPEC.steps, samples_per_insert=8.0, error_buffer_steps=4 * SPEC.steps, min_size_to_sample=8
 )
