@@ -26,7 +26,7 @@ from upcycle.runtime import StopSignal
 from upcycle.windows import View
 
 _HOST = "127.0.0.1"
-_JOIN_SECONDS = 20.0
+_RUN_SECONDS, _JOIN_SECONDS = 240.0, 100.0
 
 
 class InProcess:
@@ -105,7 +105,7 @@ class InProcessRun:
         return float(self.final["mean_return"])
 
 
-def run_in_process(config: RunConfig, path: Path, store: TeacherStore, *, seconds: float = 40.0) -> InProcessRun:
+def run_in_process(config: RunConfig, path: Path, store: TeacherStore) -> InProcessRun:
     """Plans a run, plays it in `path` until its learner has done all phases, and evaluates it.
 
     Raises: what the plan refuses; the first error of a loop; AssertionError if the learner is not done in time.
@@ -113,7 +113,7 @@ def run_in_process(config: RunConfig, path: Path, store: TeacherStore, *, second
     config = with_teacher_protocol(config, store)
     plan = make_plan(config, store, stop=StopSignal(), view=SilentView())
     folder = RunFolder.create(path, config, **(plan.to_manifest() | {"preset": config.name, "versions": {}}))
-    failed, deadline = threading.Event(), time.monotonic() + seconds
+    failed, deadline = threading.Event(), time.monotonic() + _RUN_SECONDS
     processes: list[InProcess] = []
 
     def start(role: Role, index: int = 0) -> InProcess:
@@ -136,7 +136,7 @@ def run_in_process(config: RunConfig, path: Path, store: TeacherStore, *, second
     for process in processes:
         if process.error is not None:
             raise process.error
-    assert ended, f"not done after {seconds} seconds: {status}"
+    assert ended, f"not done after {_RUN_SECONDS} seconds: {status}"
     final = final_evaluation(folder, SilentView(), StopSignal())
     assert final is not None
     return InProcessRun(folder, processes, final)

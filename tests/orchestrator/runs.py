@@ -31,8 +31,8 @@ def new_run(path: Path, config: RunConfig, **manifest: Any) -> RunFolder:
     return RunFolder.create(path, config, **(plan.to_manifest() | {"preset": "catch", "versions": {}} | manifest))
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 50.0) -> None:
-    """Fails when `condition` does not become true in time."""
+def wait_until(condition: Callable[[], object], seconds: float = 250.0) -> None:
+    """Fails when `condition` does not become true in time: near the end of a test's own time, for loaded machines."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -69,7 +69,7 @@ def head() -> Iterator[Head]:
         ):
             head = Head(f"127.0.0.2:{GCS_PORT}", f"http://127.0.0.1:{DASHBOARD_PORT}")
             try:
-                wait_until(lambda: process.poll() is not None or jobs_answer(head), seconds=150)
+                wait_until(lambda: process.poll() is not None or jobs_answer(head))
                 assert process.poll() is None, output.read_text()
                 yield head
             finally:
@@ -121,7 +121,7 @@ def test_a_preset_runs_as_a_ray_job_and_its_processes_have_names(head: Head, tmp
         "submission_id": "catch",
         "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}},
     }
-    wait_until(lambda: submitted(head, job), seconds=150)
+    wait_until(lambda: submitted(head, job))
     names: set[str] = set()
 
     def ended() -> bool:
@@ -166,9 +166,9 @@ def test_a_run_survives_kills_stops_cleanly_and_is_resumed(head: Head, tmp_path:
         for pid in killed.values():
             os.kill(pid, signal.SIGKILL)
         killed["learner-0"] = int(processes["learner-0"]["pid"])  # the ranks of a learner are started again together
-        wait_until(lambda: status(runs)["restarts"] >= 3, seconds=60)
+        wait_until(lambda: status(runs)["restarts"] >= 3)
         reached = progress(folder)
-        wait_until(lambda: progress(folder) > reached + 300, seconds=120)
+        wait_until(lambda: progress(folder) > reached + 300)
         assert all(int(status(runs)["processes"][name]["pid"]) != pid for name, pid in killed.items())
 
         subprocess.run(command("stop", "catch", "--runs", runs), cwd=ROOT, check=True, timeout=120)

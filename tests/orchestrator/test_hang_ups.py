@@ -99,6 +99,7 @@ def test_a_run_goes_on_when_its_watcher_has_gone(runs: Path, monkeypatch: pytest
         assert main(arguments) == 1
 
 
+@pytest.mark.usefixtures("hang_ups")
 def test_hang_ups_ask_for_a_clean_end_and_never_insist():
     stop, before = StopSignal(), signal.getsignal(signal.SIGHUP)
     with stop_on_signals(stop):

@@ -60,7 +60,7 @@ def test_a_function_that_gives_probabilities_and_is_not_cacheable_teaches_throug
     assert record.score is not None
     assert (record.score.actions, record.score.mean_return > 0.8) == ("sampled", True)
     config = small("qdagger_dqn", *FADING, "teacher.id=dice", "teacher.collect_frames=1500")
-    run = run_in_process(config, tmp_path / "run", store, seconds=55.0)
+    run = run_in_process(config, tmp_path / "run", store)
     phases = run.folder.phases()
     assert [phase["phase"] for phase in phases] == ["offline", "online", "rl"]
     assert phases[0]["teacher_states"] == phases[0]["learner_steps"] * config.learner.batch_size  # for every batch

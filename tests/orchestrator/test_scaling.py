@@ -188,17 +188,17 @@ def test_a_run_that_is_scaled_up_and_down_goes_on_and_is_resumed(tmp_path: Path)
     try:
         wait_until(lambda: folder.path.exists() and progress(folder) > 500, seconds=300)
         assert scale(runs, 2, "--timeout", "120") == {"run": "catch", "shards": [0, 1], "draining": []}
-        wait_until(lambda: inserted(1) > 500, seconds=120)
+        wait_until(lambda: inserted(1) > 500)
         assert scale(runs, 1, "--drain-seconds", "3600") == {"run": "catch", "shards": [0], "draining": [1]}
         pid = int(folder.statuses()["replay-1"]["pid"])
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: drains_on(folder, pid), seconds=120)
+        wait_until(lambda: drains_on(folder, pid))
         assert scale(runs, 1, "--drain-seconds", "0")["shards"] == [0]
-        wait_until(lambda: set(folder.endpoints("replay")) == {0}, seconds=60)
+        wait_until(lambda: set(folder.endpoints("replay")) == {0})
         reached = progress(folder)
-        wait_until(lambda: progress(folder) > reached + 500, seconds=120)
+        wait_until(lambda: progress(folder) > reached + 500)
         assert scale(runs, 2, "--timeout", "120")["shards"] == [0, 2]  # not 1, whose log stays what it was
-        wait_until(lambda: inserted(2) > 200, seconds=120)
+        wait_until(lambda: inserted(2) > 200)
         shown = status(runs)
         assert shown["restarts"] == 1
         assert "replay-1" not in shown["processes"]

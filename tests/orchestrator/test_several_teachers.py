@@ -133,7 +133,7 @@ def test_the_student_of_two_half_blind_teachers_beats_both(
     combination: str, store: TeacherStore, tmp_path: Path
 ) -> None:
     config = small("qdagger_dqn", *RUN, f"teacher.combination={combination}")
-    run = run_in_process(config, tmp_path / "run", store, seconds=50.0)
+    run = run_in_process(config, tmp_path / "run", store)
     assert tuple(phase["phase"] for phase in run.folder.phases()) == config.phases
     assert len(scores(store)) == 2
     assert min(scores(store)) > float(run.folder.manifest["random_score"]) + MARGIN

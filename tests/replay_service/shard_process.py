@@ -13,6 +13,7 @@ from replay_service.types import TableConfig
 from tests.replay_service.chunk_factory import ENV, SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_SECONDS = 120.0
 
 
 class ShardProcess:
@@ -32,14 +33,14 @@ class ShardProcess:
             [sys.executable, "-m", "replay_service", str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], 40)
+        readable, _, _ = select.select([self.process.stdout], [], [], DEADLINE_SECONDS)
         assert readable, "the shard did not say where it listens"
         self.address: str = json.loads(self.process.stdout.readline())["address"]
 
     def end(self, number: signal.Signals) -> int:
         if self.process.poll() is None:
             os.kill(self.process.pid, number)
-        code = self.process.wait(timeout=20)
+        code = self.process.wait(timeout=DEADLINE_SECONDS)
         if self.process.stdout is not None:
             self.process.stdout.close()
         return code

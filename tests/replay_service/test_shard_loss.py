@@ -47,6 +47,7 @@ def wait_for(replay: ShardedReplay, num_shards: int) -> None:
         threading.Event().wait(0.05)
 
 
+@pytest.mark.usefixtures("hang_ups")
 def test_kill_9_loses_no_acknowledged_chunk(tmp_path: Path, processes: list[ShardProcess]) -> None:
     processes += [ShardProcess(tmp_path, index, CONFIG) for index in range(2)]
     addresses = {index: process.address for index, process in enumerate(processes)}

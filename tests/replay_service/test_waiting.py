@@ -17,7 +17,7 @@ from tests.replay_service.chunk_factory import SPEC, make_chunk, make_data, tabl
 from tests.replay_service.test_inspection import make_table
 from upcycle.metrics import Metrics
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 120.0
 
 
 class Room:
