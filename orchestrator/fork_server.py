@@ -79,7 +79,9 @@ def fork_server(folder: Path, task: str) -> Generator[Path]:
     try:
         yield path
     finally:
-        if process.poll() is not None:
+        if (
+            process.poll()
+        ):  # it never returns 0: that is what is left of one that was ended, and waited for, with its Ray
             lines = (folder / "fork.log").read_text(errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"exit code {process.returncode}"
             print(f"upcycle: workers were started without the fork server, which has ended: {reason}", file=sys.stderr)

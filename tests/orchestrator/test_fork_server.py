@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator import fork_request
 from orchestrator.fork_server import MODULES, SOCKET, fork_server
+from orchestrator.ray_start import end_processes, ray_processes
 from tests.orchestrator.runs import ROOT, wait_until
 
 pytestmark = pytest.mark.slow
@@ -141,6 +142,14 @@ def test_a_server_that_has_ended_by_itself_is_mentioned(
         (child,) = [child for child in psutil.Process().children() if child.pid not in before]
         wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE)
     assert "without the fork server, which has ended: exit code 1" in capsys.readouterr().err
+
+
+def test_a_server_that_was_ended_with_its_ray_is_not_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Psutil has then waited for it, and all that `Popen` finds is an exit code of 0."""
+    with fork_server(tmp_path, "Catch-v0"):
+        wait_until(lambda: ray_processes(tmp_path))
+        end_processes(tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_server_ends_with_the_driver(tmp_path: Path):
