@@ -217,6 +217,7 @@ def test_too_few_gpus_are_refused(device: Literal["auto", "cuda"], gpus: int, fi
         gpus_of_rank(LearnerConfig(device=device, ranks=2), gpus)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_a_run_that_says_so(tmp_path: Path):
     code = (
         "import sys, time; from pathlib import Path; from orchestrator import lease; "
