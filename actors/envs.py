@@ -182,8 +182,7 @@ def env_spec(env: EnvConfig) -> EnvSpec:
     discrete, or its observations are neither grey frames nor vectors.
     """
     is_atari = _is_atari(env.task)
-    options = {"full_action_space": env.full_action_space} if is_atari else {}
-    spec = _spec_of(env.task, **options)
+    spec = _spec_of(env.task, full_action_space=is_atari and env.full_action_space)
     action, state = spec.action_array_spec, cast(Mapping[str, Any], spec.state_array_spec)
     discrete = (
         "action" in action and list(action["action"].shape) == [-1] and np.dtype(action["action"].dtype).kind == "i"
@@ -270,8 +269,10 @@ def _is_atari(task: str) -> bool:
     return hasattr(_spec_of(task).config, "repeat_action_probability")
 
 
-def _spec_of(task: str, **options: Any) -> Any:
+@cache  # an emulator is built for it: a fifth of a second
+def _spec_of(task: str, *, full_action_space: bool = False) -> Any:
     """EnvPool's description of a task. Raises: UserError if it has none, or cannot make the task here."""
+    options = {"full_action_space": True} if full_action_space else {}
     with failures_explained(task):
         return _envpool(task).make_spec(task, **options)
 

@@ -166,7 +166,7 @@ def test_a_run_survives_kills_stops_cleanly_and_is_resumed(head: Head, tmp_path:
         for pid in killed.values():
             os.kill(pid, signal.SIGKILL)
         killed["learner-0"] = int(processes["learner-0"]["pid"])  # the ranks of a learner are started again together
-        wait_until(lambda: status(runs)["restarts"] >= 3)
+        wait_until(lambda: folder.statuses()["driver-0"]["restarts"] >= 3)
         reached = progress(folder)
         wait_until(lambda: progress(folder) > reached + 300)
         assert all(int(status(runs)["processes"][name]["pid"]) != pid for name, pid in killed.items())

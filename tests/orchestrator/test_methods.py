@@ -27,13 +27,14 @@ SMALL = (
     "actors.num_actors=1", "actors.lanes=8", "actors.epsilon_decay_frames=1_500", "actors.weight_poll_seconds=0.1",
     "learner.batch_size=64", "learner.learning_rate=1e-3", "learner.target_update_period=50",
     "learner.publish_period=50", "learner.checkpoint_seconds=600", "learner.memory_format=contiguous",
-    "offline.learner_steps=300", "online.env_frames=1_500", "rl.env_frames=1_000",
+    "offline.learner_steps=200", "online.env_frames=1_500", "rl.env_frames=1_000",
     "evaluation.episodes=40", "evaluation.final_episodes=50", "evaluation.period_seconds=1",
     "evaluation.period_frames=0",
 )  # fmt: skip
-FROM_SCRATCH = ("rl.env_frames=8_000", "rl.stop_at_return=0.85", "actors.epsilon_warmup_frames=400")
+FROM_SCRATCH = ("rl.env_frames=8_000", "rl.stop_at_return=0.5", "actors.epsilon_warmup_frames=400")
 """As long as it takes: how much is learnt in a second differs from machine to machine."""
-TAUGHT = ("teacher.id=catcher",)
+TEACHER = (*FROM_SCRATCH, "rl.stop_at_return=0.85")
+TAUGHT = ("teacher.id=catcher", "replay.samples_per_insert=8.0")
 FADING = (*TAUGHT, "learner.final_learning_rate=3e-4")
 C51 = ("network.atoms=21", "network.support_limit=1.5")
 """The returns of Catch lie in [-1, 1]."""
@@ -66,7 +67,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TeacherStore:
     """With a teacher of Catch that has learnt for seconds, and left the log of all that it has played."""
     root = tmp_path_factory.mktemp("catcher")
     store = TeacherStore(root / "teachers", bundled=None)
-    run = run_in_process(small("dqn_adam", *FROM_SCRATCH), root / "run", store)
+    run = run_in_process(small("dqn_adam", *TEACHER), root / "run", store)
     record = publish_from_run(run.folder.path, store, name="catcher")
     assert record.score is not None
     assert record.score.mean_return > GOOD_RETURN

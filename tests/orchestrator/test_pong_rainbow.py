@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 PRESETS = Path(__file__).resolve().parents[2] / "deploy" / "presets"
 SHORT = (
-    "env.max_episode_steps=60", "teacher.collect_frames=1_600",
-    "offline.learner_steps=4", "online.env_frames=1_200", "rl.env_frames=400",
+    "env.max_episode_steps=60", "teacher.collect_frames=800",
+    "offline.learner_steps=4", "online.env_frames=700", "rl.env_frames=400",
     "learner.batch_size=8", "learner.prefetch_batches=2", "learner.batches_per_request=1", "learner.publish_period=5",
     "learner.memory_format=contiguous", "learner.precision=float32",
     "replay.num_shards=1", "replay.capacity_steps=4_000", "replay.chunk_steps=16", "replay.min_size_to_sample=96",

@@ -80,7 +80,7 @@ def test_all_shards_take_alike_where_inserts_wait_for_samples(num_shards: int) -
         connected(addresses, seed=7) as replay,
         writers(addresses),
     ):
-        draw(replay, 60 * num_shards)
+        draw(replay, 45 * num_shards)
         shards = replay.stats("online").shards.values()
         assert spread([stats.num_inserted for stats in shards]) < 0.1
         assert spread([stats.num_sampled for stats in shards]) < 0.1
