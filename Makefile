@@ -32,7 +32,7 @@ setup: $(READY)
 $(UV):
 	$(PYTHON) -m pip install -q --target .tools --upgrade uv==$(UV_VERSION)
 
-$(READY): requirements/lock.txt upcycle/kernels.c upcycle/kernel_building.py hatch_build.py | $(UV)
+$(READY): requirements/lock.txt upcycle/experience/kernels.c upcycle/experience/kernel_building.py hatch_build.py | $(UV)
 	$(UV) venv -q --seed --allow-existing --python '>=3.11,<3.13' .venv
 	$(UV) pip install -q -p .venv -r requirements/lock.txt
 	$(UV) pip install -q -p .venv --no-deps --reinstall -e .
@@ -55,7 +55,7 @@ proto-check: | $(UV)
 	    { echo "$$file does not fit $(PROTO): run make proto"; exit 1; }; done
 
 docs: $(READY)
-	$(BIN)/python -m upcycle.config_docs > docs/configuration.md
+	$(BIN)/python -m upcycle.config.docs > docs/configuration.md
 
 format: $(READY)
 	$(BIN)/ruff format

@@ -1,6 +1,6 @@
-"""Builds `upcycle/kernels.c` when the project is installed or made into a wheel; hatchling calls it.
+"""Builds `upcycle/experience/kernels.c` when the project is installed or made into a wheel; hatchling calls it.
 
-Without a C compiler the installation goes on: `upcycle.kernels` then runs its plain versions, and says so.
+Without a C compiler the installation goes on: `upcycle.experience.kernels` then runs its plain versions, and says so.
 """
 
 import runpy
@@ -16,7 +16,7 @@ class KernelsHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before each build; `version` is "editable" or "standard"."""
-        package = Path(self.root) / "upcycle"
+        package = Path(self.root) / "upcycle" / "experience"
         library = package / "_kernels.so"
         build = runpy.run_path(str(package / "kernel_building.py"))["build_kernels"]  # nothing is importable yet
         problem = build(package / "kernels.c", library)
@@ -24,5 +24,5 @@ class KernelsHook(BuildHookInterface):
             print(f"{problem}: replay will run its slower plain kernels", file=sys.stderr)
             return
         if version == "standard":
-            build_data["force_include"][str(library)] = f"upcycle_app/upcycle/{library.name}"
+            build_data["force_include"][str(library)] = f"upcycle_app/upcycle/experience/{library.name}"
             build_data["pure_python"], build_data["infer_tag"] = False, True

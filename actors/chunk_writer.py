@@ -5,8 +5,8 @@ from typing import Final
 import numpy as np
 
 from actors.envs import LaneRows
-from upcycle.chunks import COLUMNS, MAX_PRIORITY, Array, Chunk, ChunkSpec
-from upcycle.windows import View
+from upcycle.experience.chunks import COLUMNS, MAX_PRIORITY, Array, Chunk, ChunkSpec
+from upcycle.experience.windows import View
 
 _LEAST_PRIORITY: Final = 1e-6
 _OWN_COLUMNS: Final = {

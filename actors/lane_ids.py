@@ -5,7 +5,7 @@ from typing import cast
 
 import numpy as np
 
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
 
 

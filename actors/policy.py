@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from actors.envs import EnvSpec
-from upcycle.chunks import Array
-from upcycle.config import NetworkConfig
-from upcycle.networks import build_network
-from upcycle.torch_io import load_into
+from upcycle.experience.chunks import Array
+from upcycle.config.run import NetworkConfig
+from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import load_into
 
 
 class QPolicy:

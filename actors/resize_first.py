@@ -17,9 +17,9 @@ from typing import Any, Final, cast
 import numpy as np
 
 from actors.lane_ids import check_lane_ids
-from upcycle.action_names import action_names
-from upcycle.chunks import Array
-from upcycle.config import EnvConfig
+from upcycle.networks.action_names import action_names
+from upcycle.experience.chunks import Array
+from upcycle.config.run import EnvConfig
 
 FRAME_BY_FRAME: Final[Mapping[str, Any]] = {
     "frame_skip": 1,
@@ -42,7 +42,7 @@ class ResizeFirstPool:
 
     Args:
       pool: EnvPool of the same lanes and protocol but for `FRAME_BY_FRAME`, which receives `frames_per_recv` rows.
-      env: environment and protocol, with the actions of `upcycle.action_names`.
+      env: environment and protocol, with the actions of `upcycle.networks.action_names`.
       recv_batch: rows per `recv`; all lanes come in order.
       seeds: one for each lane, of the no-ops after a lost life.
       training: False ends no episode with a lost life.

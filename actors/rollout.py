@@ -10,9 +10,9 @@ from actors.chunk_writer import ChunkWriter
 from actors.envs import EnvPoolLanes, env_spec
 from actors.episodes import EpisodeTracker
 from actors.policy import epsilon_greedy
-from upcycle.chunks import Array, Chunk, ChunkSpec
-from upcycle.config import EnvConfig
-from upcycle.runtime import Games, OnGames, Stop
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec
+from upcycle.config.run import EnvConfig
+from upcycle.runs.runtime import Games, OnGames, Stop
 
 QFunction = Callable[[Array], Array]
 """Observations [M, stack, *frame_shape] to Q values [M, A]."""

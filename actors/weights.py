@@ -7,14 +7,14 @@ from typing import Protocol
 import structlog
 
 from upcycle.errors import CorruptDataError
-from upcycle.snapshots import SnapshotFolder, SnapshotRef, Tensors
-from upcycle.tracker import Tracker, TrackerUnavailable
+from upcycle.runs.snapshots import SnapshotFolder, SnapshotRef, Tensors
+from upcycle.runs.tracker import Tracker, TrackerUnavailable
 
 _log = structlog.get_logger(__name__)
 
 
 class _Counter(Protocol):
-    """The part of `upcycle.metrics.Metrics` that is needed here."""
+    """The part of `upcycle.runs.metrics.Metrics` that is needed here."""
 
     def increment(self, name: str, amount: float = 1) -> None: ...
 

@@ -19,7 +19,7 @@ from benchmarks.workers import ROOT
 from benchmarks.workload import PRIORITY_EXPONENT
 from replay_service.sharding import ShardedReplay
 from replay_service.types import TableConfig, Tier, Transport
-from upcycle.chunks import ChunkSpec
+from upcycle.experience.chunks import ChunkSpec
 
 TABLE: Final = "online"
 Way = Literal["shared_memory", "unix", "tcp"]

@@ -22,9 +22,9 @@ import numpy as np
 from actors.envs import EnvPoolLanes
 from actors.policy import QPolicy, epsilon_greedy
 from teacher_store.store import TeacherStore
-from upcycle.chunks import Array
-from upcycle.config import EnvConfig
-from upcycle.snapshots import read_snapshot
+from upcycle.experience.chunks import Array
+from upcycle.config.run import EnvConfig
+from upcycle.runs.snapshots import read_snapshot
 from upcycle.streams import leavable_streams
 
 ROOT: Final = Path(__file__).resolve().parent.parent

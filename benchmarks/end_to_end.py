@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from upcycle.config_io import load_config
-from upcycle.run_folder import RunFolder
+from upcycle.config.io import load_config
+from upcycle.runs.run_folder import RunFolder
 
 PRESET = Path(__file__).resolve().parent.parent / "deploy" / "presets" / "pong_cpu.toml"
 _START_SECONDS = 420.0

@@ -21,7 +21,7 @@ from benchmarks.cluster import TABLE, Cluster
 from benchmarks.measure import median, resident_bytes
 from benchmarks.operations import prepared, sampling
 from benchmarks.workload import GAMES, Game, encoded, recorded
-from upcycle.runtime import configure_logging, keep_heap
+from upcycle.runs.runtime import configure_logging, keep_heap
 
 _TRANSITIONS: Final = 12_500_000
 _CHUNKS_PER_INSERT: Final = 16

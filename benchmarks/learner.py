@@ -51,14 +51,14 @@ from replay_service.sharding import ShardedReplay
 from replay_service.types import TableConfig
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
-from upcycle.chunks import ChunkSpec
-from upcycle.config import NetworkConfig, RunConfig
-from upcycle.metrics import Metrics
-from upcycle.networks import QNetwork, build_network
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal, configure_logging, keep_heap
-from upcycle.snapshots import write_snapshot
-from upcycle.torch_io import to_numpy
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.run import NetworkConfig, RunConfig
+from upcycle.runs.metrics import Metrics
+from upcycle.networks.q_network import QNetwork, build_network
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal, configure_logging, keep_heap
+from upcycle.runs.snapshots import write_snapshot
+from upcycle.networks.torch_io import to_numpy
 
 _STORED: Final = 8_000
 _SHARDS: Final = 2

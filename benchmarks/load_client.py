@@ -17,8 +17,8 @@ from benchmarks.operations import Writer, paced_sampler
 from benchmarks.workers import serve
 from benchmarks.workload import Play, chunks_of
 from replay_service.sharding import ShardedReplay
-from upcycle.chunks import ChunkSpec
-from upcycle.runtime import configure_logging, keep_heap
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.runs.runtime import configure_logging, keep_heap
 
 
 def main(path: Path) -> None:

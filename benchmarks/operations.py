@@ -15,8 +15,8 @@ from benchmarks.workload import PRIORITY_EXPONENT, VIEW, WINDOW_FRAMES, Play, ch
 from replay_service.sharding import SampledBatch, ShardedReplay
 from replay_service.table import Table
 from replay_service.types import ReplayTimeout, TableConfig, Tier
-from upcycle import kernels
-from upcycle.chunks import Array, Chunk, ChunkSpec, decode_chunk
+from upcycle.experience import kernels
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec, decode_chunk
 
 _EXPONENT: Final = 0.4  # importance sampling
 _TIMEOUT_SECONDS: Final = 60.0

@@ -28,7 +28,7 @@ from benchmarks.measure import Disturbance
 from benchmarks.operations import draw
 from benchmarks.workers import PEERS_PYTHON, Worker, python_module
 from benchmarks.workload import GAMES, Play, chunks_of, encoded, place_of, recorded
-from upcycle.runtime import configure_logging, keep_heap
+from upcycle.runs.runtime import configure_logging, keep_heap
 
 BOUND_SECONDS: Final = 0.05
 _STORED: Final = 100_000  # transitions that the table holds; the log keeps all

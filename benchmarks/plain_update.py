@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from learner.batches import Batch
-from upcycle.networks import QNetwork
+from upcycle.networks.q_network import QNetwork
 
 _LEARNING_RATE = 1e-4
 

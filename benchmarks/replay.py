@@ -50,7 +50,7 @@ from benchmarks.operations import (
 from benchmarks.workload import GAMES, Play, place_of, recorded
 from replay_service.sharding import ShardedReplay
 from replay_service.types import Tier, Transport
-from upcycle.runtime import configure_logging, keep_heap
+from upcycle.runs.runtime import configure_logging, keep_heap
 
 _TIERS: Final[tuple[Tier, ...]] = ("raw", "warm", "cold")
 

@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks.cluster import TABLE, Cluster
 from replay_service.shared_memory import SharedSegment
 from replay_service.types import Tier
-from upcycle.experience_log import ExperienceLogReader
-from upcycle.log_folder import load_segments
-from upcycle.runtime import keep_heap
+from upcycle.experience.experience_log import ExperienceLogReader
+from upcycle.experience.log_folder import load_segments
+from upcycle.runs.runtime import keep_heap
 
 _TIMEOUT_SECONDS: Final = 900.0
 _READ_BYTES: Final = 4 << 20

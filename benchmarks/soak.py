@@ -24,7 +24,7 @@ from benchmarks.measure import Rate, machine_cpu_seconds, median, private_bytes
 from benchmarks.workers import ROOT, Worker
 from benchmarks.workload import GAMES, Game, place_of, recorded
 from upcycle.files import write_atomically
-from upcycle.runtime import configure_logging, keep_heap
+from upcycle.runs.runtime import configure_logging, keep_heap
 from upcycle.streams import leavable_streams
 
 _PANELS: Final = (

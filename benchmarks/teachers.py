@@ -38,9 +38,9 @@ from benchmarks.teachers_page import page
 from benchmarks.workers import ROOT
 from replay_service.types import Tier
 from teacher_store.store import TeacherStore
-from upcycle.chunks import Chunk, decode_chunk, encode_chunk
-from upcycle.experience_log import ExperienceLogReader
-from upcycle.log_segment import compress_chunk
+from upcycle.experience.chunks import Chunk, decode_chunk, encode_chunk
+from upcycle.experience.experience_log import ExperienceLogReader
+from upcycle.experience.log_segment import compress_chunk
 from upcycle.streams import leavable_streams
 
 GAMES: Final = {"pong": "Pong-v5", "breakout": "Breakout-v5"}

@@ -14,9 +14,9 @@ from typing import Any, Final, Literal, cast
 
 import numpy as np
 
-from upcycle.chunks import Array, Chunk, ChunkSpec, encode_chunk
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.files import write_atomically
-from upcycle.windows import View
+from upcycle.experience.windows import View
 
 Game = Literal["pong", "mspacman"]
 GAMES: Final[dict[Game, str]] = {"pong": "Pong-v5", "mspacman": "MsPacman-v5"}
@@ -33,7 +33,7 @@ _SEED: Final = 20_26
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Play:
-    """T consecutive rows of one lane, as `upcycle.chunks` defines a row.
+    """T consecutive rows of one lane, as `upcycle.experience.chunks` defines a row.
 
     Attributes:
       frame: newest frame of each row, uint8 [T, H, W].
@@ -99,7 +99,7 @@ def random_play(task: str, *, rows: int, frame_size: int = 84) -> Play:
     """Plays one lane of an EnvPool task at random, repeating the last action now and then; the same rows each time."""
     # EnvPool takes seconds to import, and a process that finds the play on disk needs none of it.
     from actors.envs import EnvPoolLanes
-    from upcycle.config import EnvConfig
+    from upcycle.config.run import EnvConfig
 
     rng = np.random.default_rng(_SEED)
     columns: dict[str, list[Array]] = {name: [] for name in _columns()}

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from learner.batches import Batch, FrameBuffers
 from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
-from upcycle.chunks import Array
-from upcycle.windows import View
+from upcycle.experience.chunks import Array
+from upcycle.experience.windows import View
 
 _WAIT_SECONDS = 0.5  # the longest either thread goes without looking at the stop flag
 

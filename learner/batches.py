@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from replay_service.sharding import SampledBatch, TransitionKeys
-from upcycle.chunks import Array
-from upcycle.windows import View
+from upcycle.experience.chunks import Array
+from upcycle.experience.windows import View
 
 
 @dataclass(frozen=True, slots=True, eq=False)

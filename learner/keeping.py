@@ -15,10 +15,10 @@ from learner.ranks import Ranks
 from learner.saving import Saving
 from learner.standing import Standing
 from learner.train_state import TrainState, generator_states, restore_generators
-from upcycle.config import RunConfig
+from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
 
 _log = structlog.get_logger(__name__)
 

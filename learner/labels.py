@@ -18,11 +18,11 @@ from learner.readback import Readback
 from replay_service.scanning import ScanIncomplete
 from replay_service.sharding import ScannedBatch, TransitionKeys
 from teacher_store.teacher import Teacher
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
-from upcycle.runtime import StopSignal
-from upcycle.windows import View
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.runtime import StopSignal
+from upcycle.experience.windows import View
 
 _log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from tensorboardX import SummaryWriter
 from learner.objective import TERMS
 from learner.ranks import Order
 from learner.train_step import StepResult
-from upcycle.metrics import Metrics
+from upcycle.runs.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 

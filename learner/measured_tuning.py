@@ -15,11 +15,11 @@ from learner.train_state import TrainState
 from learner.train_step import train_step
 from learner.tuning import Tuning, candidates
 from replay_service.types import SampledBatch, TransitionKeys
-from upcycle.chunks import ChunkSpec
-from upcycle.config import RunConfig
-from upcycle.networks import build_network
-from upcycle.run_folder import Record, RunFolder
-from upcycle.windows import View, Windows
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.run import RunConfig
+from upcycle.networks.q_network import build_network
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.experience.windows import View, Windows
 
 _log = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from teacher_store.teacher import Teacher
-from upcycle.chunks import Array
-from upcycle.config import (
+from upcycle.experience.chunks import Array
+from upcycle.config.run import (
     CqlConfig,
     DistillationConfig,
     LearnerConfig,
@@ -19,7 +19,7 @@ from upcycle.config import (
     RunConfig,
     TeacherConfig,
 )
-from upcycle.run_folder import Record
+from upcycle.runs.run_folder import Record
 
 TERMS: Final = ("td_loss", "distillation_loss", "margin_loss", "cql_loss", "teacher_entropy")
 """What a step reports, in this order; terms that a phase lacks are 0."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from upcycle.config import LearnerConfig
+from upcycle.config.run import LearnerConfig
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: LearnerConfig) -> torch.optim.Optimizer:

@@ -4,10 +4,10 @@ import torch
 
 from learner.batch_source import BatchSource, Replay
 from learner.ranks import Ranks
-from upcycle.config import PhaseName, RunConfig
-from upcycle.runtime import seed_for
-from upcycle.waits import WaitKind, WaitNote
-from upcycle.windows import View
+from upcycle.config.run import PhaseName, RunConfig
+from upcycle.runs.runtime import seed_for
+from upcycle.runs.waits import WaitKind, WaitNote
+from upcycle.experience.windows import View
 
 
 def shares_of_phase(config: RunConfig, phase: PhaseName) -> dict[str, float]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from upcycle.config import PhaseName, RunConfig
+from upcycle.config.run import PhaseName, RunConfig
 
 
 @dataclass(frozen=True, slots=True)

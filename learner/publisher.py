@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import structlog
 
-from upcycle.chunks import Array
-from upcycle.metrics import Metrics
-from upcycle.snapshots import SnapshotFolder
-from upcycle.tracker import Tracker, TrackerUnavailable
+from upcycle.experience.chunks import Array
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.snapshots import SnapshotFolder
+from upcycle.runs.tracker import Tracker, TrackerUnavailable
 
 _log = structlog.get_logger(__name__)
 

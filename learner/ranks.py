@@ -35,7 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 from zlib_ng import zlib_ng
 
 from upcycle.errors import UpcycleError
-from upcycle.runtime import StopSignal
+from upcycle.runs.runtime import StopSignal
 
 _PATIENCE_SECONDS: Final = 3600.0  # how much later than the first the last rank may be done with its share of a job
 _POLL_SECONDS: Final = 0.1

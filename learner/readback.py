@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 _MAX_PENDING: Final = 16
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from learner.ranks import RankLost, Ranks, together
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
 
 _MEET_SECONDS: Final = 300.0  # they import, and wait for the shards, on loaded machines
 _POLL_SECONDS: Final = 0.1

@@ -8,8 +8,8 @@ import structlog
 from tensorboardX import SummaryWriter
 
 from learner.distillation import Distillation, learning_rate
-from upcycle.config import PhaseName, RunConfig
-from upcycle.run_folder import RunFolder
+from upcycle.config.run import PhaseName, RunConfig
+from upcycle.runs.run_folder import RunFolder
 from upcycle.schedules import linear
 
 _log = structlog.get_logger(__name__)

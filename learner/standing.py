@@ -12,8 +12,8 @@ from learner.phases import PhaseMachine, Progress
 from learner.ranks import Order, Verdict
 from learner.scoreboard import Scoreboard
 from replay_service.sharding import ReplayTimeout, ShardedReplay
-from upcycle.config import PhaseName, RunConfig
-from upcycle.log_trimming import count_logged
+from upcycle.config.run import PhaseName, RunConfig
+from upcycle.experience.log_trimming import count_logged
 
 _log = structlog.get_logger(__name__)
 

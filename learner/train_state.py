@@ -10,10 +10,10 @@ from typing_extensions import override
 
 from learner.optimizers import build_optimizer
 from learner.tuning import Tuning, untuned
-from upcycle.config import LearnerConfig
-from upcycle.networks import Outputs, QNetwork
-from upcycle.snapshots import Tensors
-from upcycle.torch_io import load_into
+from upcycle.config.run import LearnerConfig
+from upcycle.networks.q_network import Outputs, QNetwork
+from upcycle.runs.snapshots import Tensors
+from upcycle.networks.torch_io import load_into
 
 
 class _Forward(nn.Module):

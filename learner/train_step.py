@@ -20,8 +20,8 @@ from learner.losses import (
 )
 from learner.objective import Objective
 from learner.train_state import TrainState
-from upcycle.config import LearnerConfig
-from upcycle.networks import Outputs
+from upcycle.config.run import LearnerConfig
+from upcycle.networks.q_network import Outputs
 
 _LEAST_TD_ERROR = 1e-6
 _LEAST_CROSS_ENTROPY = 1e-10

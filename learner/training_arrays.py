@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from teacher_store.records import OptimizerKind
 from teacher_store.training_state import TrainingArrays
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
-from upcycle.torch_io import to_numpy
+from upcycle.networks.torch_io import to_numpy
 
 
 def to_training_arrays(state: Mapping[str, Any], network: nn.Module, kind: OptimizerKind) -> TrainingArrays:

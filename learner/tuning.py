@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from upcycle.config import LearnerConfig
+from upcycle.config.run import LearnerConfig
 
 
 @dataclass(frozen=True, slots=True)

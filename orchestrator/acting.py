@@ -9,7 +9,7 @@ import torch
 from actors.rollout import QFunction
 from teacher_store.records import Score
 from teacher_store.teacher import Teacher
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.statistics import mean_interval
 
 

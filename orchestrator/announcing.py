@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.answers import Name
 from orchestrator.progress import View
-from upcycle.metrics import Metrics, metrics_target
-from upcycle.run_folder import Record, RunFolder
-from upcycle.tracker import Tracker, TrackerUnavailable
+from upcycle.runs.metrics import Metrics, metrics_target
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.runs.tracker import Tracker, TrackerUnavailable
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
     from orchestrator.cluster import Handle

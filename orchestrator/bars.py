@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from upcycle.runtime import Games
+from upcycle.runs.runtime import Games
 
 _LINE_SECONDS: Final = 10.0
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from upcycle.run_folder import Record
+from upcycle.runs.run_folder import Record
 from upcycle.statistics import normalised_score
 
 _DIGITS = 6

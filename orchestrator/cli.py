@@ -59,7 +59,7 @@ def run(
         json: print one JSON value at the end instead of progress
         timings: print how long start and end took, step by step
     """
-    from upcycle.config_io import load_config
+    from upcycle.config.io import load_config
 
     found = find_preset(preset)
     config = load_config(found, [*set_, *([f"name={name}"] if name is not None else [])])
@@ -90,7 +90,7 @@ def resume(
         json: print one JSON value at the end instead of progress
         timings: print how long start and end took, step by step
     """
-    from upcycle.config_io import load_config
+    from upcycle.config.io import load_config
 
     path = open_run(runs, run)
     from orchestrator.early_start import local_place

@@ -30,7 +30,7 @@ def find_preset(preset: str) -> Path:
 
 def open_run(runs: Path, run: str) -> Path:
     """Folder of an existing run. Raises: UserError."""
-    from upcycle.run_folder import RunFolder
+    from upcycle.runs.run_folder import RunFolder
 
     return RunFolder.open(runs / run).path
 

@@ -81,7 +81,7 @@ def import_teacher(
     check_positive("--n-step", n_step)
     from orchestrator import teacher_commands
     from orchestrator.importing import ImportOptions, Request
-    from upcycle.runtime import keep_heap
+    from upcycle.runs.runtime import keep_heap
 
     keep_heap()
     options = ImportOptions(

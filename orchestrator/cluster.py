@@ -25,10 +25,10 @@ from orchestrator.local_ray import address_to_join, way_to_dashboard
 from orchestrator.places import Places
 from orchestrator.processes import Process
 from orchestrator.ray_start import RayFailed, end_processes, start_local
-from upcycle.config import ClusterConfig, RunConfig
+from upcycle.config.run import ClusterConfig, RunConfig
 from upcycle.errors import UserError
-from upcycle.runtime import Stop
-from upcycle.waits import Wait
+from upcycle.runs.runtime import Stop
+from upcycle.runs.waits import Wait
 
 _CONNECT_SECONDS: Final = 3.0
 _OBJECT_STORE_BYTES: Final = 80 << 20  # nothing large goes through it

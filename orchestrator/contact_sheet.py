@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from replay_service.inspection import ShownWindows
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 _DPI: Final = 100
 _GAP: Final = 4  # pixels between frames, and between rows

@@ -10,12 +10,12 @@ import numpy as np
 from orchestrator.baselines import teachers_of
 from orchestrator.shard_set import ShardSet
 from replay_service.sharding import ShardedReplay
-from upcycle.chunks import ChunkSpec
-from upcycle.config import RunConfig
-from upcycle.metrics import Metrics
-from upcycle.run_folder import Record, RunFolder
-from upcycle.runtime import StopSignal, seed_for
-from upcycle.tracker import Tracker
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.run import RunConfig
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.runs.runtime import StopSignal, seed_for
+from upcycle.runs.tracker import Tracker
 
 _SHARDS_SECONDS: Final = 300.0  # they may have a long log to read
 _POLL_SECONDS: Final = 0.2

@@ -8,9 +8,9 @@ from typing import Final
 
 import structlog
 
-from upcycle.config import ClusterConfig
+from upcycle.config.run import ClusterConfig
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
+from upcycle.runs.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 

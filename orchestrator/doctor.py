@@ -17,9 +17,9 @@ from orchestrator.local_ray import socket_folder, usable_places
 from orchestrator.printing import literal, print_json, print_table
 from orchestrator.redis_server import RedisServer
 from teacher_store.store import TeacherStore
-from upcycle import kernels
+from upcycle.experience import kernels
 from upcycle.errors import UpcycleError, UserError
-from upcycle.tracker import Tracker
+from upcycle.runs.tracker import Tracker
 
 _PACKAGES: Final = ("torch", "envpool", "ray", "grpcio", "protobuf", "redis", "numpy")
 _MIN_CORES: Final = 2
@@ -136,7 +136,7 @@ def _tuning() -> Finding:
     from actors.envs import chunk_spec
     from learner.measured_tuning import measure
     from learner.tuning import candidates
-    from upcycle.config import RunConfig
+    from upcycle.config.run import RunConfig
 
     config = RunConfig.model_validate(_MEASURED)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -151,7 +151,7 @@ def _tuning() -> Finding:
 
 def _environments() -> Finding:
     from actors.envs import env_spec
-    from upcycle.config import EnvConfig
+    from upcycle.config.run import EnvConfig
 
     spec = env_spec(EnvConfig(task="Pong-v5"))
     return Finding("environments", "ok", f"Pong-v5 with {spec.num_actions} actions")

@@ -1,16 +1,16 @@
 """Runs that could never draw a batch, or end a phase before the first: refused before anything of them exists. Pure.
 
-`upcycle.config_checks` knows the configuration alone; here are the rules that need to know the environment's frames,
+`upcycle.config.checks` knows the configuration alone; here are the rules that need to know the environment's frames,
 the form of the chunks, and what of the protocol is the teacher's.
 """
 
 from orchestrator.shard_set import ShardSet
 from orchestrator.tables import online_table
 from replay_service.table_checks import check_config
-from upcycle.chunks import ChunkSpec
-from upcycle.config import RunConfig
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
-from upcycle.teacher_use import begins_with_teacher_replay
+from upcycle.config.teacher_use import begins_with_teacher_replay
 
 
 def check_drawing(config: RunConfig, spec: ChunkSpec, *, frame_skip: int) -> None:

@@ -27,13 +27,13 @@ from orchestrator.shards_together import samples_per_insert, spread
 from orchestrator.supervisor import GiveUp, Supervisor
 from orchestrator.timings import Timings
 from orchestrator.watching import Watch
-from upcycle.config import RunConfig
+from upcycle.config.run import RunConfig
 from upcycle.errors import CorruptDataError, UpcycleError
-from upcycle.log_trimming import count_logged
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.tracker import Tracker
+from upcycle.experience.log_trimming import count_logged
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.tracker import Tracker
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
     from orchestrator.cluster import Cluster, Handle

@@ -9,7 +9,7 @@ from typing import Final
 
 from orchestrator.fork_server import fork_server
 from orchestrator.local_ray import address_to_join, private_folder
-from upcycle.config import RunConfig
+from upcycle.config.run import RunConfig
 
 VERIFIED_VERSIONS: Final = frozenset({"2.60.0"})
 """Versions of Ray that are known to start lean (`orchestrator.lean_ray`); any other is started as it starts itself."""

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from actors.envs import EnvSpec
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
-from upcycle.config import EnvConfig, NetworkConfig, RunConfig
+from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of
-from upcycle.networks import build_network
-from upcycle.run_folder import Record
-from upcycle.snapshots import Snapshot, Tensors, read_snapshot
+from upcycle.networks.q_network import build_network
+from upcycle.runs.run_folder import Record
+from upcycle.runs.snapshots import Snapshot, Tensors, read_snapshot
 
 _SUFFIX: Final = ".safetensors"
 _TORSO: Final = "torso."

@@ -14,13 +14,13 @@ from actors.envs import env_spec
 from actors.policy import QPolicy
 from actors.rollout import play_episodes
 from orchestrator.baselines import Baselines
-from upcycle.config import RunConfig
+from upcycle.config.run import RunConfig
 from upcycle.errors import CorruptDataError
-from upcycle.metrics import Metrics
-from upcycle.run_folder import Record, RunFolder
-from upcycle.runtime import Games, OnGames, StopSignal, seed_for
-from upcycle.snapshots import Snapshot, SnapshotFolder, SnapshotRef
-from upcycle.tracker import Tracker, TrackerUnavailable
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.runs.runtime import Games, OnGames, StopSignal, seed_for
+from upcycle.runs.snapshots import Snapshot, SnapshotFolder, SnapshotRef
+from upcycle.runs.tracker import Tracker, TrackerUnavailable
 
 _log = structlog.get_logger(__name__)
 

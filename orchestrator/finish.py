@@ -12,9 +12,9 @@ from orchestrator.evaluator import evaluate_snapshot
 from orchestrator.progress import Progress, View
 from orchestrator.summary import Summary, save_summary, write_summary
 from orchestrator.timings import Timings
-from upcycle.run_folder import Record, RunFolder
-from upcycle.runtime import Games, StopSignal
-from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.runs.runtime import Games, StopSignal
+from upcycle.runs.snapshots import Snapshot, SnapshotFolder, read_snapshot
 
 _CONTROLS: Final = Path(__file__).resolve().parent.parent / "deploy" / "controls"
 """Summaries of shipped presets trained from scratch, by preset: what their students are drawn against."""

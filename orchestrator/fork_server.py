@@ -156,7 +156,7 @@ def _import_all(task: str) -> None:
     for name in MODULES:
         importlib.import_module(name)
     from actors.envs import env_spec
-    from upcycle.config import EnvConfig
+    from upcycle.config.run import EnvConfig
     from upcycle.errors import UserError
 
     with suppress(UserError):

@@ -20,13 +20,13 @@ from teacher_store.importers.source import Source as Files
 from teacher_store.importers.writing import write_experience
 from teacher_store.records import Provenance, Source, TeacherRecord, teacher_id
 from teacher_store.store import TeacherStore
-from upcycle.action_names import action_names
-from upcycle.config import EnvConfig
-from upcycle.config_io import parse_config, with_overrides
+from upcycle.networks.action_names import action_names
+from upcycle.config.run import EnvConfig
+from upcycle.config.io import parse_config, with_overrides
 from upcycle.errors import UserError
 from upcycle.files import disk_full_explained
-from upcycle.runtime import OnGames, OnProgress, Stop
-from upcycle.snapshots import write_snapshot
+from upcycle.runs.runtime import OnGames, OnProgress, Stop
+from upcycle.runs.snapshots import write_snapshot
 
 _CHUNK_STEPS: Final = 64
 

@@ -32,13 +32,13 @@ from orchestrator.timings import Timings
 from orchestrator.tracking import check_redis, rebuild, start_tracker
 from teacher_store.store import TeacherStore
 from upcycle import __version__
-from upcycle.config import RunConfig
-from upcycle.config_io import load_config
+from upcycle.config.run import RunConfig
+from upcycle.config.io import load_config
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal, close_logging, configure_logging
-from upcycle.tracker import Tracker
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal, close_logging, configure_logging
+from upcycle.runs.tracker import Tracker
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
     from orchestrator.cluster import Cluster

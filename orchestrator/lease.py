@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import IO, Final
 
 from upcycle.errors import UserError
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 
 _NAME: Final = "driver.lock"
 _LOOK_SECONDS: Final = 2.0

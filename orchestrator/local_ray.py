@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from upcycle.config import ClusterConfig
+from upcycle.config.run import ClusterConfig
 from upcycle.errors import UpcycleError, UserError
 
 _MODE: Final = "RAY_AUTH_MODE"

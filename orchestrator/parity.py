@@ -11,8 +11,8 @@ from teacher_store.importers.imported import ImportedAgent
 from teacher_store.importers.reference import read_reference
 from teacher_store.records import Parity, TeacherKind
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.networks import QNetwork, build_network
-from upcycle.torch_io import load_into
+from upcycle.networks.q_network import QNetwork, build_network
+from upcycle.networks.torch_io import load_into
 
 TOLERANCE: Final = 1e-4
 """The largest difference of two frameworks' values that rounding explains, relative to the largest value."""

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.answers import Name
 from orchestrator.placement import CORE, Demand, Group, Room, in_words, pack, pack_some, plan, rooms_in_words
-from upcycle.config import LearnerConfig, RunConfig
+from upcycle.config.run import LearnerConfig, RunConfig
 from upcycle.errors import UserError
 
 _RESERVE_SECONDS: Final = 2.0  # takes milliseconds, unless somebody else was quicker

@@ -22,13 +22,13 @@ from teacher_store.action_order import check_taken_as_is
 from teacher_store.records import TeacherRecord
 from teacher_store.reload import check_reload
 from teacher_store.store import TeacherStore
-from upcycle.chunks import ChunkSpec
-from upcycle.config import RunConfig
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogReader
-from upcycle.networks import build_network
-from upcycle.runtime import Games, OnGames, StopSignal, seed_for
-from upcycle.teacher_use import has_teacher, wants_teacher_log, wants_teacher_values, with_protocol_of
+from upcycle.experience.experience_log import ExperienceLogReader
+from upcycle.networks.q_network import build_network
+from upcycle.runs.runtime import Games, OnGames, StopSignal, seed_for
+from upcycle.config.teacher_use import has_teacher, wants_teacher_log, wants_teacher_values, with_protocol_of
 
 _RANDOM_EPISODES: Final = 20
 

@@ -19,15 +19,15 @@ from pydantic import SecretStr
 
 from orchestrator.baselines import Baselines
 from orchestrator.context import Context, Role
-from upcycle import kernels
-from upcycle.chunks import ChunkSpec
+from upcycle.experience import kernels
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.errors import UserError
 from upcycle.files import explain_os_error
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal, configure_logging, keep_heap, seed_for
-from upcycle.snapshots import SnapshotFolder
-from upcycle.tracker import Tracker
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal, configure_logging, keep_heap, seed_for
+from upcycle.runs.snapshots import SnapshotFolder
+from upcycle.runs.tracker import Tracker
 from upcycle.url_secrets import masked
 
 if TYPE_CHECKING:  # torch and EnvPool are imported where a role needs them
@@ -86,7 +86,7 @@ class Process:
     def status(self) -> dict[str, Any]:
         """Of the process: `state`, `error`, `user_error`, `pid`, `metrics` (address), `moments`, loop's `detail`.
 
-        `waiting` is the JSON of the `upcycle.waits.Wait` that the process is in; None while it works.
+        `waiting` is the JSON of the `upcycle.runs.waits.Wait` that the process is in; None while it works.
         `plain_kernels` is why it runs without the native ones; None if it has them.
         """
         detail = self._loop.status() if self._loop is not None else {}

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.summary import format_seconds
-from upcycle.config import RunConfig
-from upcycle.runtime import Games
+from upcycle.config.run import RunConfig
+from upcycle.runs.runtime import Games
 
 _LINE_SECONDS: Final = 10.0
 _RATE_WINDOW_SECONDS: Final = 30.0

@@ -21,7 +21,7 @@ import ray
 
 from orchestrator.local_ray import StartStopped
 from upcycle.errors import UpcycleError
-from upcycle.runtime import Stop
+from upcycle.runs.runtime import Stop
 
 START_SECONDS: Final = 300.0
 """Longest time for a local Ray to come up."""

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from orchestrator.parent_death import end_with_parent
 from upcycle.errors import UserError
-from upcycle.tracker import Tracker, TrackerUnavailable
+from upcycle.runs.tracker import Tracker, TrackerUnavailable
 
 LOOPBACK: Final = "127.0.0.1"
 _START_SECONDS: Final = 10.0

@@ -15,11 +15,11 @@ from orchestrator.teachers import score_teacher
 from teacher_store.functions import PolicyFunction, find_function
 from teacher_store.records import Function, TeacherKind, TeacherRecord
 from teacher_store.store import TeacherStore
-from upcycle.action_names import action_names
-from upcycle.chunks import Array
-from upcycle.config import EnvConfig
+from upcycle.networks.action_names import action_names
+from upcycle.experience.chunks import Array
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
-from upcycle.runtime import OnGames, Stop, seed_for
+from upcycle.runs.runtime import OnGames, Stop, seed_for
 
 _BATCH: Final = 32
 _LANES: Final = 4

@@ -14,11 +14,11 @@ from orchestrator.printing import print_json, print_table
 from replay_service.inspection import MAX_WINDOWS, QUANTILES, TableInspection
 from replay_service.rate_limiter import Flow
 from replay_service.sharding import ShardedReplay
-from upcycle.chunks import ChunkSpec
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.errors import UpcycleError, UserError
 from upcycle.files import write_atomically
-from upcycle.run_folder import Record, RunFolder
-from upcycle.windows import View
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.experience.windows import View
 
 _FIRST_TABLE: Final = "online"  # every shard has it
 _BAR: Final = 24  # characters

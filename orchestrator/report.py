@@ -12,10 +12,10 @@ from orchestrator.picture import to_svg
 from orchestrator.summary import Summary, format_seconds, plain_words, read_summary, summarise, write_summary
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
-from upcycle.config_io import dump_config
+from upcycle.config.io import dump_config
 from upcycle.errors import UserError
 from upcycle.files import write_atomically
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 
 __all__ = ["plain_words", "read_summary", "summarise", "write_report", "write_summary"]
 

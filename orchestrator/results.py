@@ -14,8 +14,8 @@ from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary, plain_words, summarise
 from orchestrator.timings import Timings, timings_table
 from upcycle.errors import UserError
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
 
 
 def show_summary(summary: Summary | None, path: Path, *, as_json: bool, timings: Timings | None = None) -> int:

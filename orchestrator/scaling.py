@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from orchestrator import status
 from orchestrator.shard_set import ShardSet
-from upcycle.config import RunConfig
+from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
-from upcycle.run_folder import Record, RunFolder
+from upcycle.runs.run_folder import Record, RunFolder
 
 _POLL_SECONDS: Final = 0.2
 

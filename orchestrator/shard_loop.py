@@ -13,8 +13,8 @@ from orchestrator.context import Context
 from orchestrator.tables import annotation_width, online_table, share_capacity, teacher_table
 from replay_service.server import ReplayShard
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.teacher_use import begins_with_teacher_replay, wants_teacher_table
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.config.teacher_use import begins_with_teacher_replay, wants_teacher_table
 
 _log = structlog.get_logger(__name__)
 

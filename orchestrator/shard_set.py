@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from upcycle.config import RunConfig
-from upcycle.run_folder import Record, RunFolder
+from upcycle.config.run import RunConfig
+from upcycle.runs.run_folder import Record, RunFolder
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from upcycle.run_folder import Record
+from upcycle.runs.run_folder import Record
 
 Detail = Mapping[str, Any]
 """What `ShardLoop.status` says of one shard; empty before the first answer."""

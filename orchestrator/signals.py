@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-from upcycle.runtime import StopSignal
+from upcycle.runs.runtime import StopSignal
 
 _SAME_SECONDS: Final = 2.0
 """A SIGTERM so soon after the first signal is the same wish: `timeout` sends two, one to the process and one to its

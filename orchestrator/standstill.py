@@ -3,7 +3,7 @@
     learner-0: samples --> all actors: room --> learner-0             a ring: replay's limiter lets neither go on
     learner-0: samples --> all actors: shards --> replay-1: cpus      the root: replay-1 has no place on any node
 
-Each process says what it waits for (`upcycle.waits`); what it waits for comes from processes of another role. Whoever
+Each process says what it waits for (`upcycle.runs.waits`); what it waits for comes from processes of another role. Whoever
 is reached last on that way is the cause, and the others wait for it.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from upcycle.waits import Wait, WaitKind
+from upcycle.runs.waits import Wait, WaitKind
 
 PATIENCE_SECONDS: Final = 30.0
 """So long a wait, or a run without progress, is nothing to speak of."""

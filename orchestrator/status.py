@@ -13,9 +13,9 @@ from orchestrator.printing import print_json, print_table
 from orchestrator.shards_together import in_words
 from orchestrator.standstill import WORDS, clock_time
 from upcycle.errors import UpcycleError, UserError
-from upcycle.run_folder import Record, RunFolder
-from upcycle.runtime import Games
-from upcycle.waits import Wait
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.runs.runtime import Games
+from upcycle.runs.waits import Wait
 
 _STALE_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.2

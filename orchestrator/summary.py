@@ -9,7 +9,7 @@ from orchestrator.baselines import Baselines, teachers_of
 from orchestrator.given_back import GivenBack, complete, cost_of, describe_cost, end_of, is_the_end
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import write_atomically
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 from upcycle.statistics import Interval, mean_interval
 
 Summary = dict[str, Any]

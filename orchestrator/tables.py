@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from orchestrator.shard_set import ShardSet
 from replay_service.types import TableConfig
-from upcycle.config import RunConfig
-from upcycle.teacher_use import wants_teacher_values
+from upcycle.config.run import RunConfig
+from upcycle.config.teacher_use import wants_teacher_values
 
 
 def annotation_width(config: RunConfig, *, num_actions: int, num_teachers: int) -> int:

@@ -18,7 +18,7 @@ from teacher_store.records import Score, TeacherRecord
 from teacher_store.revisions import Revision
 from teacher_store.store import TeacherStore
 from upcycle.errors import UserError
-from upcycle.runtime import Stop
+from upcycle.runs.runtime import Stop
 
 if TYPE_CHECKING:
     from orchestrator.registering import RegisterOptions

@@ -21,17 +21,17 @@ from teacher_store.records import Provenance, Score, TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from teacher_store.training_state import write_training_state
-from upcycle.action_names import action_names
-from upcycle.chunks import Array, ChunkSpec, encode_chunk
-from upcycle.config import EnvConfig
-from upcycle.config_io import dump_config
+from upcycle.networks.action_names import action_names
+from upcycle.experience.chunks import Array, ChunkSpec, encode_chunk
+from upcycle.config.run import EnvConfig
+from upcycle.config.io import dump_config
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogWriter
-from upcycle.log_folder import log_parts
-from upcycle.networks import build_network
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import OnGames, OnProgress, Stop, seed_for
-from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
+from upcycle.experience.experience_log import ExperienceLogWriter
+from upcycle.experience.log_folder import log_parts
+from upcycle.networks.q_network import build_network
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import OnGames, OnProgress, Stop, seed_for
+from upcycle.runs.snapshots import Snapshot, SnapshotFolder, read_snapshot
 
 _EPSILON: Final = 0.001
 _RANDOM_EPISODES: Final = 20

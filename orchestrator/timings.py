@@ -1,6 +1,6 @@
 """How long a stretch of a run took to start and to end, step by step: `upcycle run --timings`, and in `summary.json`.
 
-The driver times its own steps; each process says in its answers when it came how far (`upcycle.moments`).
+The driver times its own steps; each process says in its answers when it came how far (`upcycle.runs.moments`).
 """
 
 import os

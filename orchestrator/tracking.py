@@ -8,11 +8,11 @@ import structlog
 from orchestrator.local_ray import address_to_join
 from orchestrator.redis_server import LOOPBACK, RedisServer
 from orchestrator.timings import Timings
-from upcycle.config import RunConfig
+from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
-from upcycle.redis_password import VARIABLE, redis_password
-from upcycle.run_folder import RunFolder
-from upcycle.tracker import Tracker, TrackerRefused, TrackerUnavailable
+from upcycle.runs.redis_password import VARIABLE, redis_password
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.tracker import Tracker, TrackerRefused, TrackerUnavailable
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
     from orchestrator.cluster import Cluster

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from orchestrator.standstill import Movement, Standstill, explain
-from upcycle.run_folder import Record
+from upcycle.runs.run_folder import Record
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.local_ray`
     from orchestrator.cluster import Handle

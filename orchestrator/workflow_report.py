@@ -15,7 +15,7 @@ from orchestrator.workflow_figure import workflow_figure
 from teacher_store.store import TeacherStore
 from upcycle.errors import UserError
 from upcycle.files import write_atomically
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 from upcycle.statistics import Interval
 
 NAME: Final = "workflow"

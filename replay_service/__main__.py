@@ -15,12 +15,12 @@ from typing import Any
 
 from replay_service.server import ReplayShard
 from replay_service.types import TableConfig
-from upcycle.chunks import ChunkSpec
-from upcycle.config import EnvConfig
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.metrics import Metrics
-from upcycle.runtime import keep_heap
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.runtime import keep_heap
 from upcycle.streams import leavable_streams
 
 

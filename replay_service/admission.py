@@ -13,7 +13,7 @@ from replay_service.rate_limiter import Flow
 from replay_service.turns import Turns, weights
 from replay_service.types import ReplayTimeout, TableStats, total_stats
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
+from upcycle.runs.metrics import Metrics
 
 _PAUSE_SECONDS: Final = 0.02
 _WAIT_SECONDS: Final = 0.2  # the longest a shard is asked to hold a call back; then the others get their turn

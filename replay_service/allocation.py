@@ -7,7 +7,7 @@ and the probability that the shard reports, so it stays the probability with whi
 
 import numpy as np
 
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 
 def shares(masses: Array) -> Array:

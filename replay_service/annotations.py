@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 
-from upcycle.chunks import Array, ChunkSpec
+from upcycle.experience.chunks import Array, ChunkSpec
 
 
 class Annotations:

@@ -6,7 +6,7 @@ from replay_service.shared_memory import SharedSegment, can_share
 from replay_service.storage import Arena
 from replay_service.table_checks import num_slots_of
 from replay_service.types import TableConfig
-from upcycle.chunks import ChunkSpec
+from upcycle.experience.chunks import ChunkSpec
 
 _log = structlog.get_logger(__name__)
 

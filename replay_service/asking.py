@@ -5,7 +5,7 @@ from replay_service.inspection import TableInspection
 from replay_service.membership import CALL_SECONDS, Membership
 from replay_service.types import ReplayTimeout, TableStats, total_stats
 from upcycle.errors import UpcycleError
-from upcycle.windows import View
+from upcycle.experience.windows import View
 
 
 def ask_stats(members: Membership, table: str) -> TableStats:

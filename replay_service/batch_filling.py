@@ -11,9 +11,9 @@ from replay_service.mapped_arena import MappedArena
 from replay_service.packed_windows import PackedWindows
 from replay_service.types import SampledBatch, ScannedBatch, TransitionKeys
 from replay_service.wire import sample_layout
-from upcycle import kernels
-from upcycle.chunks import Array, ChunkSpec
-from upcycle.windows import View, Windows
+from upcycle.experience import kernels
+from upcycle.experience.chunks import Array, ChunkSpec
+from upcycle.experience.windows import View, Windows
 
 Allocate = Callable[[tuple[int, ...], str], Array]
 """Gives an array of a shape and dtype, C-contiguous, for the frames of one batch."""

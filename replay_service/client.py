@@ -19,9 +19,9 @@ from replay_service.packed_windows import PackedWindows
 from replay_service.shared_memory import SegmentHandle, SegmentUnreachable, can_share
 from replay_service.stubs import HealthStub, Stub, open_local
 from replay_service.types import TableStats, Transport
-from upcycle.chunks import Array, ChunkSpec
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.errors import CorruptDataError
-from upcycle.windows import View
+from upcycle.experience.windows import View
 
 _log = structlog.get_logger(__name__)
 

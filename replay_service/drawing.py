@@ -16,10 +16,10 @@ from replay_service.membership import CALL_SECONDS, Membership
 from replay_service.options import MAX_BULK_BYTES
 from replay_service.types import SampledBatch, TableStats, Transport
 from replay_service.wire import sample_row_bytes, view_to_message
-from upcycle.chunks import Array, ChunkSpec
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
-from upcycle.windows import View
+from upcycle.runs.metrics import Metrics
+from upcycle.experience.windows import View
 
 _Shards = Mapping[int, tuple[ShardClient, TableStats]]
 _Finish = Callable[[], tuple[Reply, TableStats]]

@@ -7,8 +7,8 @@ import numpy as np
 
 from replay_service import replay_pb2, wire
 from replay_service.types import TableStats
-from upcycle.chunks import Array, ChunkSpec
-from upcycle.windows import View, Windows
+from upcycle.experience.chunks import Array, ChunkSpec
+from upcycle.experience.windows import View, Windows
 
 QUANTILES: Final = (0.0, 0.1, 0.5, 0.9, 1.0)
 """Of the ages: the youngest tenth of all transitions is not older than the second value, and so on."""

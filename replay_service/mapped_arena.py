@@ -4,8 +4,8 @@ from typing import Self
 
 from replay_service.shared_memory import SegmentHandle, map_segment
 from replay_service.storage import Arena
-from upcycle.chunks import Array, ChunkSpec
-from upcycle.windows import View, gather_frames, window_values
+from upcycle.experience.chunks import Array, ChunkSpec
+from upcycle.experience.windows import View, gather_frames, window_values
 
 
 class MappedArena:

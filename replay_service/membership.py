@@ -9,7 +9,7 @@ from typing import Final
 from replay_service.client import ShardClient
 from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.types import TableStats
-from upcycle.chunks import ChunkSpec
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.errors import UpcycleError, UserError
 
 _LOOK_SECONDS: Final = 0.5

@@ -13,9 +13,9 @@ from replay_service.allocation import importance_weights, mixture_counts
 from replay_service.batch_filling import Allocate, BatchFilling
 from replay_service.drawing import BatchDrawer, annotation_width, seeded_generator
 from replay_service.types import SampledBatch, TransitionKeys
-from upcycle.chunks import Array, ChunkSpec
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.errors import UserError
-from upcycle.windows import View, Windows
+from upcycle.experience.windows import View, Windows
 
 _TOLERANCE: Final = 1e-6
 

@@ -6,13 +6,13 @@ from typing import Final, Literal, Self
 
 import numpy as np
 
-from upcycle import frame_codec, frame_groups, kernels
-from upcycle.chunks import Array, ChunkSpec
+from upcycle.experience import frame_codec, frame_groups, kernels
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.errors import CorruptDataError
-from upcycle.windows import View, fill_stacks
+from upcycle.experience.windows import View, fill_stacks
 
 PackedCodec = Literal["lz4", "zstd"]
-"""LZ4 blocks (`upcycle.frame_codec`), or zstd groups (`upcycle.frame_groups`)."""
+"""LZ4 blocks (`upcycle.experience.frame_codec`), or zstd groups (`upcycle.experience.frame_groups`)."""
 
 GROUPS: Final[Mapping[PackedCodec, int]] = {"lz4": frame_codec.GROUP, "zstd": frame_groups.GROUP}
 """Frames that refer to each other."""

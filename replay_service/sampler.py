@@ -7,7 +7,7 @@ maximum priority that never falls, as Dopamine has them.
 import numpy as np
 
 from replay_service.sum_tree import SumTree
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 
 class PrioritySampler:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from replay_service.types import ScanCursor
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 MAX_SLOTS: Final = 256
 """Slots looked at by one call: it holds the table's lock, and those that ask for what is missing may find little."""

@@ -14,9 +14,9 @@ from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.membership import CALL_SECONDS, Membership
 from replay_service.options import MAX_BULK_BYTES
 from replay_service.types import ReplayTimeout, ScanCursor, ScannedBatch
-from upcycle.chunks import ChunkSpec
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.errors import UpcycleError, UserError
-from upcycle.windows import View
+from upcycle.experience.windows import View
 
 _PAUSE_SECONDS: Final = 0.1
 

@@ -17,11 +17,11 @@ from replay_service.size_gauge import SizeGauge
 from replay_service.table import Table
 from replay_service.types import ScanCursor, TableDraw, TableSample, TableStats
 from replay_service.waiting import WaitingLine, place_in
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
-from upcycle.experience_log import ExperienceLogReader
-from upcycle.metrics import Metrics
-from upcycle.windows import View
+from upcycle.experience.experience_log import ExperienceLogReader
+from upcycle.runs.metrics import Metrics
+from upcycle.experience.windows import View
 
 _MAX_RESERVATIONS: Final = 4  # enough to keep a shard busy while the chunks of the next are on their way
 _RESERVED_SECONDS: Final = 2.0

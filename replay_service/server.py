@@ -23,10 +23,10 @@ from replay_service.shared_log import LOGGED_TABLE, LogPart, SharedLog
 from replay_service.size_gauge import SizeGauge
 from replay_service.table import Table
 from replay_service.types import TableConfig, TableStats
-from upcycle.chunks import ChunkSpec
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.metrics import Metrics
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.runs.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 

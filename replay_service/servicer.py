@@ -14,9 +14,9 @@ from replay_service.options import MAX_MESSAGE_BYTES
 from replay_service.served_table import ServedTable
 from replay_service.shared_log import LogPart
 from replay_service.table_checks import num_slots_of
-from upcycle.chunks import ChunkSpec
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogReader
+from upcycle.experience.experience_log import ExperienceLogReader
 
 _MAX_UPDATES: Final = 1 << 20
 

@@ -25,10 +25,10 @@ from replay_service.types import (
     TransitionKeys,
     Transport,
 )
-from upcycle.chunks import Array, ChunkSpec
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.errors import UpcycleError
-from upcycle.metrics import Metrics
-from upcycle.windows import View
+from upcycle.runs.metrics import Metrics
+from upcycle.experience.windows import View
 
 __all__ = [
     "ReplayTimeout",

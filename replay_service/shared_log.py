@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
-from upcycle.chunks import Chunk, ChunkSpec, decode_chunk, encode_chunk
+from upcycle.experience.chunks import Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 
 LOGGED_TABLE: Final = "online"
 """The table that actors fill, whose chunks go into the experience log."""

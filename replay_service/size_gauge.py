@@ -2,7 +2,7 @@
 
 import threading
 
-from upcycle.metrics import Metrics
+from upcycle.runs.metrics import Metrics
 
 
 class SizeGauge:

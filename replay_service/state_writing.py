@@ -11,9 +11,9 @@ from replay_service.failures import ShardSlow, ShardUnavailable
 from replay_service.membership import CALL_SECONDS, Membership
 from replay_service.options import MAX_BULK_BYTES
 from replay_service.types import TableStats, TransitionKeys
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
+from upcycle.runs.metrics import Metrics
 
 _KEY_BYTES = 3 * 8
 

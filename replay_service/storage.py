@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from replay_service.annotations import Annotations, annotation_shapes
-from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec
-from upcycle.windows import View, Windows, gather_windows
+from upcycle.experience.chunks import COLUMNS, Array, Chunk, ChunkSpec
+from upcycle.experience.windows import View, Windows, gather_windows
 
 _ALIGNMENT: Final = 64
 

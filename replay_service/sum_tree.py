@@ -8,7 +8,7 @@ relatively, however often weights have changed and whatever they were before.
 
 import numpy as np
 
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 
 class SumTree:

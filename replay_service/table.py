@@ -16,9 +16,9 @@ from replay_service.table_contents import policy_versions, show
 from replay_service.tiers import PackedStorage, copy_transitions, make_storage
 from replay_service.types import ScanCursor, TableConfig, TableDraw, TableSample, TableStats
 from replay_service.writers import RecentInserts
-from upcycle.chunks import Array, Chunk, ChunkSpec
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec
 from upcycle.errors import UserError
-from upcycle.windows import View, valid_starts
+from upcycle.experience.windows import View, valid_starts
 
 
 class Table:

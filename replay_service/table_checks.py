@@ -1,7 +1,7 @@
 """The size of a table; configurations and keys that make no sense, and the errors that say so. Pure."""
 
 from replay_service.types import TableConfig
-from upcycle.chunks import Array, ChunkSpec
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.errors import UserError
 
 

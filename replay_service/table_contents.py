@@ -4,8 +4,8 @@ import numpy as np
 
 from replay_service.inspection import ShownWindows
 from replay_service.tiers import Storage
-from upcycle.chunks import Array
-from upcycle.windows import View
+from upcycle.experience.chunks import Array
+from upcycle.experience.windows import View
 
 
 def policy_versions(storage: Storage, filled: Array) -> tuple[int | None, int | None]:

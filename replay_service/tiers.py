@@ -20,10 +20,10 @@ from replay_service.packed_windows import GROUPS, PackedCodec, PackedWindows, un
 from replay_service.spill_files import Place, SpillFiles
 from replay_service.storage import Arena
 from replay_service.types import TableConfig, TableDraw, TableSample, Tier
-from upcycle import frame_groups, kernels
-from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec
+from upcycle.experience import frame_groups, kernels
+from upcycle.experience.chunks import COLUMNS, Array, Chunk, ChunkSpec
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.windows import View, Windows, stack_openings, window_values
+from upcycle.experience.windows import View, Windows, stack_openings, window_values
 
 
 class Storage(Protocol):

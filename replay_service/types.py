@@ -8,9 +8,9 @@ import numpy as np
 
 from replay_service.packed_windows import PackedWindows
 from replay_service.rate_limiter import Flow
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import UpcycleError
-from upcycle.windows import Windows
+from upcycle.experience.windows import Windows
 
 Transport = Literal["auto", "unix", "tcp"]
 """How windows reach a client: the quickest way there is (shared memory, else a Unix socket on the same host, else TCP),
@@ -18,7 +18,7 @@ or no quicker one than the one named."""
 
 
 class ReplayTimeout(UpcycleError):
-    """Replay did not take or give in time, for want of what `waits_for` says (`upcycle.waits`). Repeating is safe."""
+    """Replay did not take or give in time, for want of what `waits_for` says (`upcycle.runs.waits`). Repeating is safe."""
 
     def __init__(self, problem: str, waits_for: Literal["shards", "room", "samples"] = "shards") -> None:
         super().__init__(problem)

@@ -16,9 +16,9 @@ from replay_service import replay_pb2
 from replay_service.packed_windows import PACKED_LAYOUT, PackedWindows
 from replay_service.rate_limiter import Flow
 from replay_service.types import ScanCursor, TableDraw, TableSample, TableStats
-from upcycle.chunks import Array, ChunkSpec
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.errors import CorruptDataError
-from upcycle.windows import View, Windows
+from upcycle.experience.windows import View, Windows
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """Dtype and shape of one row of each column."""

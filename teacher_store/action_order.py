@@ -6,8 +6,8 @@ softmax that follows gives the teacher's policy among the actions that are left.
 
 from typing import TYPE_CHECKING
 
-from upcycle.action_names import action_names
-from upcycle.config import EnvConfig
+from upcycle.networks.action_names import action_names
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from teacher_store.records import Function, TeacherKind
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
 
 GROUP: Final = "upcycle.teachers"

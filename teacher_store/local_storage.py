@@ -10,7 +10,7 @@ from pathlib import Path
 from teacher_store.storage import STAGING, Entry, object_name
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import disk_full_explained, sha256_of, sync_folder, write_all
-from upcycle.log_folder import share_file
+from upcycle.experience.log_folder import share_file
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK})
 

@@ -7,8 +7,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from teacher_store.action_order import check_actions
-from upcycle.config import EnvConfig, NetworkConfig
-from upcycle.config_io import scrub_config
+from upcycle.config.run import EnvConfig, NetworkConfig
+from upcycle.config.io import scrub_config
 from upcycle.errors import CorruptDataError, UserError
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -1,7 +1,7 @@
 """Whether a student can begin as its teacher."""
 
 from teacher_store.records import OptimizerKind, TeacherRecord
-from upcycle.config import NetworkConfig
+from upcycle.config.run import NetworkConfig
 from upcycle.errors import UserError
 
 

@@ -41,9 +41,9 @@ from teacher_store.revisions import Revision, changed_fields
 from teacher_store.storage import STAGING
 from teacher_store.training_state import describe_training_state, read_training_state
 from teacher_store.views import place
-from upcycle.config import EnvConfig, NetworkConfig
+from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogReader
+from upcycle.experience.experience_log import ExperienceLogReader
 from upcycle.files import disk_full_explained, sha256_of
 
 BUNDLED: Final = Path(__file__).resolve().parent / "bundled"

@@ -10,11 +10,11 @@ from teacher_store.action_order import action_order
 from teacher_store.functions import PolicyFunction, load_function
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
-from upcycle.config import EnvConfig
+from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError
-from upcycle.networks import QNetwork, build_network
-from upcycle.snapshots import read_snapshot
-from upcycle.torch_io import load_into
+from upcycle.networks.q_network import QNetwork, build_network
+from upcycle.runs.snapshots import read_snapshot
+from upcycle.networks.torch_io import load_into
 
 
 @dataclass(frozen=True, slots=True, eq=False)

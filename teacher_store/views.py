@@ -11,7 +11,7 @@ from teacher_store.publishing import hashes_of
 from teacher_store.records import TeacherRecord, digest_of_files
 from teacher_store.storage import VIEWS, Storage
 from upcycle.files import disk_full_explained
-from upcycle.log_folder import share_file
+from upcycle.experience.log_folder import share_file
 
 
 def view_name(record: TeacherRecord) -> str:

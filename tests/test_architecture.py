@@ -24,18 +24,18 @@ LAYERS = {
 
 OWNERS = {
     "ray": ("orchestrator/",),
-    "redis": ("upcycle/tracker.py",),
+    "redis": ("upcycle/runs/tracker.py",),
     "grpc": tuple(
         f"replay_service/{name}.py" for name in ("server", "servicer", "calls", "client", "failures", "stubs")
     ),
     "envpool": ("actors/envs.py",),
-    "prometheus_client": ("upcycle/metrics.py",),
-    "lz4": ("upcycle/native_kernels.py", "upcycle/plain_kernels.py"),
+    "prometheus_client": ("upcycle/runs/metrics.py",),
+    "lz4": ("upcycle/experience/native_kernels.py", "upcycle/experience/plain_kernels.py"),
     "tyro": ("orchestrator/cli",),
     "torch": (
-        "upcycle/networks.py",
-        "upcycle/network_parts.py",
-        "upcycle/torch_io.py",
+        "upcycle/networks/q_network.py",
+        "upcycle/networks/network_parts.py",
+        "upcycle/networks/torch_io.py",
         "actors/policy.py",
         "actors/actor.py",
         "learner/",

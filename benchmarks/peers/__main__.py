@@ -31,7 +31,7 @@ _KEPT_HEAP: Final = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
 }
-"""What `upcycle.runtime.keep_heap` does, as variables of glibc."""
+"""What `upcycle.runs.runtime.keep_heap` does, as variables of glibc."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from teacher_store.importers.imported import Protocol, Request
 from teacher_store.importers.pickle_numpy import plain_constructors
 from teacher_store.importers.pickle_reader import Construct, Global, Pending, read_pickle
 from teacher_store.importers.source import Source
-from upcycle.config import NetworkConfig
+from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 
 DIFFERENCES: Final = (

@@ -13,7 +13,7 @@ from teacher_store.importers.pickle_numpy import plain_constructors
 from teacher_store.importers.pickle_reader import read_pickle
 from teacher_store.importers.replay_ring import Ring
 from teacher_store.importers.source import Source
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError, UserError
 
 FRAMES: Final = "$store$_observation"

@@ -19,7 +19,7 @@ from teacher_store.importers.flax_layers import flatten
 from teacher_store.importers.flax_weights import convert
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.source import Source
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
 
 _SEARCHED_BYTES: Final = 8 << 20

@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError, UserError
 
 _MAX_LAYERS: Final = 64

@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 
 from teacher_store.importers.flax_layers import flatten
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
 
 _MAX_LENGTH: Final = 4_096

@@ -1,4 +1,4 @@
-"""From the arrays of Flax and TensorFlow networks to `upcycle.networks`: which network they are, and its weights.
+"""From the arrays of Flax and TensorFlow networks to `upcycle.networks.q_network`: which network they are, and its weights.
 
 Flax and TensorFlow keep convolutions as HWIO, dense layers as (inputs, outputs), and flatten rows, columns, channels;
 ours (torch's) are OIHW, (outputs, inputs), and channels, rows, columns. What shapes tell is read from them: width,
@@ -29,8 +29,8 @@ from teacher_store.importers.network_shapes import (
     nature_size,
     width_of,
 )
-from upcycle.chunks import Array
-from upcycle.config import NetworkConfig
+from upcycle.experience.chunks import Array
+from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError
 
 _STACK: Final = re.compile(r"(?:encoder/)?(?:Stack_|_stacks_|ConvSequence_)([0-2])/(?:ResidualBlock_([01])/)?Conv_(\d)")

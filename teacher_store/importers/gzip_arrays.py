@@ -14,7 +14,7 @@ import numpy as np
 from zlib_ng import gzip_ng, zlib_ng
 
 from teacher_store.importers.source import Source
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
 
 _MAGIC: Final = b"\x93NUMPY"

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from teacher_store.importers.source import Source
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
 
 _PROGRAM: Final = Path(__file__).with_name("hdf5_child.py")

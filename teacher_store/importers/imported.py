@@ -6,11 +6,11 @@ from typing import Any
 
 from teacher_store.importers.source import Source
 from teacher_store.records import TeacherKind
-from upcycle.chunks import Array
-from upcycle.config import NetworkConfig
+from upcycle.experience.chunks import Array
+from upcycle.config.run import NetworkConfig
 
 Protocol = Mapping[str, Any]
-"""Fields of `upcycle.config.EnvConfig`, by name."""
+"""Fields of `upcycle.config.run.EnvConfig`, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ImportedAgent:
 
     Attributes:
       network: which network.
-      tensors: float32, by the names of `upcycle.networks.QNetwork.state_dict`.
+      tensors: float32, by the names of `upcycle.networks.q_network.QNetwork.state_dict`.
       frame_shape: (H, W).
       frame_stack: frames of one observation.
       num_actions: outputs.
@@ -60,7 +60,7 @@ class ImportedAgent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Consecutive rows of one lane, T of them, as in `upcycle.chunks`.
+    """Consecutive rows of one lane, T of them, as in `upcycle.experience.chunks`.
 
     Attributes:
       frame: [T, *frame_shape], the newest frame of each observation.

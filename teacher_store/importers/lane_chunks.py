@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from teacher_store.importers.imported import Rows
-from upcycle.chunks import COLUMNS, MAX_PRIORITY, Chunk, ChunkSpec
+from upcycle.experience.chunks import COLUMNS, MAX_PRIORITY, Chunk, ChunkSpec
 
 _NAMES: Final = tuple(field.name for field in fields(Rows))
 

@@ -20,7 +20,7 @@ from teacher_store.importers.hdf5_process import Hdf5Process
 from teacher_store.importers.imported import ImportedExperience, Importer, Request, Rows
 from teacher_store.importers.minari_metadata import Metadata, read_metadata, read_values
 from teacher_store.importers.source import Source
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError, UserError
 
 _METADATA, _DATA = "metadata.json", "main_data.hdf5"

@@ -10,7 +10,7 @@ import numpy as np
 from teacher_store.importers.gzip_arrays import StoredArray
 from teacher_store.importers.source import Source
 from teacher_store.importers.stored_zip import StoredZip
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
 
 _MAX_BYTES: Final = 1 << 30

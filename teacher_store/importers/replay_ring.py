@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from teacher_store.importers.imported import Rows
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 STACK: Final = 4
 """Frames of an observation; Dopamine knows no other number for frames, and writes it nowhere."""

@@ -18,7 +18,7 @@ import numpy as np
 from teacher_store.importers.pickle_numpy import plain_constructors, refuse_call
 from teacher_store.importers.pickle_reader import Allowed, Global, read_pickle
 from teacher_store.importers.stored_zip import LOCAL_MAGIC, StoredZip
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
 
 _DTYPES: Final = {

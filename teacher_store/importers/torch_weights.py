@@ -1,4 +1,4 @@
-"""From the tensors of PyTorch networks to `upcycle.networks`: their layers are laid out as ours, under other names.
+"""From the tensors of PyTorch networks to `upcycle.networks.q_network`: their layers are laid out as ours, under other names.
 
 A framework says where it keeps its layers (`Layout`); shapes tell the width, the hidden units, the actions and the
 frames of an observation. What fits none of its layouts is refused. PyTorch's nature networks pad nothing, its impala
@@ -26,8 +26,8 @@ from teacher_store.importers.network_shapes import (
     width_of,
 )
 from teacher_store.importers.torch_file import TorchFile
-from upcycle.chunks import Array
-from upcycle.config import NetworkConfig
+from upcycle.experience.chunks import Array
+from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 
 _PARTS: Final = (".weight", ".bias")

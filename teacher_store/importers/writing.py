@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from teacher_store.importers.imported import ImportedExperience, Rows
 from teacher_store.importers.lane_chunks import lane_chunks, rows_before
-from upcycle.chunks import Chunk, ChunkSpec, encode_chunk
-from upcycle.config import EnvConfig
+from upcycle.experience.chunks import Chunk, ChunkSpec, encode_chunk
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogWriter
+from upcycle.experience.experience_log import ExperienceLogWriter
 from upcycle.files import disk_full_explained, write_atomically
-from upcycle.log_segment import CompressedChunk, compress_chunk
-from upcycle.runtime import OnProgress, Stop
+from upcycle.experience.log_segment import CompressedChunk, compress_chunk
+from upcycle.runs.runtime import OnProgress, Stop
 
 _STATE: Final = "import.json"
 _WAITING_CHUNKS: Final = 8  # for each thread that compresses: enough that none ever waits for the reader's next block

@@ -16,15 +16,15 @@ from actors.weights import WeightSubscriber
 from replay_service.server import ReplayShard
 from replay_service.sharding import ShardedReplay
 from replay_service.types import TableConfig
-from upcycle.chunks import Array, Chunk, decode_chunk
-from upcycle.config import ActorsConfig, EnvConfig, GuideConfig, LearnerConfig, NetworkConfig, RunConfig
-from upcycle.metrics import Metrics
-from upcycle.networks import build_network
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.snapshots import SnapshotFolder
-from upcycle.torch_io import to_numpy
-from upcycle.windows import View
+from upcycle.experience.chunks import Array, Chunk, decode_chunk
+from upcycle.config.run import ActorsConfig, EnvConfig, GuideConfig, LearnerConfig, NetworkConfig, RunConfig
+from upcycle.runs.metrics import Metrics
+from upcycle.networks.q_network import build_network
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.snapshots import SnapshotFolder
+from upcycle.networks.torch_io import to_numpy
+from upcycle.experience.windows import View
 
 pytestmark = pytest.mark.slow
 

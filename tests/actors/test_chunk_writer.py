@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from actors.chunk_writer import ChunkWriter, td_priorities
 from actors.envs import LaneRows
-from upcycle.chunks import MAX_PRIORITY, Array, Chunk, ChunkSpec, encode_chunk
-from upcycle.windows import View
+from upcycle.experience.chunks import MAX_PRIORITY, Array, Chunk, ChunkSpec, encode_chunk
+from upcycle.experience.windows import View
 
 NUM_ACTIONS = 3
 

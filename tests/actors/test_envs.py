@@ -6,8 +6,8 @@ import pytest
 
 from actors.envs import EnvPoolLanes, EnvSpec, LaneRows, chunk_spec, env_spec
 from actors.lane_ids import check_lane_ids
-from upcycle.chunks import Array
-from upcycle.config import EnvConfig
+from upcycle.experience.chunks import Array
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -71,7 +71,7 @@ def test_one_task_of_each_family_is_taken_or_refused_as_a_user_s_error() -> None
     code = """
 from contextlib import suppress
 from actors.envs import env_spec
-from upcycle.config import EnvConfig
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
 with suppress(UserError):
     env_spec(EnvConfig(task="NoSuch-v0"))  # loads all families
@@ -198,7 +198,7 @@ def test_only_the_families_in_use_are_loaded() -> None:
     report = run_python("""
 import sys
 from actors.envs import env_spec
-from upcycle.config import EnvConfig
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
 
 print(env_spec(EnvConfig(task="Pong-v5")).num_actions, "envpool.procgen.registration" in sys.modules)
@@ -220,7 +220,7 @@ def test_an_unknown_version_of_envpool_is_imported_plainly() -> None:
     report = run_python("""
 import sys
 import actors.envs as envs
-from upcycle.config import EnvConfig
+from upcycle.config.run import EnvConfig
 
 envs._VERIFIED_VERSIONS = frozenset()
 print(envs.env_spec(EnvConfig(task="Pong-v5")).num_actions, "envpool.procgen.registration" in sys.modules)

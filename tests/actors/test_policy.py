@@ -4,10 +4,10 @@ import torch
 
 from actors.envs import EnvSpec
 from actors.policy import QPolicy, epsilon_greedy
-from upcycle.config import NetworkConfig
+from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError
-from upcycle.networks import build_network
-from upcycle.torch_io import to_numpy
+from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import to_numpy
 
 FRAMES = EnvSpec((42, 42), "uint8", 6, stack=4, frame_skip=4)
 VECTORS = EnvSpec((5,), "float32", 3, stack=1, frame_skip=1)

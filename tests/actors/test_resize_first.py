@@ -9,9 +9,9 @@ import pytest
 
 from actors.envs import EnvPoolLanes, LaneRows
 from actors.resize_first import FRAME_BY_FRAME, ResizeFirstPool, frames_per_recv
-from upcycle.action_names import action_names
-from upcycle.chunks import Array
-from upcycle.config import EnvConfig
+from upcycle.networks.action_names import action_names
+from upcycle.experience.chunks import Array
+from upcycle.config.run import EnvConfig
 
 pytestmark = pytest.mark.slow
 

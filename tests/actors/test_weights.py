@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from actors.weights import PolicyWeights, WeightSubscriber
-from upcycle.metrics import Metrics
-from upcycle.snapshots import SnapshotFolder, SnapshotRef
-from upcycle.tracker import Tracker
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.snapshots import SnapshotFolder, SnapshotRef
+from upcycle.runs.tracker import Tracker
 
 
 def unguarded(*_: object) -> None:
@@ -94,7 +94,7 @@ def test_the_files_do_while_redis_is_away(folder: SnapshotFolder, metrics: Metri
 
 
 class Announcements(Tracker):
-    """What Redis would say, without Redis: `upcycle.tracker` has its own tests."""
+    """What Redis would say, without Redis: `upcycle.runs.tracker` has its own tests."""
 
     def __init__(self) -> None:
         super().__init__("redis://127.0.0.1:1/0", "test")
@@ -129,7 +129,7 @@ def test_weights_that_are_not_finite_are_passed_over_and_the_next_version_is_tak
 ) -> None:
     subscriber = WeightSubscriber(folder, None, poll_seconds=1, metrics=metrics)
     with monkeypatch.context() as patch:  # as an older version would have published them
-        patch.setattr("upcycle.snapshots._check_finite", unguarded)
+        patch.setattr("upcycle.runs.snapshots._check_finite", unguarded)
         publish(folder, 1, float("nan"))
     assert subscriber.poll(0.0) is None
     assert metrics.value("actor_torn_weights_total") == 1

@@ -4,8 +4,8 @@ import numpy as np
 
 from benchmarks.peers.frame_log import FrameLog, n_step_returns, stacks
 from benchmarks.workload import VIEW, Play, chunks_of, encoded
-from upcycle.chunks import decode_chunk
-from upcycle.windows import gather_windows
+from upcycle.experience.chunks import decode_chunk
+from upcycle.experience.windows import gather_windows
 
 
 def make_play(rows: int = 200, seed: int = 3) -> Play:

@@ -23,11 +23,11 @@ from learner.rendezvous import meet
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from replay_service.sharding import SampledBatch, TransitionKeys
-from upcycle.config import DistillationConfig, LearnerConfig, MarginConfig, NetworkConfig, TeacherConfig
-from upcycle.networks import build_network
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.windows import View, Windows
+from upcycle.config.run import DistillationConfig, LearnerConfig, MarginConfig, NetworkConfig, TeacherConfig
+from upcycle.networks.q_network import build_network
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.experience.windows import View, Windows
 
 VIEW = View(n_step=3, stack=2)
 BATCH_SIZE, STEPS, NUM_ACTIONS = 16, 5, 4

@@ -13,10 +13,10 @@ from learner.batches import FrameBuffers
 from learner.phase_batches import note_wait
 from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
 from tests.replay_service.chunk_factory import connected, make_data, running_shards, table_config
-from upcycle.chunks import Array
-from upcycle.config import PhaseName
-from upcycle.waits import WaitNote
-from upcycle.windows import View, Windows
+from upcycle.experience.chunks import Array
+from upcycle.config.run import PhaseName
+from upcycle.runs.waits import WaitNote
+from upcycle.experience.windows import View, Windows
 
 VIEW = View(n_step=2, stack=3)
 SMALL = View(n_step=1, stack=2)

@@ -7,9 +7,9 @@ import torch
 
 from learner.checkpoint import CheckpointFolder
 from learner.train_state import TrainState
-from upcycle.config import LearnerConfig, NetworkConfig
+from upcycle.config.run import LearnerConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.networks import build_network
+from upcycle.networks.q_network import build_network
 
 
 def state(seed: int) -> TrainState:

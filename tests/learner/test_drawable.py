@@ -11,9 +11,9 @@ from replay_service.rate_limiter import Flow
 from replay_service.sharding import ReplayTimeout
 from replay_service.types import TableStats, total_stats
 from tests.learner.test_learner import BASE, CHUNKS
-from upcycle.config import RunConfig
+from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
-from upcycle.windows import View
+from upcycle.experience.windows import View
 
 FULL = Flow(1.0, 100, 50, num_transitions=373, num_free_inserts=50, num_paced_inserts=323)
 VIEW = View(n_step=5, stack=1)

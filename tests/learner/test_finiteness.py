@@ -18,10 +18,10 @@ from learner.train_step import StepResult, train_step
 from teacher_store.teacher import Teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience, replay, run_folder, teacher
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.snapshots import SnapshotFolder, read_snapshot
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.snapshots import SnapshotFolder, read_snapshot
 
 pytestmark = pytest.mark.slow
 
@@ -222,7 +222,7 @@ def test_a_run_resumes_from_the_checkpoint_before_a_poisoned_one(
     with monkeypatch.context() as patch:  # as it was once
         for module in ("checkpoint", "keeping"):
             patch.setattr(f"learner.{module}.find_not_finite", unguarded)
-        patch.setattr("upcycle.snapshots._check_finite", unguarded)
+        patch.setattr("upcycle.runs.snapshots._check_finite", unguarded)
         with replay("online", experience) as client:
             Learner(folder.config, CHUNKS, folder, client, [], Metrics("learner", "test"), stop).run()
     poisoned_at(set(), in_weights, monkeypatch, (stop := StopSignal(), 5))

@@ -20,15 +20,15 @@ from teacher_store.functions import PolicyFunction
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience
-from upcycle.chunks import Array
-from upcycle.config import NetworkConfig, RunConfig
+from upcycle.experience.chunks import Array
+from upcycle.config.run import NetworkConfig, RunConfig
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
-from upcycle.networks import build_network
-from upcycle.runtime import StopSignal
-from upcycle.snapshots import write_snapshot
-from upcycle.torch_io import to_numpy
-from upcycle.windows import View
+from upcycle.runs.metrics import Metrics
+from upcycle.networks.q_network import build_network
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.snapshots import write_snapshot
+from upcycle.networks.torch_io import to_numpy
+from upcycle.experience.windows import View
 
 __all__ = ["experience"]  # a fixture
 

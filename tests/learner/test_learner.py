@@ -20,15 +20,15 @@ from replay_service.sharding import ShardedReplay
 from replay_service.types import TableConfig
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
-from upcycle.chunks import COLUMNS, Chunk, decode_chunk, encode_chunk
-from upcycle.config import NetworkConfig, RunConfig
+from upcycle.experience.chunks import COLUMNS, Chunk, decode_chunk, encode_chunk
+from upcycle.config.run import NetworkConfig, RunConfig
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
-from upcycle.networks import build_network
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.snapshots import SnapshotFolder, write_snapshot
-from upcycle.torch_io import to_numpy
+from upcycle.runs.metrics import Metrics
+from upcycle.networks.q_network import build_network
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.snapshots import SnapshotFolder, write_snapshot
+from upcycle.networks.torch_io import to_numpy
 
 pytestmark = pytest.mark.slow
 

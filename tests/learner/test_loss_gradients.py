@@ -18,8 +18,8 @@ from learner.losses import (
     td_target,
     teacher_policy,
 )
-from upcycle.config import NetworkConfig
-from upcycle.networks import QNetwork, build_network
+from upcycle.config.run import NetworkConfig
+from upcycle.networks.q_network import QNetwork, build_network
 
 B, A, N, K = 6, 3, 7, 2
 

@@ -18,7 +18,7 @@ from learner.losses import (
     td_target,
     teacher_policy,
 )
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 TEACHER = torch.tensor([[1.0, 1.2, 0.9]])
 STUDENT = torch.tensor([[0.5, 0.4, 0.6]])

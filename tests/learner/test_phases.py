@@ -3,7 +3,7 @@
 import pytest
 
 from learner.phases import PhaseMachine, Progress
-from upcycle.config import RunConfig, TeacherConfig
+from upcycle.config.run import RunConfig, TeacherConfig
 
 CONFIG = RunConfig.model_validate(
     {

@@ -10,10 +10,10 @@ import torch
 from learner.ranks import Order, RankLost, Ranks, Verdict
 from learner.rendezvous import meet
 from tests.learner import rank_process
-from upcycle.config import NetworkConfig
-from upcycle.networks import build_network
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
+from upcycle.config.run import NetworkConfig
+from upcycle.networks.q_network import build_network
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from learner.readback import Readback
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 
 def test_on_a_cpu_values_are_there_at_once() -> None:

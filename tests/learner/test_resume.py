@@ -21,13 +21,13 @@ from replay_service.sharding import ReplayTimeout, SampledBatch, ShardedReplay
 from replay_service.types import TableConfig, TableStats
 from teacher_store.teacher import Teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience, teacher
-from upcycle.chunks import decode_chunk
-from upcycle.config import RunConfig
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.windows import View
+from upcycle.experience.chunks import decode_chunk
+from upcycle.config.run import RunConfig
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.experience.windows import View
 
 pytestmark = pytest.mark.slow
 

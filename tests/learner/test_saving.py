@@ -11,12 +11,12 @@ from learner.checkpoint import CheckpointFolder
 from learner.learner import Learner
 from learner.saving import Saving
 from tests.learner.test_learner import CHUNKS, experience, replay, run_folder
-from upcycle.chunks import ChunkSpec
-from upcycle.config_io import parse_config
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.io import parse_config
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
 
 __all__ = ["experience"]  # a fixture
 

@@ -10,8 +10,8 @@ from typing_extensions import override
 
 from learner.phases import PhaseMachine, Progress
 from learner.scoreboard import Scoreboard
-from upcycle.config import RunConfig
-from upcycle.run_folder import RunFolder
+from upcycle.config.run import RunConfig
+from upcycle.runs.run_folder import RunFolder
 
 
 def scoreboard(tmp_path: Path, **sections: Any) -> tuple[Scoreboard, RunFolder]:

@@ -14,8 +14,8 @@ from learner.batch_source import BatchSource, request_seed
 from learner.batches import Batch
 from replay_service.sharding import ShardedReplay
 from tests.replay_service.chunk_factory import ENV, SPEC, VIEW, connected, make_data, running_shards, table_config
-from upcycle.chunks import Array
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience.chunks import Array
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 
 pytestmark = pytest.mark.slow
 

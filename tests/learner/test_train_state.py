@@ -6,8 +6,8 @@ import torch
 
 from learner.train_state import TrainState
 from learner.tuning import choose_device, has_bfloat16
-from upcycle.config import LearnerConfig, NetworkConfig
-from upcycle.networks import build_network
+from upcycle.config.run import LearnerConfig, NetworkConfig
+from upcycle.networks.q_network import build_network
 
 CPU = torch.device("cpu")
 

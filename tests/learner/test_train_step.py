@@ -16,8 +16,8 @@ from learner.train_state import TrainState
 from learner.train_step import compute_loss, train_step
 from teacher_store.records import TeacherKind, TeacherRecord
 from teacher_store.teacher import Teacher
-from upcycle.chunks import ChunkSpec
-from upcycle.config import (
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.run import (
     CqlConfig,
     DistillationConfig,
     EnvConfig,
@@ -26,8 +26,8 @@ from upcycle.config import (
     NetworkConfig,
     TeacherConfig,
 )
-from upcycle.networks import build_network
-from upcycle.windows import View
+from upcycle.networks.q_network import build_network
+from upcycle.experience.windows import View
 
 CPU = torch.device("cpu")
 VIEW = View(n_step=3, stack=4)

@@ -10,10 +10,10 @@ from learner.optimizers import build_optimizer
 from learner.train_state import TrainState
 from learner.training_arrays import to_train_state, to_training_arrays
 from teacher_store.training_state import TrainingArrays, write_training_state
-from upcycle.config import LearnerConfig, NetworkConfig
+from upcycle.config.run import LearnerConfig, NetworkConfig
 from upcycle.errors import CorruptDataError
-from upcycle.networks import QNetwork, build_network
-from upcycle.snapshots import read_snapshot
+from upcycle.networks.q_network import QNetwork, build_network
+from upcycle.runs.snapshots import read_snapshot
 
 CPU = torch.device("cpu")
 

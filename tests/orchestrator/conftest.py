@@ -7,8 +7,8 @@ import pytest
 
 from orchestrator import rounds
 from tests.orchestrator.scripted_cluster import new_folder
-from upcycle.run_folder import RunFolder
-from upcycle.tracker import Tracker
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.tracker import Tracker
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from orchestrator.processes import BUILDERS, Loop
 from orchestrator.progress import SilentView
 from replay_service.sharding import ReplayTimeout, ShardedReplay
 from teacher_store.store import TeacherStore
-from upcycle.chunks import ChunkSpec
-from upcycle.config import RunConfig
-from upcycle.metrics import Metrics
-from upcycle.run_folder import Record, RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.windows import View
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.run import RunConfig
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.experience.windows import View
 
 _HOST = "127.0.0.1"
 _RUN_SECONDS, _JOIN_SECONDS = 240.0, 100.0

@@ -8,10 +8,10 @@ from typing import Any
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import SilentView
 from teacher_store.store import TeacherStore
-from upcycle.config import RunConfig
-from upcycle.config_io import load_config
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
+from upcycle.config.run import RunConfig
+from upcycle.config.io import load_config
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]
 CATCH = ROOT / "deploy" / "presets" / "catch.toml"

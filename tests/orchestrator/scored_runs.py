@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.report import write_summary
-from upcycle.config import RunConfig, TeacherConfig
-from upcycle.run_folder import RunFolder
+from upcycle.config.run import RunConfig, TeacherConfig
+from upcycle.runs.run_folder import RunFolder
 
 
 def make_run(

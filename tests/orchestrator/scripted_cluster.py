@@ -8,12 +8,12 @@ from typing import Any, cast
 from orchestrator.context import Role
 from orchestrator.driver import Driver
 from orchestrator.progress import Progress
-from upcycle.config_io import parse_config
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.tracker import Tracker
-from upcycle.waits import Wait
+from upcycle.config.io import parse_config
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.tracker import Tracker
+from upcycle.runs.waits import Wait
 
 
 class ScriptedHandle:

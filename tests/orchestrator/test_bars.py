@@ -1,7 +1,7 @@
 import pytest
 
 from orchestrator.bars import LineBars, show_bars
-from upcycle.runtime import Games
+from upcycle.runs.runtime import Games
 
 
 def test_lines_come_every_ten_seconds():

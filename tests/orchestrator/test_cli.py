@@ -13,9 +13,9 @@ from orchestrator.shards_together import Spread
 from orchestrator.signals import stop_on_signals
 from tests.orchestrator.runs import CATCH, ROOT, catch
 from tests.orchestrator.test_evaluator import metadata, weights
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.snapshots import SnapshotFolder
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.snapshots import SnapshotFolder
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ import pytest
 from orchestrator.cli_options import STOPPED
 from orchestrator.places import gpus_of_rank
 from tests.orchestrator.runs import CATCH, ROOT, wait_until
-from upcycle.config import LearnerConfig
+from upcycle.config.run import LearnerConfig
 from upcycle.errors import UserError
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 
 SMALL = ("rl.env_frames=2000", "evaluation.episodes=5", "evaluation.final_episodes=10", "evaluation.period_seconds=5")
 GCS_PORT, DASHBOARD_PORT = 6411, 8277

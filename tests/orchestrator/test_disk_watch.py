@@ -14,12 +14,12 @@ from orchestrator.processes import Process
 from orchestrator.progress import Progress, SilentView, format_line
 from tests.orchestrator.runs import ROOT, catch, new_run, wait_until
 from tests.orchestrator.scripted_cluster import drive, learner, new_folder
-from upcycle.config import ClusterConfig
+from upcycle.config.run import ClusterConfig
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import close_logging
-from upcycle.tracker import Tracker
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import close_logging
+from upcycle.runs.tracker import Tracker
 
 CONFIG = ClusterConfig(disk_warning_bytes=4 << 30, disk_stop_bytes=1 << 30)
 
@@ -113,7 +113,7 @@ def test_small_files_say_that_the_disk_is_full(tmp_path: Path):
 import resource
 from pathlib import Path
 from upcycle.errors import UserError
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 folder = RunFolder(Path({str(tmp_path)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
 import signal

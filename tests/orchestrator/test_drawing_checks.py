@@ -15,11 +15,11 @@ from orchestrator.shard_set import ShardSet
 from orchestrator.tables import online_table
 from replay_service.rate_limiter import Flow
 from replay_service.table import Table
-from upcycle.chunks import Array, Chunk, ChunkSpec
-from upcycle.config import RunConfig
-from upcycle.config_io import parse_config
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec
+from upcycle.config.run import RunConfig
+from upcycle.config.io import parse_config
 from upcycle.errors import UserError
-from upcycle.windows import View
+from upcycle.experience.windows import View
 
 pytestmark = pytest.mark.slow
 

@@ -10,12 +10,12 @@ from orchestrator import driver as driver_module
 from orchestrator.driver import RunFailed
 from orchestrator.shard_set import ShardSet
 from tests.orchestrator.scripted_cluster import drive, learner, new_folder
-from upcycle.chunks import ChunkSpec
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogWriter
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.tracker import Tracker
+from upcycle.experience.experience_log import ExperienceLogWriter
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.tracker import Tracker
 
 pytestmark = pytest.mark.usefixtures("short_rounds")
 

@@ -13,11 +13,11 @@ from orchestrator.progress import format_line
 from orchestrator.status import describe
 from orchestrator.timings import Timings
 from tests.orchestrator.scripted_cluster import Screen, ScriptedCluster, drive, learner
-from upcycle.metrics import Metrics
-from upcycle.run_folder import Record, RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.tracker import Tracker
-from upcycle.waits import Wait
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.tracker import Tracker
+from upcycle.runs.waits import Wait
 
 pytestmark = pytest.mark.usefixtures("short_rounds")
 

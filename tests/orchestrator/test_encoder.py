@@ -19,16 +19,16 @@ from tests.learner.test_learner import CHUNKS, experience, replay, run_folder
 from tests.orchestrator.in_process import run_in_process
 from tests.orchestrator.runs import catch, plan_for
 from tests.orchestrator.test_pong_rainbow import PRESETS, SHORT, publish_untrained
-from upcycle.chunks import Array
-from upcycle.config import EnvConfig, NetworkConfig, RunConfig
-from upcycle.config_io import load_config
+from upcycle.experience.chunks import Array
+from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
+from upcycle.config.io import load_config
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.metrics import Metrics
-from upcycle.networks import build_network
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.snapshots import SnapshotFolder, Tensors, read_snapshot, write_snapshot
-from upcycle.torch_io import to_numpy
+from upcycle.runs.metrics import Metrics
+from upcycle.networks.q_network import build_network
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.snapshots import SnapshotFolder, Tensors, read_snapshot, write_snapshot
+from upcycle.networks.torch_io import to_numpy
 
 pytestmark = pytest.mark.slow
 

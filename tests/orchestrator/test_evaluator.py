@@ -13,14 +13,14 @@ from orchestrator.finish import final_evaluation
 from orchestrator.progress import Progress, SilentView
 from orchestrator.status import describe
 from tests.orchestrator.runs import catch
-from upcycle.config import EnvConfig
+from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError
-from upcycle.metrics import Metrics
-from upcycle.networks import build_network
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import Games, StopSignal
-from upcycle.snapshots import Snapshot, SnapshotFolder, read_snapshot
-from upcycle.torch_io import to_numpy
+from upcycle.runs.metrics import Metrics
+from upcycle.networks.q_network import build_network
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import Games, StopSignal
+from upcycle.runs.snapshots import Snapshot, SnapshotFolder, read_snapshot
+from upcycle.networks.torch_io import to_numpy
 
 CONFIG = catch("evaluation.period_seconds=0.1")
 BASELINES = Baselines(random=-0.5, teacher=1.0)

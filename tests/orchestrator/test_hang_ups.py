@@ -17,8 +17,8 @@ from orchestrator.cli_options import STOPPED
 from orchestrator.progress import Progress, SilentView
 from orchestrator.signals import stop_on_signals
 from tests.orchestrator.runs import CATCH, catch, new_run
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from teacher_store.teacher import load_teacher
 from tests.orchestrator.in_process import run_in_process
 from tests.orchestrator.test_pong_rainbow import SHORT
 from tests.teacher_store.replay_files import write_replay
-from upcycle.config_io import load_config
+from upcycle.config.io import load_config
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of
 

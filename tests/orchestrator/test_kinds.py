@@ -18,8 +18,8 @@ from tests.orchestrator.runs import plan_for
 from tests.orchestrator.test_methods import FADING, GOOD_RETURN, small
 from tests.orchestrator.test_several_teachers import ENV, FRAME_SHAPE, NETWORK, NUM_ACTIONS, fitted, states
 from upcycle.errors import UserError
-from upcycle.snapshots import write_snapshot
-from upcycle.torch_io import to_numpy
+from upcycle.runs.snapshots import write_snapshot
+from upcycle.networks.torch_io import to_numpy
 
 pytestmark = pytest.mark.slow
 

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from orchestrator import lease
-from upcycle.config_io import parse_config
+from upcycle.config.io import parse_config
 from upcycle.errors import UserError
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
 from orchestrator import lease
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 with lease.hold(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()

@@ -10,7 +10,7 @@ from orchestrator.lineage_figure import draw
 from orchestrator.lineage_view import lineage_tree, show_lineage
 from teacher_store.lineage import build_lineage, generations, record_of, relatives, to_json
 from teacher_store.records import Provenance, Score, Source, TeacherRecord
-from upcycle.config import EnvConfig, NetworkConfig
+from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 
 SCORE = Score(mean_return=5.0, episodes=30, epsilon=0.001, interval_low=3.0, interval_high=7.0)

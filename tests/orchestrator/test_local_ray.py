@@ -12,7 +12,7 @@ from orchestrator import doctor, local_ray
 from orchestrator.local_ray import private_folder, socket_folder, usable_places, why_unusable
 from tests.orchestrator.runs import catch
 from upcycle.errors import UserError
-from upcycle.runtime import StopSignal
+from upcycle.runs.runtime import StopSignal
 
 LONG = "x" * 70
 PROXY = "RAY_grpc_enable_http_proxy"

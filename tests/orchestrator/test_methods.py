@@ -9,8 +9,8 @@ from orchestrator.teachers import publish_from_run
 from teacher_store.store import TeacherStore
 from teacher_store.training_state import read_training_state
 from tests.orchestrator.in_process import run_in_process
-from upcycle.config import RunConfig
-from upcycle.config_io import load_config
+from upcycle.config.run import RunConfig
+from upcycle.config.io import load_config
 from upcycle.errors import UserError
 
 pytestmark = pytest.mark.slow

@@ -23,9 +23,9 @@ from ray.cluster_utils import Cluster
 
 from orchestrator.places import Places
 from orchestrator.ray_start import Watch, patience
-from upcycle.config_io import parse_config
+from upcycle.config.io import parse_config
 from upcycle.errors import UserError
-from upcycle.runtime import StopSignal
+from upcycle.runs.runtime import StopSignal
 
 def configured(**changes):
     return parse_config({"name": "run", "phases": ["rl"], "actors": {"num_actors": 1},

@@ -12,11 +12,11 @@ from teacher_store.store import TeacherStore
 from tests.orchestrator.runs import catch, plan_for
 from tests.orchestrator.test_evaluator import weights
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogReader
-from upcycle.networks import build_network
-from upcycle.runtime import StopSignal
-from upcycle.snapshots import write_snapshot
-from upcycle.torch_io import to_numpy
+from upcycle.experience.experience_log import ExperienceLogReader
+from upcycle.networks.q_network import build_network
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.snapshots import write_snapshot
+from upcycle.networks.torch_io import to_numpy
 
 OFFLINE = ("phases=offline,online", "teacher.id=catcher")
 

@@ -8,11 +8,11 @@ import torch
 from teacher_store.records import Score
 from teacher_store.store import BUNDLED, TeacherStore
 from tests.orchestrator.in_process import run_in_process
-from upcycle.config import EnvConfig, NetworkConfig, RunConfig
-from upcycle.config_io import load_config
-from upcycle.networks import build_network
-from upcycle.snapshots import write_snapshot
-from upcycle.torch_io import to_numpy
+from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
+from upcycle.config.io import load_config
+from upcycle.networks.q_network import build_network
+from upcycle.runs.snapshots import write_snapshot
+from upcycle.networks.torch_io import to_numpy
 
 pytestmark = pytest.mark.slow
 

@@ -21,13 +21,13 @@ from replay_service.sharding import ShardedReplay
 from teacher_store.bundle import export_bundle
 from teacher_store.store import TeacherStore
 from tests.orchestrator.runs import catch, new_run, wait_until
-from upcycle.chunks import ChunkSpec
-from upcycle.experience_log import ExperienceLogReader
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal, close_logging
-from upcycle.snapshots import SnapshotFolder
-from upcycle.tracker import Tracker
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.experience.experience_log import ExperienceLogReader
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal, close_logging
+from upcycle.runs.snapshots import SnapshotFolder
+from upcycle.runs.tracker import Tracker
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.progress import LineView, Pace, Progress, TerminalView, format_line, phase_fraction
-from upcycle.config_io import parse_config
-from upcycle.runtime import Games
+from upcycle.config.io import parse_config
+from upcycle.runs.runtime import Games
 
 CONFIG = parse_config(
     {

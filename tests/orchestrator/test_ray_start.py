@@ -17,7 +17,7 @@ from orchestrator import ray_start
 from orchestrator.local_ray import StartStopped
 from orchestrator.ray_start import RayFailed, Watch, end_processes, own_sessions, ray_processes
 from tests.orchestrator.runs import ROOT, wait_until
-from upcycle.runtime import StopSignal
+from upcycle.runs.runtime import StopSignal
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ STARTS = """
 import json, sys
 import psutil
 from orchestrator.local_ray import StartStopped, private_folder
-from upcycle.runtime import StopSignal
+from upcycle.runs.runtime import StopSignal
 
 options = {"include_dashboard": False, "object_store_memory": 80 << 20, "num_cpus": 1, "log_to_driver": False}
 options |= {"_node_ip_address": "127.0.0.2", "logging_level": "ERROR"}

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.redis_server import RedisServer, find_server
 from upcycle.errors import UserError
-from upcycle.tracker import Tracker, TrackerRefused, TrackerUnavailable
+from upcycle.runs.tracker import Tracker, TrackerRefused, TrackerUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = """

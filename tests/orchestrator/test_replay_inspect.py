@@ -16,10 +16,10 @@ from replay_service.server import ReplayShard
 from replay_service.sharding import ShardedReplay
 from tests.orchestrator.runs import catch
 from tests.replay_service.chunk_factory import make_chunk, table_config
-from upcycle.chunks import Array, ChunkSpec, encode_chunk
-from upcycle.metrics import Metrics
-from upcycle.run_folder import RunFolder
-from upcycle.windows import View, Windows
+from upcycle.experience.chunks import Array, ChunkSpec, encode_chunk
+from upcycle.runs.metrics import Metrics
+from upcycle.runs.run_folder import RunFolder
+from upcycle.experience.windows import View, Windows
 
 SPEC = ChunkSpec(frame_shape=(12, 10), frame_dtype="uint8", num_actions=3, steps=8, history=3, lookahead=5)
 

@@ -23,9 +23,9 @@ from tests.orchestrator.runs import CATCH, ROOT, catch, plan_for, wait_until
 from tests.orchestrator.test_cluster import SMALL, command, progress, status
 from tests.orchestrator.test_processes import Stage
 from tests.replay_service.chunk_factory import make_chunk
-from upcycle.chunks import encode_chunk
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.run_folder import RunFolder
+from upcycle.experience.chunks import encode_chunk
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

@@ -18,11 +18,11 @@ from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 from tests.orchestrator.in_process import run_in_process
 from tests.orchestrator.test_methods import small
-from upcycle.chunks import Array
-from upcycle.config import NetworkConfig
-from upcycle.networks import QNetwork, build_network
-from upcycle.snapshots import write_snapshot
-from upcycle.torch_io import load_into, to_numpy
+from upcycle.experience.chunks import Array
+from upcycle.config.run import NetworkConfig
+from upcycle.networks.q_network import QNetwork, build_network
+from upcycle.runs.snapshots import write_snapshot
+from upcycle.networks.torch_io import load_into, to_numpy
 
 pytestmark = pytest.mark.slow
 

@@ -16,12 +16,12 @@ from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.orchestrator.runs import catch, new_run, plan_for, wait_until
 from tests.orchestrator.test_plan import OFFLINE, publish
-from upcycle.chunks import ChunkSpec, decode_chunk, encode_chunk
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.log_trimming import count_appended
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import close_logging
-from upcycle.windows import View
+from upcycle.experience.chunks import ChunkSpec, decode_chunk, encode_chunk
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience.log_trimming import count_appended
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import close_logging
+from upcycle.experience.windows import View
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.standstill import Movement, Standstill, clock_time, explain
-from upcycle.waits import Wait, WaitKind
+from upcycle.runs.waits import Wait, WaitKind
 
 NOW = 1_000_000.0
 

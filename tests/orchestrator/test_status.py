@@ -14,7 +14,7 @@ from orchestrator import lease
 from orchestrator.cli import main
 from orchestrator.status import describe
 from tests.orchestrator.runs import catch
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 
 NOBODY = 65_534
 

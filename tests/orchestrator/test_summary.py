@@ -12,7 +12,7 @@ from orchestrator.report import plain_words, read_summary, write_report
 from teacher_store.store import TeacherStore
 from tests.orchestrator.runs import ROOT
 from tests.orchestrator.scored_runs import make_run, make_run_that_gives_back_an_early_version, score, summarised
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 
 CONTRACT = {
     "run_id", "env_id", "preset", "teacher", "teachers", "random_score", "scores", "final", "wall_seconds",

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from orchestrator.tables import annotation_width, share_capacity
 from tests.orchestrator.runs import catch
-from upcycle.teacher_use import has_teacher, wants_teacher_log, wants_teacher_table
+from upcycle.config.teacher_use import has_teacher, wants_teacher_log, wants_teacher_table
 
 TAUGHT = ("phases=offline,online,rl", "teacher.id=any")
 

@@ -16,15 +16,15 @@ from orchestrator import teacher_commands
 from orchestrator.teachers import collect_experience, publish_from_run, score_teacher
 from teacher_store.store import TeacherStore
 from teacher_store.training_state import read_training_state
-from upcycle.chunks import decode_chunk, encode_chunk
-from upcycle.config import EnvConfig, NetworkConfig, RunConfig
+from upcycle.experience.chunks import decode_chunk, encode_chunk
+from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.experience_log import ExperienceLogWriter
-from upcycle.networks import build_network
-from upcycle.run_folder import RunFolder
-from upcycle.runtime import StopSignal
-from upcycle.snapshots import SnapshotFolder
-from upcycle.torch_io import to_numpy
+from upcycle.experience.experience_log import ExperienceLogWriter
+from upcycle.networks.q_network import build_network
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from upcycle.runs.snapshots import SnapshotFolder
+from upcycle.networks.torch_io import to_numpy
 
 ENV = EnvConfig(task="CartPole-v1", max_episode_steps=60)
 CPU = torch.device("cpu")

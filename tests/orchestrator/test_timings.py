@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import cast
 
 from orchestrator.timings import Timings, TimingsRecord, process_began, timings_table
-from upcycle.moments import Moments
+from upcycle.runs.moments import Moments
 
 
 def test_moments_keep_the_first_and_the_last_time():

@@ -23,8 +23,8 @@ from tests.orchestrator.workflow_runs import (
     add_run,
     add_workflow,
 )
-from upcycle.config_io import parse_config
-from upcycle.run_folder import RunFolder
+from upcycle.config.io import parse_config
+from upcycle.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from upcycle.config_io import parse_config
-from upcycle.run_folder import RunFolder
+from upcycle.config.io import parse_config
+from upcycle.runs.run_folder import RunFolder
 
 RANDOM = {"Pong-v5": -20.0, "Breakout-v5": 2.0}
 REFERENCE = {"Pong-v5": 10.0, "Breakout-v5": 102.0}

@@ -12,11 +12,11 @@ from replay_service.server import ReplayShard
 from replay_service.sharding import ShardedReplay
 from replay_service.types import TableConfig, Transport
 from replay_service.wire import view_to_message
-from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec, encode_chunk
-from upcycle.config import EnvConfig
-from upcycle.experience_log import ExperienceLogWriter
-from upcycle.metrics import Metrics
-from upcycle.windows import View
+from upcycle.experience.chunks import COLUMNS, Array, Chunk, ChunkSpec, encode_chunk
+from upcycle.config.run import EnvConfig
+from upcycle.experience.experience_log import ExperienceLogWriter
+from upcycle.runs.metrics import Metrics
+from upcycle.experience.windows import View
 
 SPEC = ChunkSpec(frame_shape=(2, 2), frame_dtype="uint8", num_actions=4, steps=8, history=1, lookahead=2)
 VIEW = View(n_step=1, stack=2, gamma=0.9)

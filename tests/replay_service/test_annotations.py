@@ -25,9 +25,9 @@ from tests.replay_service.chunk_factory import (
     running_shards,
     table_config,
 )
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
+from upcycle.runs.metrics import Metrics
 
 WIDTH, SLOTS = 3, 3
 TIERS: tuple[Tier, ...] = get_args(Tier)

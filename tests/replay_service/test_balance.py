@@ -14,7 +14,7 @@ from replay_service.server import ReplayShard
 from replay_service.sharding import ReplayTimeout, ShardedReplay
 from replay_service.types import TableConfig
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, guarded, make_data, running_shards, table_config
-from upcycle.metrics import Metrics
+from upcycle.runs.metrics import Metrics
 
 pytestmark = pytest.mark.slow
 

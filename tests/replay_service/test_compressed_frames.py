@@ -15,12 +15,12 @@ from replay_service.storage import Arena
 from replay_service.types import TableConfig, Transport
 from tests.replay_service.chunk_factory import sample_request
 from tests.replay_service.test_tiers import SPEC, make_chunks
-from upcycle.chunks import Chunk, Codec, decode_chunk, encode_chunk
-from upcycle.config import EnvConfig
+from upcycle.experience.chunks import Chunk, Codec, decode_chunk, encode_chunk
+from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.metrics import Metrics
-from upcycle.windows import View
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.runs.metrics import Metrics
+from upcycle.experience.windows import View
 
 VIEW = View(n_step=2, stack=4, stack_fill="zeros")
 CAPACITY = 400

@@ -25,8 +25,8 @@ from tests.replay_service.chunk_factory import (
 from tests.replay_service.test_inspection import make_table
 from tests.replay_service.test_waiting import WAIT_SECONDS, served, wait_until
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.metrics import Metrics
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.runs.metrics import Metrics
 
 BIG = table_config(capacity_steps=400)
 LIMITED = table_config(capacity_steps=400, samples_per_insert=1.0, error_buffer_steps=16, min_size_to_sample=8)

@@ -18,8 +18,8 @@ from replay_service.sharding import ReplayTimeout
 from replay_service.types import TableStats
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, guarded, make_data, table_config
 from tests.replay_service.shard_process import ShardProcess
-from upcycle.chunks import decode_chunk
-from upcycle.experience_log import ExperienceLogReader
+from upcycle.experience.chunks import decode_chunk
+from upcycle.experience.experience_log import ExperienceLogReader
 
 pytestmark = pytest.mark.slow
 

@@ -20,9 +20,9 @@ from tests.replay_service.chunk_factory import (
     running_shards,
     table_config,
 )
-from upcycle.chunks import MAX_PRIORITY, Array
+from upcycle.experience.chunks import MAX_PRIORITY, Array
 from upcycle.errors import UpcycleError
-from upcycle.windows import View
+from upcycle.experience.windows import View
 
 LIMITED = table_config(samples_per_insert=2.0, error_buffer_steps=64, min_size_to_sample=8)
 

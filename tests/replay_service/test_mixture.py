@@ -9,7 +9,7 @@ import pytest
 from replay_service.sharding import ReplayTimeout, SampledBatch, ShardedReplay
 from replay_service.types import Tier, Transport
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
 
 TEACHER = 100

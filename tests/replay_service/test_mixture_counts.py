@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay_service.allocation import mixture_counts
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 
 class FixedStart:

@@ -25,7 +25,7 @@ from tests.replay_service.test_sharded_statistics import (
     p_value,
     unequal_oracle,
 )
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 SHARES = {"online": 0.3, "teacher": 0.7}
 EXPONENTS = {"online": PRIORITY_EXPONENT, "teacher": 0.0}

@@ -6,7 +6,7 @@ import pytest
 from replay_service.allocation import shares, split_batch
 from replay_service.sampler import PrioritySampler
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 PRIORITIES = np.array([0.1, 4.0, 0.0, 1.0, 2.5, 0.4, 8.0, 1.0])
 BATCH, ROUNDS = 40, 2_000

@@ -27,9 +27,9 @@ from tests.replay_service.chunk_factory import (
     table_config,
 )
 from tests.replay_service.shard_process import ShardProcess
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
-from upcycle.windows import View
+from upcycle.experience.windows import View
 
 Key = tuple[int, int, int, int]
 BIG = table_config(capacity_steps=800)

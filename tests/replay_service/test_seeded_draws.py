@@ -23,9 +23,9 @@ from tests.replay_service.chunk_factory import (
     table_config,
 )
 from tests.replay_service.shard_process import ShardProcess
-from upcycle.chunks import Array, encode_chunk
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.windows import View
+from upcycle.experience.chunks import Array, encode_chunk
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience.windows import View
 
 pytestmark = pytest.mark.slow
 

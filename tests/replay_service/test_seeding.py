@@ -18,9 +18,9 @@ from tests.replay_service.chunk_factory import (
     running_shards,
     table_config,
 )
-from upcycle.chunks import ChunkSpec, encode_chunk
+from upcycle.experience.chunks import ChunkSpec, encode_chunk
 from upcycle.errors import UserError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 
 
 def test_seeding_is_shared_out_and_repeating_it_adds_nothing(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from tests.replay_service.chunk_factory import (
     sample_request,
     table_config,
 )
-from upcycle.chunks import ChunkSpec, encode_chunk
+from upcycle.experience.chunks import ChunkSpec, encode_chunk
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.metrics import Metrics
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.runs.metrics import Metrics
 
 LIMITED = table_config(samples_per_insert=1.0, error_buffer_steps=16, min_size_to_sample=8)
 

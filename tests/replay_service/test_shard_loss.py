@@ -15,7 +15,7 @@ from replay_service.sharding import ReplayTimeout, ShardedReplay
 from replay_service.types import TableStats
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from tests.replay_service.shard_process import ShardProcess
-from upcycle.experience_log import ExperienceLogReader
+from upcycle.experience.experience_log import ExperienceLogReader
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ import pytest
 from replay_service.sharding import ShardedReplay
 from replay_service.types import SampledBatch
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
-from upcycle.chunks import MAX_PRIORITY, Array
+from upcycle.experience.chunks import MAX_PRIORITY, Array
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import pytest
 
 from replay_service.sharding import ReplayTimeout, ShardedReplay
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
-from upcycle.chunks import MAX_PRIORITY, Array
+from upcycle.experience.chunks import MAX_PRIORITY, Array
 from upcycle.errors import UserError
-from upcycle.metrics import Metrics
+from upcycle.runs.metrics import Metrics
 
 BIG = table_config(capacity_steps=400)
 

@@ -29,7 +29,7 @@ from tests.replay_service.chunk_factory import (
     running_shards,
     table_config,
 )
-from upcycle.metrics import Metrics
+from upcycle.runs.metrics import Metrics
 
 pytestmark = pytest.mark.skipif(not can_share(), reason="this system shares no arenas")
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay_service.sum_tree import SumTree
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 # Whole numbers, so that sums are exact and the oracle's boundaries are the tree's.
 WEIGHTS = st.integers(0, 1000).map(float)

@@ -11,9 +11,9 @@ from replay_service.table import Table
 from replay_service.types import TableConfig
 from tests.replay_service.chunk_factory import SPEC, VIEW, make_chunk, table_config
 from tests.upcycle.lanes import cut_chunks, expected_transition, make_lane
-from upcycle.chunks import MAX_PRIORITY
+from upcycle.experience.chunks import MAX_PRIORITY
 from upcycle.errors import UserError
-from upcycle.windows import View
+from upcycle.experience.windows import View
 
 SLOTS = 3
 

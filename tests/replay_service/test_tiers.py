@@ -16,9 +16,9 @@ from replay_service.table import Table
 from replay_service.tiers import PackedStorage, Storage
 from replay_service.types import TableConfig, Tier
 from tests.upcycle.lanes import cut_chunks, make_lane
-from upcycle.chunks import Array, Chunk, ChunkSpec, decode_chunk, encode_chunk
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.windows import View, valid_starts
+from upcycle.experience.windows import View, valid_starts
 
 SPEC = ChunkSpec(frame_shape=(6, 5), frame_dtype="uint8", num_actions=5, steps=8, history=3, lookahead=3)
 CONFIG = TableConfig("online", 80, sampler="proportional")

@@ -15,7 +15,7 @@ from replay_service.table import Table
 from replay_service.waiting import WaitingLine
 from tests.replay_service.chunk_factory import SPEC, make_chunk, make_data, table_config
 from tests.replay_service.test_inspection import make_table
-from upcycle.metrics import Metrics
+from upcycle.runs.metrics import Metrics
 
 WAIT_SECONDS = 120.0
 

@@ -11,9 +11,9 @@ from replay_service import wire
 from replay_service.rate_limiter import Flow
 from replay_service.types import TableStats
 from tests.replay_service.chunk_factory import SPEC
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
-from upcycle.windows import View
+from upcycle.experience.windows import View
 
 LAYOUT: wire.Layout = {"slot": ("int64", ()), "mark": ("uint8", ()), "frames": ("uint8", (3, 2)), "p": ("float32", ())}
 PREFIX = struct.Struct("<4sHHI")

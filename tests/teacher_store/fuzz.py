@@ -31,8 +31,8 @@ from teacher_store.importers.imported import Importer, Request
 from teacher_store.importers.source import Source
 from tests.teacher_store.fixture_files import unzip
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.networks import build_network
-from upcycle.torch_io import load_into
+from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import load_into
 
 
 @dataclass(frozen=True, slots=True)

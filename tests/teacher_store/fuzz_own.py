@@ -26,11 +26,11 @@ from teacher_store.store import TeacherStore
 from tests.teacher_store.bundles import rewrite
 from tests.teacher_store.fuzz import entries, mutate
 from tests.teacher_store.stored import ENV, SCORE, make_log, make_training_state, make_weights, publish
-from upcycle.config import NetworkConfig
+from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.networks import build_network
-from upcycle.snapshots import write_snapshot
-from upcycle.torch_io import to_numpy
+from upcycle.networks.q_network import build_network
+from upcycle.runs.snapshots import write_snapshot
+from upcycle.networks.torch_io import to_numpy
 
 NETWORK: Final = NetworkConfig(width=0.0625, hidden=2)
 

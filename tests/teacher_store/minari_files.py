@@ -13,7 +13,7 @@ import numpy as np
 from teacher_store.importers.imported import ImportedExperience, Request
 from teacher_store.importers.minari import IMPORTER
 from teacher_store.importers.source import Source
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 h5py: Any = untyped_h5py
 FIXTURES = Path(__file__).parent / "fixtures" / "minari"

@@ -12,8 +12,8 @@ from teacher_store.importers.registry import IMPORTERS
 from teacher_store.importers.source import Source
 from tests.teacher_store.fixture_files import FIXTURES, reference, unzip
 from upcycle.errors import UserError
-from upcycle.networks import build_network
-from upcycle.torch_io import load_into
+from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import load_into
 
 BY_FOLDER: Final[dict[str, Importer]] = {importer.name.replace("-", "_"): importer for importer in IMPORTERS}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 
 def npy_bytes(array: Array) -> bytes:

@@ -8,10 +8,10 @@ import numpy as np
 from teacher_store.records import Provenance, Score, TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.training_state import TrainingArrays, write_training_state
-from upcycle.chunks import ChunkSpec
-from upcycle.config import EnvConfig, NetworkConfig
-from upcycle.experience_log import ExperienceLogWriter
-from upcycle.snapshots import write_snapshot
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.run import EnvConfig, NetworkConfig
+from upcycle.experience.experience_log import ExperienceLogWriter
+from upcycle.runs.snapshots import write_snapshot
 
 ENV = EnvConfig(frame_size=42)
 SPEC = ChunkSpec(frame_shape=(42, 42), frame_dtype="uint8", num_actions=6)

@@ -11,12 +11,12 @@ from teacher_store.action_order import action_order, check_taken_as_is
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
-from upcycle.action_names import action_names
-from upcycle.config import EnvConfig, NetworkConfig
+from upcycle.networks.action_names import action_names
+from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import UserError
-from upcycle.networks import QNetwork, build_network
-from upcycle.snapshots import write_snapshot
-from upcycle.torch_io import to_numpy
+from upcycle.networks.q_network import QNetwork, build_network
+from upcycle.runs.snapshots import write_snapshot
+from upcycle.networks.torch_io import to_numpy
 
 MINIMAL = EnvConfig(frame_size=42)
 FULL = MINIMAL.model_copy(update={"full_action_space": True})

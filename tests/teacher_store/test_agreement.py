@@ -6,7 +6,7 @@ from teacher_store.records import OptimizerKind
 from teacher_store.reload import check_reload
 from teacher_store.store import TeacherStore
 from tests.teacher_store.stored import ENV, make_training_state, make_weights, publish
-from upcycle.config import NetworkConfig
+from upcycle.config.run import NetworkConfig
 from upcycle.errors import UserError
 
 

@@ -13,7 +13,7 @@ from teacher_store.importers.registry import find_importers
 from teacher_store.importers.source import Source
 from tests.teacher_store.imported_transitions import Transition, assert_same_transitions, imported_transitions
 from tests.teacher_store.replay_files import npy_bytes, write_replay
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError, UserError
 
 FIXTURES = Path(__file__).parent / "fixtures" / "dopamine_replay"

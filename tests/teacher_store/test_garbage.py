@@ -15,7 +15,7 @@ from teacher_store.revisions import Revision
 from teacher_store.storage import Entry, object_name
 from teacher_store.store import TeacherStore
 from tests.teacher_store.stored import ENV, make_log, make_weights, old_folder, publish
-from upcycle.config import NetworkConfig
+from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 
 DAY = 86_400.0

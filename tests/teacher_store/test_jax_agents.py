@@ -16,7 +16,7 @@ from teacher_store.importers.registry import find_importers
 from teacher_store.importers.source import Source
 from tests.teacher_store.fixture_files import unzip
 from tests.teacher_store.parity import BY_FOLDER, imported, largest_difference, read
-from upcycle.config import EnvConfig
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
 
 SMALL = {"width": 1 / 8, "hidden": 24}

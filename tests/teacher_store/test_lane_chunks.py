@@ -10,7 +10,7 @@ from actors.chunk_writer import ChunkWriter
 from actors.envs import LaneRows
 from teacher_store.importers.imported import Rows
 from teacher_store.importers.lane_chunks import lane_chunks, rows_before
-from upcycle.chunks import Array, Chunk, ChunkSpec, encode_chunk
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec, encode_chunk
 
 NUM_ACTIONS = 3
 specs = st.builds(

@@ -14,7 +14,7 @@ from teacher_store.importers.source import Source
 from teacher_store.store import TeacherStore
 from tests.teacher_store.imported_transitions import Transition, assert_same_transitions, imported_transitions
 from tests.teacher_store.minari_files import change_metadata, read, reference, unpack
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
 
 FRAMES = ("frames", "frames-jpeg", "stacks-first", "stacks-last")

@@ -13,7 +13,7 @@ from teacher_store.training_state import read_training_state
 from tests.teacher_store.stored import make_log, make_training_state, make_weights, old_folder, publish
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of
-from upcycle.snapshots import write_snapshot
+from upcycle.runs.snapshots import write_snapshot
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import torch
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import load_teacher
-from upcycle.config import EnvConfig, NetworkConfig
+from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.networks import QNetwork, build_network
-from upcycle.snapshots import write_snapshot
-from upcycle.torch_io import to_numpy
+from upcycle.networks.q_network import QNetwork, build_network
+from upcycle.runs.snapshots import write_snapshot
+from upcycle.networks.torch_io import to_numpy
 
 ENV = EnvConfig(frame_size=42)
 NETWORK = NetworkConfig(width=0.25, hidden=16)

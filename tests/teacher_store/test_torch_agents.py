@@ -15,7 +15,7 @@ from teacher_store.importers.imported import Request
 from teacher_store.importers.source import Source
 from tests.teacher_store.fixture_files import unzip
 from tests.teacher_store.parity import imported, largest_difference, read
-from upcycle.config import EnvConfig
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
 
 NATURE = {"kind": "nature", "padding": "valid", "width": 1.0}

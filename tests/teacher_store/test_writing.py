@@ -15,10 +15,10 @@ import pytest
 from teacher_store.importers.imported import ImportedExperience, Rows
 from teacher_store.importers.lane_chunks import lane_chunks
 from teacher_store.importers.writing import write_experience
-from upcycle.chunks import ChunkSpec, encode_chunk
-from upcycle.config import EnvConfig
+from upcycle.experience.chunks import ChunkSpec, encode_chunk
+from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.experience_log import ExperienceLogReader
+from upcycle.experience.experience_log import ExperienceLogReader
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = EnvConfig()
@@ -156,7 +156,7 @@ def test_actions_of_another_task_and_damage_on_the_way_end_the_import(tmp_path: 
 
 
 def test_a_full_disk_is_said_and_the_import_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from upcycle import experience_log
+    from upcycle.experience import experience_log
 
     real, calls = experience_log.write_all, list[int]()
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec
-from upcycle.windows import View
+from upcycle.experience.chunks import COLUMNS, Array, Chunk, ChunkSpec
+from upcycle.experience.windows import View
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zlib_ng import zlib_ng
 
 from tests.upcycle.lanes import cut_chunks, make_lane
-from upcycle.chunks import COLUMNS, MAX_PRIORITY, Chunk, ChunkSpec, Codec, decode_chunk, encode_chunk
+from upcycle.experience.chunks import COLUMNS, MAX_PRIORITY, Chunk, ChunkSpec, Codec, decode_chunk, encode_chunk
 from upcycle.errors import CorruptDataError
 
 SPEC = ChunkSpec(frame_shape=(3, 2), frame_dtype="uint8", num_actions=5, steps=8, history=3, lookahead=2)

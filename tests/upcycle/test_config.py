@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.config import RunConfig
-from upcycle.config_io import dump_config, load_config, parse_config
+from upcycle.config.run import RunConfig
+from upcycle.config.io import dump_config, load_config, parse_config
 from upcycle.errors import UserError
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "deploy" / "presets").glob("*.toml"))
@@ -115,6 +115,6 @@ def test_every_field_is_documented():
 
 def test_configuration_needs_nothing_heavy():
     heavy = "{'torch', 'ray', 'grpc', 'redis', 'envpool', 'numpy', 'matplotlib'}"
-    code = f"import sys, upcycle.config_io; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, upcycle.config.io; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.strip() == "[]"

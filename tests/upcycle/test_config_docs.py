@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from upcycle.config_docs import reference
+from upcycle.config.docs import reference
 
 
 def test_the_page_is_up_to_date() -> None:

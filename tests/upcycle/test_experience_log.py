@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upcycle.chunks import ChunkSpec
-from upcycle.config import EnvConfig
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.log_segment import list_segments
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience.log_segment import list_segments
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = ChunkSpec(frame_shape=(4, 4), frame_dtype="uint8", num_actions=3, steps=8, history=1, lookahead=1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from upcycle.errors import CorruptDataError
-from upcycle.frame_codec import GROUP, MAX_FRAME_BYTES, PackedFrames
+from upcycle.experience.frame_codec import GROUP, MAX_FRAME_BYTES, PackedFrames
 
 SHAPE = (12, 11)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from upcycle.errors import CorruptDataError
-from upcycle.frame_groups import GROUP, num_groups, pack_groups, unpack_group_runs
+from upcycle.experience.frame_groups import GROUP, num_groups, pack_groups, unpack_group_runs
 
 SHAPE = (6, 5)
 

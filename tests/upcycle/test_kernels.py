@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from upcycle import kernels, native_kernels, plain_kernels
+from upcycle.experience import kernels, native_kernels, plain_kernels
 from upcycle.errors import CorruptDataError
-from upcycle.kernel_building import build_kernels
+from upcycle.experience.kernel_building import build_kernels
 
 SHAPE, GROUP = (12, 11), 4
 UNBUILT = pytest.mark.skipif(bool(native_kernels.why_not), reason="the native kernels have not been built")
@@ -189,7 +189,7 @@ def start_without_library(package: Path, **environment: str) -> "subprocess.Pope
 
 @pytest.fixture
 def shipped(tmp_path: Path) -> Path:
-    source = Path(kernels.__file__).parent
+    source = Path(kernels.__file__).parents[1]
     return Path(
         shutil.copytree(source, tmp_path / "upcycle", ignore=shutil.ignore_patterns("_kernels*", "__pycache__"))
     )
@@ -199,8 +199,8 @@ def shipped(tmp_path: Path) -> Path:
 def test_processes_that_find_no_library_build_it(shipped: Path):
     for process in [start_without_library(shipped) for _ in range(2)]:
         out, _ = process.communicate(timeout=50)
-        assert out.split() == ["True", str(shipped / "_kernels.so")]
-    assert [path.name for path in shipped.glob("_kernels*")] == ["_kernels.so"]  # nothing half built remains
+        assert out.split() == ["True", str(shipped / "experience" / "_kernels.so")]
+    assert [path.name for path in shipped.rglob("_kernels*")] == ["_kernels.so"]  # nothing half built remains
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_without_a_compiler_the_plain_ones_run_and_say_why(shipped: Path, enviro
     out, _ = start_without_library(shipped, **environment).communicate(timeout=50)
     assert out.startswith("False they have not been built")
     assert why in out
-    assert list(shipped.glob("_kernels*")) == []
+    assert list(shipped.rglob("_kernels*")) == []
 
 
 def test_a_read_only_file_system_is_a_reason_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

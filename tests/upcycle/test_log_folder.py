@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.upcycle.test_experience_log import ENV, SPEC, chunk, contents, write
-from upcycle import log_folder, log_segment
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.log_folder import link_log
-from upcycle.log_segment import Segment, list_segments
+from upcycle.experience import log_folder, log_segment
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience.log_folder import link_log
+from upcycle.experience.log_segment import Segment, list_segments
 
 
 def test_linking_a_log_moves_no_bytes_and_neither_log_can_harm_the_other(tmp_path: Path) -> None:

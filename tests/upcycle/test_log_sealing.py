@@ -11,8 +11,8 @@ import zstandard
 
 from tests.upcycle.test_experience_log import ENV, SPEC, chunk, contents, write
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.log_segment import CompressedChunk, compress_chunk, decode_record, encode_record, list_segments
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience.log_segment import CompressedChunk, compress_chunk, decode_record, encode_record, list_segments
 
 
 def test_appends_go_on_while_a_full_segment_is_forced_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from tests.upcycle.test_experience_log import ENV, SPEC, chunk
 from upcycle.errors import CorruptDataError
-from upcycle.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.log_segment import list_segments
-from upcycle.log_trimming import count_appended, count_logged
+from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience.log_segment import list_segments
+from upcycle.experience.log_trimming import count_appended, count_logged
 
 
 def test_trimming_takes_nothing_from_the_count(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.config_io import parse_config
+from upcycle.config.io import parse_config
 from upcycle.errors import UserError
-from upcycle.metrics import METRICS, Metrics, metrics_target
-from upcycle.run_folder import RunFolder
+from upcycle.runs.metrics import METRICS, Metrics, metrics_target
+from upcycle.runs.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.upcycle.network_oracle import dense, expected_values, impala_features, nature_features
-from upcycle.chunks import Array
-from upcycle.config import NetworkConfig
-from upcycle.networks import QNetwork, build_network
-from upcycle.torch_io import to_numpy
+from upcycle.experience.chunks import Array
+from upcycle.config.run import NetworkConfig
+from upcycle.networks.q_network import QNetwork, build_network
+from upcycle.networks.torch_io import to_numpy
 
 ACTIONS, STACK = 3, 2
 FEATURES = {"nature": nature_features, "impala": impala_features}

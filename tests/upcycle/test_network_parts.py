@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from upcycle.config import NetworkConfig
-from upcycle.network_parts import DuelingHead, NoisyLinear, Residual, impala_torso, nature_torso, same_padding
-from upcycle.networks import QNetwork, build_network
+from upcycle.config.run import NetworkConfig
+from upcycle.networks.network_parts import DuelingHead, NoisyLinear, Residual, impala_torso, nature_torso, same_padding
+from upcycle.networks.q_network import QNetwork, build_network
 
 
 def network(**config: object) -> QNetwork:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from upcycle.config import NetworkConfig
+from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError
-from upcycle.networks import QNetwork, build_network
-from upcycle.torch_io import load_into, to_numpy
+from upcycle.networks.q_network import QNetwork, build_network
+from upcycle.networks.torch_io import load_into, to_numpy
 
 
 def network(

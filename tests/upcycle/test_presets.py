@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from upcycle.config import RunConfig
-from upcycle.config_io import load_config
-from upcycle.teacher_use import has_teacher, with_protocol_of
+from upcycle.config.run import RunConfig
+from upcycle.config.io import load_config
+from upcycle.config.teacher_use import has_teacher, with_protocol_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "presets"
 SMALL = {"cartpole", "catch", "pong_cpu", "pong_rainbow", "pong_teacher"}

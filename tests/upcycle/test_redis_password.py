@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.config_io import dump_config, load_config, parse_config, scrub_config
+from upcycle.config.io import dump_config, load_config, parse_config, scrub_config
 from upcycle.errors import UserError
-from upcycle.redis_password import VARIABLE, redis_password
-from upcycle.run_folder import RunFolder
+from upcycle.runs.redis_password import VARIABLE, redis_password
+from upcycle.runs.run_folder import RunFolder
 
 URL = "redis://127.0.0.1:6379/0"
 OLD = "redis://:hunter2@127.0.0.1:6379/0"

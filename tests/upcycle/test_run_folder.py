@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.config import RunConfig
-from upcycle.config_io import parse_config
+from upcycle.config.run import RunConfig
+from upcycle.config.io import parse_config
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.run_folder import RunFolder
+from upcycle.runs.run_folder import RunFolder
 
 
 @pytest.fixture

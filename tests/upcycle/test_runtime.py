@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from upcycle import kernels
-from upcycle.runtime import StopSignal, close_logging, configure_logging, seed_for
+from upcycle.experience import kernels
+from upcycle.runs.runtime import StopSignal, close_logging, configure_logging, seed_for
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upcycle.chunks import Array
+from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
-from upcycle.snapshots import SnapshotFolder, SnapshotRef, read_snapshot, write_snapshot
+from upcycle.runs.snapshots import SnapshotFolder, SnapshotRef, read_snapshot, write_snapshot
 
 TENSORS: dict[str, Array] = {
     "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -133,7 +133,7 @@ def test_nothing_that_is_not_finite_is_written_or_read(
     assert SnapshotFolder(tmp_path).latest() is None
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr("upcycle.snapshots._check_finite", unguarded)
+        patch.setattr("upcycle.runs.snapshots._check_finite", unguarded)
         write_snapshot(tmp_path / "w", tensors, {})
     with pytest.raises(CorruptDataError, match="w holds values that are not finite"):
         read_snapshot(tmp_path / "w")

@@ -1,6 +1,6 @@
-from upcycle.config import EnvConfig
-from upcycle.config_io import parse_config
-from upcycle.teacher_use import with_protocol_of
+from upcycle.config.run import EnvConfig
+from upcycle.config.io import parse_config
+from upcycle.config.teacher_use import with_protocol_of
 
 TEACHER = EnvConfig(
     task="Breakout-v5",

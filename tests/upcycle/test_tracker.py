@@ -6,11 +6,11 @@ import pytest
 from pydantic import SecretStr
 
 from orchestrator.redis_server import RedisServer
-from upcycle.config_io import parse_config
+from upcycle.config.io import parse_config
 from upcycle.errors import UserError
-from upcycle.run_folder import RunFolder
-from upcycle.snapshots import SnapshotFolder
-from upcycle.tracker import Tracker, TrackerRefused, TrackerUnavailable
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.snapshots import SnapshotFolder
+from upcycle.runs.tracker import Tracker, TrackerRefused, TrackerUnavailable
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import json
 
-from upcycle.waits import Wait, WaitNote
+from upcycle.runs.waits import Wait, WaitNote
 
 
 def test_one_wait_goes_on_while_its_kind_stays_the_same():

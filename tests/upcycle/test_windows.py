@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.upcycle.lanes import Episode, Transition, cut_chunks, expected_transition, make_lane
-from upcycle.chunks import COLUMNS, Array, Chunk, ChunkSpec
-from upcycle.windows import StackFill, View, Windows, gather_windows, valid_starts
+from upcycle.experience.chunks import COLUMNS, Array, Chunk, ChunkSpec
+from upcycle.experience.windows import StackFill, View, Windows, gather_windows, valid_starts
 
 SPEC = ChunkSpec(frame_shape=(2, 2), frame_dtype="uint8", num_actions=4, steps=8, history=3, lookahead=5)
 

@@ -22,7 +22,7 @@ from benchmarks.peers.frame_log import BATCH_SIZES, SMALL_SHARE, facts_line, ver
 from benchmarks.workers import serve
 from benchmarks.workload import Play
 from replay_service.types import Tier, Transport
-from upcycle.runtime import configure_logging, keep_heap
+from upcycle.runs.runtime import configure_logging, keep_heap
 
 _PER_REQUEST: Final = 4  # batches drawn together, as the learner does
 _IN_FLIGHT: Final = 2  # requests at a time

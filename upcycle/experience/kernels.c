@@ -1,4 +1,4 @@
-/* The loops over bytes that NumPy and the LZ4 package cannot do in one call; see upcycle/kernels.py.
+/* The loops over bytes that NumPy and the LZ4 package cannot do in one call; see upcycle/experience/kernels.py.
  *
  * No function here allocates, keeps state, or touches Python, so callers run them with Python's lock released. LZ4
  * itself stays the lz4 package's: its functions are handed in as pointers.

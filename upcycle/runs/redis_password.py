@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from upcycle.config import ClusterConfig
+from upcycle.config.run import ClusterConfig
 from upcycle.errors import UserError
 
 VARIABLE: Final = "UPCYCLE_REDIS_PASSWORD"

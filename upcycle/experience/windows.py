@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from upcycle import kernels
-from upcycle.chunks import Array, ChunkSpec
+from upcycle.experience import kernels
+from upcycle.experience.chunks import Array, ChunkSpec
 
 if TYPE_CHECKING:  # a shard does without pydantic
-    from upcycle.config import RunConfig
+    from upcycle.config.run import RunConfig
 
 StackFill = Literal["first_frame", "zeros"]
 

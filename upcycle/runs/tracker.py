@@ -16,8 +16,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from upcycle.errors import UpcycleError, UserError
-from upcycle.run_folder import Record, RunFolder
-from upcycle.snapshots import SnapshotFolder
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.runs.snapshots import SnapshotFolder
 from upcycle.url_secrets import secret_in
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from upcycle import native_kernels, plain_kernels
+from upcycle.experience import native_kernels, plain_kernels
 from upcycle.errors import CorruptDataError
 
 Array = NDArray[Any]
@@ -47,7 +47,7 @@ def join_pieces(blobs: plain_kernels.Blobs, which: Array, lows: Array, highs: Ar
 def unpack_runs(
     blob: bytes | memoryview, begins: Array, ends: Array, skips: Array, present: Array, *, group: int, out: Array
 ) -> None:
-    """Decodes one run of LZ4 blocks, as `upcycle.frame_codec` describes them, into each row of `out`.
+    """Decodes one run of LZ4 blocks, as `upcycle.experience.frame_codec` describes them, into each row of `out`.
 
     Args:
       begins, ends: int64 [B], where in `blob` each run lies.
@@ -79,7 +79,7 @@ def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array 
 
 
 def pack_frames(frames: Array, *, group: int) -> tuple[bytes, Array]:
-    """Compresses frames, [rows, *frame_shape], as `upcycle.frame_codec` describes; returns the blocks and their bounds.
+    """Compresses frames, [rows, *frame_shape], as `upcycle.experience.frame_codec` describes; returns the blocks and their bounds.
 
     Returns: the bytes, and int32 [rows + 1]: the block of frame i, with its size, is bounds[i] .. bounds[i + 1].
     """

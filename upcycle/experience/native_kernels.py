@@ -1,4 +1,4 @@
-"""`upcycle.kernels` in C: finds the library that the installation has built, or builds it, and calls it.
+"""`upcycle.experience.kernels` in C: finds the library that the installation has built, or builds it, and calls it.
 
 LZ4 is the lz4 package's: its extension module exports the C functions, whose addresses our loops are given. Where that
 package has been built another way, or our library has not been built, `why_not` says so.
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from zlib_ng import zlib_ng
 
-from upcycle.kernel_building import build_kernels
-from upcycle.plain_kernels import Blobs
+from upcycle.experience.kernel_building import build_kernels
+from upcycle.experience.plain_kernels import Blobs
 
 Array = NDArray[Any]
 
@@ -86,7 +86,7 @@ _streams = threading.local()  # one for each thread
 
 
 def copy_pieces(base: Array, begins: Array, out: Array) -> None:
-    """See `upcycle.kernels`."""
+    """See `upcycle.experience.kernels`."""
     assert _library is not None
     assert base.flags.c_contiguous
     assert out.flags.c_contiguous
@@ -95,7 +95,7 @@ def copy_pieces(base: Array, begins: Array, out: Array) -> None:
 
 
 def join_pieces(blobs: Blobs, which: Array, lows: Array, highs: Array) -> bytes:
-    """See `upcycle.kernels`."""
+    """See `upcycle.experience.kernels`."""
     assert _library is not None
     chosen: list[bytes] = [blobs[index] for index in which.tolist()]  # alive until the copy is done
     addresses = np.fromiter(map(id, chosen), np.int64, len(chosen)) + _BYTES_BEGIN + lows
@@ -108,7 +108,7 @@ def join_pieces(blobs: Blobs, which: Array, lows: Array, highs: Array) -> bytes:
 def unpack_runs(
     blob: bytes | memoryview, begins: Array, ends: Array, skips: Array, present: Array, group: int, out: Array
 ) -> int:
-    """See `upcycle.kernels`. Returns the number of the first damaged run, or -1."""
+    """See `upcycle.experience.kernels`. Returns the number of the first damaged run, or -1."""
     assert _library is not None
     num_runs, width = out.shape[:2]
     frame_bytes = out[:1].nbytes // width if num_runs else 0
@@ -119,7 +119,7 @@ def unpack_runs(
 
 
 def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array | None:
-    """See `upcycle.kernels`."""
+    """See `upcycle.experience.kernels`."""
     assert _library is not None
     data, bounds = np.frombuffer(blob, np.uint8), np.zeros(rows + 1, np.int32)
     sizes = (c_int64(len(data)), c_int64(rows), c_int64(frame_bytes))
@@ -127,7 +127,7 @@ def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array 
 
 
 def pack_frames(frames: Array, group: int) -> tuple[bytes, Array]:
-    """See `upcycle.kernels`."""
+    """See `upcycle.experience.kernels`."""
     assert _library is not None
     if not hasattr(_streams, "own"):
         _streams.own = _Stream(_library)

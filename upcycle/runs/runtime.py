@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TextIO
 
 import structlog
 
-from upcycle import kernels
+from upcycle.experience import kernels
 from upcycle.url_secrets import masked
 
 _M_TRIM_THRESHOLD: Final = -1

@@ -1,4 +1,4 @@
-"""Parts of Q networks: torsos, dense layers and heads. `upcycle.networks` puts them together.
+"""Parts of Q networks: torsos, dense layers and heads. `upcycle.networks.q_network` puts them together.
 
 Torsos end flat, [B, features], in the order channel, row, column, whatever the memory format they compute in.
 Source: Mnih et al. 2015 (nature); Espeholt et al. 2018, fig. 3 right, without its LSTM (impala, 15 convolutions).

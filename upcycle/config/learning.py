@@ -1,4 +1,4 @@
-"""Sections of the configuration about learning; see `upcycle.config`.
+"""Sections of the configuration about learning; see `upcycle.config.run`.
 
 A method is a choice among them: which loss terms, which phases, which data, and how the teacher fades.
 """
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from upcycle.config_section import PositiveInt, Section
+from upcycle.config.section import PositiveInt, Section
 
 PhaseName = Literal["offline", "online", "rl"]
 """offline: on the teacher's buffer; online: with the teacher's help; rl: without it."""

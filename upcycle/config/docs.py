@@ -1,11 +1,11 @@
-"""The configuration reference, written from the models: `python -m upcycle.config_docs > docs/configuration.md`."""
+"""The configuration reference, written from the models: `python -m upcycle.config.docs > docs/configuration.md`."""
 
 import json
 import sys
 
 from pydantic import BaseModel
 
-from upcycle.config import RunConfig
+from upcycle.config.run import RunConfig
 
 _HEAD = """\
 # Configuration

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from upcycle.config import NetworkConfig
-from upcycle.network_parts import DuelingHead, NoisyLinear, impala_torso, initialise, nature_torso
+from upcycle.config.run import NetworkConfig
+from upcycle.networks.network_parts import DuelingHead, NoisyLinear, impala_torso, initialise, nature_torso
 
 
 def build_network(config: NetworkConfig, *, frame_shape: tuple[int, ...], stack: int, num_actions: int) -> "QNetwork":

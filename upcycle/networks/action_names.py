@@ -7,7 +7,7 @@ set of those that it knows, in the order of their numbers. The sets here are tho
 from collections.abc import Mapping
 from typing import Final
 
-from upcycle.config import EnvConfig
+from upcycle.config.run import EnvConfig
 
 _JOYSTICK: Final = (
     "noop",

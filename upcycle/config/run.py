@@ -1,6 +1,6 @@
 """Configuration of a run: one frozen tree of pydantic models, documented field by field.
 
-Presets (TOML) and `--set section.field=value` fill it; see `upcycle.config_io`. Nothing here imports torch or ray, so
+Presets (TOML) and `--set section.field=value` fill it; see `upcycle.config.io`. Nothing here imports torch or ray, so
 that a wrong field is refused in well under a second. Counts of interaction are in environment frames (agent steps x
 frame skip), the field's unit; agent steps and learner steps say so in their names.
 """
@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from upcycle.config_checks import check_network, check_redis_url, check_run
-from upcycle.config_experience import ActorsConfig, GuideConfig, ReplayConfig
-from upcycle.config_learning import (
+from upcycle.config.checks import check_network, check_redis_url, check_run
+from upcycle.config.experience import ActorsConfig, GuideConfig, ReplayConfig
+from upcycle.config.learning import (
     CqlConfig,
     DistillationConfig,
     LearnerConfig,
@@ -21,7 +21,7 @@ from upcycle.config_learning import (
     PhaseName,
     RlConfig,
 )
-from upcycle.config_section import Fraction, PositiveInt, Section
+from upcycle.config.section import Fraction, PositiveInt, Section
 
 __all__ = [
     "PHASES",

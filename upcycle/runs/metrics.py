@@ -21,8 +21,8 @@ from prometheus_client import (
 )
 
 from upcycle.errors import UserError
-from upcycle.moments import Moments
-from upcycle.waits import WaitNote
+from upcycle.runs.moments import Moments
+from upcycle.runs.waits import WaitNote
 
 disable_created_metrics()  # or every counter and histogram would bring a second series, the time of its first sample
 

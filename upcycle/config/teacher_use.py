@@ -1,6 +1,6 @@
 """What a run needs of its teachers: questions to its configuration alone."""
 
-from upcycle.config import EnvConfig, RunConfig
+from upcycle.config.run import EnvConfig, RunConfig
 
 
 def has_teacher(config: RunConfig) -> bool:

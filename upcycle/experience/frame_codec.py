@@ -7,7 +7,7 @@ The frames of a chunk are a run of data blocks of the LZ4 frame format, one bloc
 Every fourth frame begins a *group* and stands alone; the others may refer to those before them in their group. Frames
 of a game differ little from their predecessors, so groups of four halve the bytes and decode faster than single
 frames. To see frames a .. b - 1 one takes the blocks from the beginning of the group of a to b, which are neighbours:
-a *run*, which `upcycle.kernels` decodes straight into a batch.
+a *run*, which `upcycle.experience.kernels` decodes straight into a batch.
 """
 
 import struct
@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from upcycle import kernels
+from upcycle.experience import kernels
 from upcycle.errors import CorruptDataError
 
 Array = NDArray[Any]

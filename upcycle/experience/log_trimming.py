@@ -12,8 +12,8 @@ from typing import Final
 
 from upcycle.errors import CorruptDataError
 from upcycle.files import write_atomically
-from upcycle.log_folder import load_segments
-from upcycle.log_segment import Segment
+from upcycle.experience.log_folder import load_segments
+from upcycle.experience.log_segment import Segment
 
 _NOTE: Final = "trimmed.json"
 _TRIES: Final = 10

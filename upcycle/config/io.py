@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 import tomlkit
 from pydantic import BaseModel, ValidationError
 
-from upcycle.config import RunConfig
+from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
 from upcycle.url_secrets import MASK, masked, names_a_secret, without_secrets
 
@@ -69,7 +69,7 @@ def scrub_config(text: str) -> str:
 
 
 def _known_presets() -> list[str]:
-    folder = Path(__file__).resolve().parent.parent / "deploy" / "presets"
+    folder = Path(__file__).resolve().parents[2] / "deploy" / "presets"
     return [f"deploy/presets/{path.name}" for path in sorted(folder.glob("*.toml"))]
 
 

@@ -1,10 +1,10 @@
-"""Sections of the configuration about gathering experience and keeping it; see `upcycle.config`."""
+"""Sections of the configuration about gathering experience and keeping it; see `upcycle.config.run`."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from upcycle.config_section import Fraction, PositiveInt, Section
+from upcycle.config.section import Fraction, PositiveInt, Section
 
 
 class ReplayConfig(Section):

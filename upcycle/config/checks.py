@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from upcycle.url_secrets import secret_in
 
 if TYPE_CHECKING:
-    from upcycle.config import NetworkConfig, RunConfig
+    from upcycle.config.run import NetworkConfig, RunConfig
 
 _PADDINGS = {"nature": ("same", "valid"), "impala": ("same", "symmetric"), "mlp": ("same", "valid", "symmetric")}
 

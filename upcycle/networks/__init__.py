@@ -1,0 +1,4 @@
+"""Q networks and their files.
+
+It may import `experience` and `config`.
+"""
