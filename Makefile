@@ -13,7 +13,7 @@ UV := .tools/bin/uv
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/.ready
-PROTO := replay_service/replay.proto
+PROTO := replay_service/wire/replay.proto
 PROTOC = $(UV) run -q --isolated --no-project --with grpcio-tools==1.80.0 python -m grpc_tools.protoc -I.
 # Where this machine keeps wheels of its own (a CPU build of torch, say), if it does.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)

@@ -6,13 +6,13 @@ import uuid
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from replay_service.types import ReplayTimeout
+from replay_service.table.types import ReplayTimeout
 
 _POLL_SECONDS: Final = 0.1
 
 
 class Inserts(Protocol):
-    """The part of `replay_service.sharding.ShardedReplay` that is needed here."""
+    """The part of `replay_service.client.sharded_replay.ShardedReplay` that is needed here."""
 
     def insert(
         self, table: str, chunks: Sequence[bytes], /, *, writer_id: str, first_sequence: int, timeout_seconds: float

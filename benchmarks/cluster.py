@@ -17,8 +17,8 @@ from benchmarks.measure import cpu_seconds, private_bytes, resident_bytes
 from benchmarks.relay import CountingRelay
 from benchmarks.workers import ROOT
 from benchmarks.workload import PRIORITY_EXPONENT
-from replay_service.sharding import ShardedReplay
-from replay_service.types import TableConfig, Tier, Transport
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import TableConfig, Tier, Transport
 from upcycle.experience.chunks import ChunkSpec
 
 TABLE: Final = "online"

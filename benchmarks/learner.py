@@ -47,8 +47,8 @@ from learner.objective import Objective
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from learner.tuning import Tuning, candidates, choose_device
-from replay_service.sharding import ShardedReplay
-from replay_service.types import TableConfig
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import TableConfig
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from upcycle.experience.chunks import ChunkSpec

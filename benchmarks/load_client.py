@@ -16,7 +16,7 @@ from benchmarks.measure import Rate, timed
 from benchmarks.operations import Writer, paced_sampler
 from benchmarks.workers import serve
 from benchmarks.workload import Play, chunks_of
-from replay_service.sharding import ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.runs.runtime import configure_logging, keep_heap
 

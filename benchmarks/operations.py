@@ -12,9 +12,9 @@ from actors.sender import ChunkSender
 from benchmarks.cluster import TABLE, Cluster
 from benchmarks.measure import Rate, Window, timed
 from benchmarks.workload import PRIORITY_EXPONENT, VIEW, WINDOW_FRAMES, Play, chunks_of, encoded, lane_rows
-from replay_service.sharding import SampledBatch, ShardedReplay
-from replay_service.table import Table
-from replay_service.types import ReplayTimeout, TableConfig, Tier
+from replay_service.client.sharded_replay import SampledBatch, ShardedReplay
+from replay_service.table.table import Table
+from replay_service.table.types import ReplayTimeout, TableConfig, Tier
 from upcycle.experience import kernels
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec, decode_chunk
 

@@ -48,8 +48,8 @@ from benchmarks.operations import (
     updating,
 )
 from benchmarks.workload import GAMES, Play, place_of, recorded
-from replay_service.sharding import ShardedReplay
-from replay_service.types import Tier, Transport
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import Tier, Transport
 from upcycle.runs.runtime import configure_logging, keep_heap
 
 _TIERS: Final[tuple[Tier, ...]] = ("raw", "warm", "cold")

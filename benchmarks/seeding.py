@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.cluster import TABLE, Cluster
-from replay_service.shared_memory import SharedSegment
-from replay_service.types import Tier
+from replay_service.storage.shared_memory import SharedSegment
+from replay_service.table.types import Tier
 from upcycle.experience.experience_log import ExperienceLogReader
 from upcycle.experience.log_folder import load_segments
 from upcycle.runs.runtime import keep_heap

@@ -36,7 +36,7 @@ from benchmarks.replay_log import SIZE, recorded_log
 from benchmarks.seeding import seed_figures
 from benchmarks.teachers_page import page
 from benchmarks.workers import ROOT
-from replay_service.types import Tier
+from replay_service.table.types import Tier
 from teacher_store.store import TeacherStore
 from upcycle.experience.chunks import Chunk, decode_chunk, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader

@@ -16,9 +16,9 @@ import numpy as np
 
 from actors.chunk_writer import ChunkWriter
 from actors.envs import EnvPoolLanes, env_spec
-from replay_service.packed_windows import PackedWindows
-from replay_service.table import Table
-from replay_service.types import TableConfig, Tier
+from replay_service.storage.packed_windows import PackedWindows
+from replay_service.table.table import Table
+from replay_service.table.types import TableConfig, Tier
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec, Codec, decode_chunk, encode_chunk
 from upcycle.config.run import EnvConfig
 from upcycle.runs.runtime import keep_heap

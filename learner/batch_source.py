@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from learner.batches import Batch, FrameBuffers
-from replay_service.sharding import ReplayTimeout, SampledBatch, TransitionKeys
+from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, TransitionKeys
 from upcycle.experience.chunks import Array
 from upcycle.experience.windows import View
 

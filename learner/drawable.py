@@ -7,8 +7,8 @@ by itself, or a buffer from elsewhere, shows here.
 from typing import Final
 
 from learner.phase_batches import shares_of_phase
-from replay_service.sharding import ReplayTimeout, ShardedReplay
-from replay_service.types import TableStats
+from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.table.types import TableStats
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import PhaseName, RunConfig
 from upcycle.errors import UserError

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from replay_service.types import TableStats
+from replay_service.table.types import TableStats
 
 _ELSEWHERE: Final = -1  # stands for a shard: what older versions of Upcycle had counted, which did not say where
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from learner.batches import Batch
 from learner.readback import Readback
-from replay_service.scanning import ScanIncomplete
-from replay_service.sharding import ScannedBatch, TransitionKeys
+from replay_service.client.table_scan import ScanIncomplete
+from replay_service.client.sharded_replay import ScannedBatch, TransitionKeys
 from teacher_store.teacher import Teacher
 from upcycle.experience.chunks import Array
 from upcycle.errors import UserError

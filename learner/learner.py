@@ -37,7 +37,7 @@ from learner.standing import Standing
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from learner.tuning import Tuning, choose_device
-from replay_service.sharding import ShardedReplay, TransitionKeys
+from replay_service.client.sharded_replay import ShardedReplay, TransitionKeys
 from teacher_store.teacher import Teacher
 from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.config.run import PHASES, PhaseName, RunConfig

@@ -14,7 +14,7 @@ from learner.ranks import Ranks
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from learner.tuning import Tuning, candidates
-from replay_service.types import SampledBatch, TransitionKeys
+from replay_service.table.types import SampledBatch, TransitionKeys
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
 from upcycle.networks.q_network import build_network

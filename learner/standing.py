@@ -11,7 +11,7 @@ from learner.frames import FrameCounter
 from learner.phases import PhaseMachine, Progress
 from learner.ranks import Order, Verdict
 from learner.scoreboard import Scoreboard
-from replay_service.sharding import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
 from upcycle.config.run import PhaseName, RunConfig
 from upcycle.experience.log_trimming import count_logged
 

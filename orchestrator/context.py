@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestrator.baselines import teachers_of
 from orchestrator.shard_set import ShardSet
-from replay_service.sharding import ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
 from upcycle.runs.metrics import Metrics

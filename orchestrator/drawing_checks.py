@@ -6,7 +6,7 @@ the form of the chunks, and what of the protocol is the teacher's.
 
 from orchestrator.shard_set import ShardSet
 from orchestrator.tables import online_table
-from replay_service.table_checks import check_config
+from replay_service.table.validation import check_config
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
 from upcycle.errors import UserError

@@ -11,9 +11,9 @@ import numpy as np
 from orchestrator import status
 from orchestrator.contact_sheet import SheetPart, contact_sheet
 from orchestrator.printing import print_json, print_table
-from replay_service.inspection import MAX_WINDOWS, QUANTILES, TableInspection
-from replay_service.rate_limiter import Flow
-from replay_service.sharding import ShardedReplay
+from replay_service.wire.inspection_messages import MAX_WINDOWS, QUANTILES, TableInspection
+from replay_service.table.rate_limiter import Flow
+from replay_service.client.sharded_replay import ShardedReplay
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.errors import UpcycleError, UserError
 from upcycle.files import write_atomically

@@ -11,7 +11,7 @@ import structlog
 
 from orchestrator.context import Context
 from orchestrator.tables import annotation_width, online_table, share_capacity, teacher_table
-from replay_service.server import ReplayShard
+from replay_service.server.shard import ReplayShard
 from upcycle.errors import UserError
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.config.teacher_use import begins_with_teacher_replay, wants_teacher_table

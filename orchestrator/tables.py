@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator.shard_set import ShardSet
-from replay_service.types import TableConfig
+from replay_service.table.types import TableConfig
 from upcycle.config.run import RunConfig
 from upcycle.config.teacher_use import wants_teacher_values
 

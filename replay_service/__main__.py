@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from replay_service.server import ReplayShard
-from replay_service.types import TableConfig
+from replay_service.server.shard import ReplayShard
+from replay_service.table.types import TableConfig
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError

@@ -108,7 +108,7 @@ def test_the_top_level_is_what_the_design_says():
     [
         ("orchestrator.cli", "torch ray grpc redis envpool numpy"),
         ("orchestrator.processes", "torch ray envpool"),
-        ("replay_service.server", "torch ray envpool"),
+        ("replay_service.server.shard", "torch ray envpool"),
         ("orchestrator.launch", "ray"),
         ("orchestrator.teacher_commands", "torch ray"),
     ],

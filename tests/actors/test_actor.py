@@ -13,9 +13,9 @@ from actors.actor import Actor, epsilon_for, online_frames
 from actors.envs import chunk_spec
 from actors.rollout import QFunction
 from actors.weights import WeightSubscriber
-from replay_service.server import ReplayShard
-from replay_service.sharding import ShardedReplay
-from replay_service.types import TableConfig
+from replay_service.server.shard import ReplayShard
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import TableConfig
 from upcycle.experience.chunks import Array, Chunk, decode_chunk
 from upcycle.config.run import ActorsConfig, EnvConfig, GuideConfig, LearnerConfig, NetworkConfig, RunConfig
 from upcycle.runs.metrics import Metrics

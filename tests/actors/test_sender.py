@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from actors.sender import ChunkSender
-from replay_service.types import ReplayTimeout
+from replay_service.table.types import ReplayTimeout
 from upcycle.errors import UserError
 
 

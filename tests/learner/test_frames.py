@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.frames import FrameCounter
-from replay_service.rate_limiter import Flow
-from replay_service.types import TableStats
+from replay_service.table.rate_limiter import Flow
+from replay_service.table.types import TableStats
 
 SKIP = 4
 

@@ -13,9 +13,9 @@ import torch
 from learner.batch_source import BatchSource
 from learner.batches import Batch
 from learner.labels import TeacherLabels
-from replay_service.server import ReplayShard
-from replay_service.sharding import ShardedReplay, TransitionKeys
-from replay_service.types import TableConfig
+from replay_service.server.shard import ReplayShard
+from replay_service.client.sharded_replay import ShardedReplay, TransitionKeys
+from replay_service.table.types import TableConfig
 from teacher_store.functions import PolicyFunction
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher

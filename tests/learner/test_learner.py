@@ -15,9 +15,9 @@ from actors.chunk_writer import ChunkWriter
 from actors.envs import EnvPoolLanes, chunk_spec
 from learner.checkpoint import CheckpointFolder
 from learner.learner import Learner
-from replay_service.server import ReplayShard
-from replay_service.sharding import ShardedReplay
-from replay_service.types import TableConfig
+from replay_service.server.shard import ReplayShard
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import TableConfig
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from upcycle.experience.chunks import COLUMNS, Chunk, decode_chunk, encode_chunk

@@ -15,10 +15,10 @@ from torch import Tensor
 from learner.checkpoint import CheckpointFolder
 from learner.learner import Learner
 from learner.train_step import train_step
-from replay_service.rate_limiter import Flow
-from replay_service.server import ReplayShard
-from replay_service.sharding import ReplayTimeout, SampledBatch, ShardedReplay
-from replay_service.types import TableConfig, TableStats
+from replay_service.table.rate_limiter import Flow
+from replay_service.server.shard import ReplayShard
+from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, ShardedReplay
+from replay_service.table.types import TableConfig, TableStats
 from teacher_store.teacher import Teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience, teacher
 from upcycle.experience.chunks import decode_chunk

@@ -16,7 +16,7 @@ from orchestrator.finish import final_evaluation
 from orchestrator.plan import make_plan, with_teacher_protocol
 from orchestrator.processes import BUILDERS, Loop
 from orchestrator.progress import SilentView
-from replay_service.sharding import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
 from teacher_store.store import TeacherStore
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig

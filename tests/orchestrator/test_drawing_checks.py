@@ -13,8 +13,8 @@ from actors.envs import LaneRows
 from orchestrator.drawing_checks import check_drawing
 from orchestrator.shard_set import ShardSet
 from orchestrator.tables import online_table
-from replay_service.rate_limiter import Flow
-from replay_service.table import Table
+from replay_service.table.rate_limiter import Flow
+from replay_service.table.table import Table
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec
 from upcycle.config.run import RunConfig
 from upcycle.config.io import parse_config

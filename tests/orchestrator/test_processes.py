@@ -17,7 +17,7 @@ from orchestrator.processes import Process
 from orchestrator.progress import SilentView
 from orchestrator.redis_server import RedisServer
 from orchestrator.teachers import publish_from_run
-from replay_service.sharding import ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
 from teacher_store.bundle import export_bundle
 from teacher_store.store import TeacherStore
 from tests.orchestrator.runs import catch, new_run, wait_until

@@ -11,9 +11,9 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.contact_sheet import SheetPart, contact_sheet
-from replay_service.inspection import ShownWindows
-from replay_service.server import ReplayShard
-from replay_service.sharding import ShardedReplay
+from replay_service.wire.inspection_messages import ShownWindows
+from replay_service.server.shard import ReplayShard
+from replay_service.client.sharded_replay import ShardedReplay
 from tests.orchestrator.runs import catch
 from tests.replay_service.chunk_factory import make_chunk, table_config
 from upcycle.experience.chunks import Array, ChunkSpec, encode_chunk
@@ -50,7 +50,7 @@ def shards(folder: RunFolder) -> Generator[list[ReplayShard]]:
 
 
 def insert(folder: RunFolder, numbers: range) -> None:
-    from replay_service.client import ShardClient
+    from replay_service.client.shard_client import ShardClient
 
     client = ShardClient(folder.endpoints("replay")[0], SPEC)
     chunks = [encode_chunk(make_chunk(number, spec=SPEC), SPEC) for number in numbers]

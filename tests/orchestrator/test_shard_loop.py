@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.processes import Process
-from replay_service.sharding import SampledBatch, ShardedReplay
+from replay_service.client.sharded_replay import SampledBatch, ShardedReplay
 from teacher_store.records import TeacherRecord
 from teacher_store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher

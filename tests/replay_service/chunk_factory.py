@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from replay_service import replay_pb2
-from replay_service.server import ReplayShard
-from replay_service.sharding import ShardedReplay
-from replay_service.types import TableConfig, Transport
-from replay_service.wire import view_to_message
+from replay_service.wire import replay_pb2
+from replay_service.server.shard import ReplayShard
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import TableConfig, Transport
+from replay_service.wire.codec import view_to_message
 from upcycle.experience.chunks import COLUMNS, Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.config.run import EnvConfig
 from upcycle.experience.experience_log import ExperienceLogWriter

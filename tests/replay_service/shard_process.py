@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from replay_service.types import TableConfig
+from replay_service.table.types import TableConfig
 from tests.replay_service.chunk_factory import ENV, SPEC
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.allocation import importance_weights, shares, split_batch
+from replay_service.client.allocation import importance_weights, shares, split_batch
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)

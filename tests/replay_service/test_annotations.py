@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.annotations import Annotations
-from replay_service.mapped_arena import MappedArena
-from replay_service.sharding import SampledBatch, ScannedBatch, ShardedReplay
-from replay_service.storage import Arena
-from replay_service.table import Table
-from replay_service.types import ScanCursor, Tier, TransitionKeys, Transport
+from replay_service.storage.annotations import Annotations
+from replay_service.client.mapped_arena import MappedArena
+from replay_service.client.sharded_replay import SampledBatch, ScannedBatch, ShardedReplay
+from replay_service.storage.arena import Arena
+from replay_service.table.table import Table
+from replay_service.table.types import ScanCursor, Tier, TransitionKeys, Transport
 from tests.replay_service.chunk_factory import (
     SPEC,
     VIEW,

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.byte_cache import ByteCache
+from replay_service.storage.byte_cache import ByteCache
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

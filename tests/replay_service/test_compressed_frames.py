@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replay_service.client import ShardClient
-from replay_service.server import ReplayShard
-from replay_service.sharding import ShardedReplay
-from replay_service.storage import Arena
-from replay_service.types import TableConfig, Transport
+from replay_service.client.shard_client import ShardClient
+from replay_service.server.shard import ReplayShard
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.storage.arena import Arena
+from replay_service.table.types import TableConfig, Transport
 from tests.replay_service.chunk_factory import sample_request
 from tests.replay_service.test_tiers import SPEC, make_chunks
 from upcycle.experience.chunks import Chunk, Codec, decode_chunk, encode_chunk

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from replay_service.client import ShardClient
-from replay_service.served_table import ServedTable
-from replay_service.sharding import ReplayTimeout, ShardedReplay
-from replay_service.shared_log import EncodedChunk
-from replay_service.types import SampledBatch, TableDraw, TableStats
+from replay_service.client.shard_client import ShardClient
+from replay_service.server.served_table import ServedTable
+from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.server.log_sink import EncodedChunk
+from replay_service.table.types import SampledBatch, TableDraw, TableStats
 from tests.replay_service.chunk_factory import (
     ENV,
     SPEC,

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.inspection import QUANTILES, TableInspection, ages, histogram
-from replay_service.sharding import ShardedReplay
-from replay_service.table import Table
-from replay_service.types import TableConfig
+from replay_service.wire.inspection_messages import QUANTILES, TableInspection, ages, histogram
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.table import Table
+from replay_service.table.types import TableConfig
 from tests.replay_service.chunk_factory import (
     SPEC,
     VIEW,

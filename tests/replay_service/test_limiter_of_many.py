@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from replay_service.client import ShardClient
-from replay_service.rate_limiter import Flow
-from replay_service.server import ReplayShard
+from replay_service.client.shard_client import ShardClient
+from replay_service.table.rate_limiter import Flow
+from replay_service.server.shard import ReplayShard
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, guarded, make_data, running_shards, table_config
 
 pytestmark = pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.tiers import fill, play
-from replay_service.types import Tier
+from replay_service.table.types import Tier
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from replay_service.sharding import ReplayTimeout, SampledBatch, ShardedReplay
-from replay_service.types import Tier, Transport
+from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, ShardedReplay
+from replay_service.table.types import Tier, Transport
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.experience.chunks import Array
 from upcycle.errors import UserError

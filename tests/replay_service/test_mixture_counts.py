@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.allocation import mixture_counts
+from replay_service.client.allocation import mixture_counts
 from upcycle.experience.chunks import Array
 
 

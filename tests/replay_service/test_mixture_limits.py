@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from replay_service.sharding import ReplayTimeout
-from replay_service.types import TableConfig
+from replay_service.client.sharded_replay import ReplayTimeout
+from replay_service.table.types import TableConfig
 from tests.replay_service.chunk_factory import SPEC, connected, running_shards, table_config
 from tests.replay_service.test_mixture import LIMITS, ONLINE_TABLE, TEACHER, TEACHER_TABLE, insert, mix, table_of
 from upcycle.errors import UserError

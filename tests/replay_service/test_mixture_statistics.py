@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from replay_service.allocation import mixture_counts
-from replay_service.sharding import SampledBatch
+from replay_service.client.allocation import mixture_counts
+from replay_service.client.sharded_replay import SampledBatch
 from tests.replay_service.chunk_factory import VIEW, connected, make_data, running_shards, table_config
 from tests.replay_service.test_sharded_statistics import (
     ALPHA,
@@ -108,7 +108,7 @@ def test_wrong_counts_in_one_batch_of_four_are_rejected(
         counts = mixture_counts(parts, batch_size, num_batches, rng)
         return counts[:, ::-1].copy() if rng.random() < 0.25 else counts
 
-    monkeypatch.setattr("replay_service.mixture.mixture_counts", mistaken)
+    monkeypatch.setattr("replay_service.client.mixture_sampler.mixture_counts", mistaken)
     assert p_value(gradients(draw_batches(oracles), oracles), expected_gradient(oracles)) < ALPHA
 
 
@@ -120,5 +120,5 @@ def test_drawing_the_tables_as_if_they_were_one_is_rejected(
     def by_size(_: Array, batch_size: int, num_batches: int, rng: np.random.Generator) -> Array:
         return mixture_counts(sizes / sizes.sum(), batch_size, num_batches, rng)
 
-    monkeypatch.setattr("replay_service.mixture.mixture_counts", by_size)
+    monkeypatch.setattr("replay_service.client.mixture_sampler.mixture_counts", by_size)
     assert p_value(gradients(draw_batches(oracles), oracles), expected_gradient(oracles)) < ALPHA

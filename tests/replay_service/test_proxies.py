@@ -2,7 +2,7 @@
 
 import pytest
 
-from replay_service.sharding import ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
 from tests.replay_service.chunk_factory import VIEW, connected, make_data, running_shards, table_config
 
 NOBODY = "http://127.0.0.1:9"

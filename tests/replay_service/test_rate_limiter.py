@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.rate_limiter import Flow
+from replay_service.table.rate_limiter import Flow
 
 # 8 samples per insert, sides at most 16 inserts apart, 20 transitions to begin with.
 EMPTY = Flow(samples_per_insert=8.0, error_buffer_steps=16, min_size_to_sample=20)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from replay_service.sharding import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
 from tests.replay_service.chunk_factory import VIEW, connected, make_data, running_shards, table_config
 
 LIMITED = table_config(capacity_steps=400, samples_per_insert=1.0, error_buffer_steps=16)

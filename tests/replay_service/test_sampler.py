@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from replay_service.allocation import shares, split_batch
-from replay_service.sampler import PrioritySampler
+from replay_service.client.allocation import shares, split_batch
+from replay_service.table.sampler import PrioritySampler
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.experience.chunks import Array
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.scan_order import MAX_SLOTS, next_items
-from replay_service.sharding import ReplayTimeout, ScanIncomplete, ScannedBatch, ShardedReplay
-from replay_service.table import Table
-from replay_service.types import ScanCursor, Tier, Transport
+from replay_service.table.scan import MAX_SLOTS, next_items
+from replay_service.client.sharded_replay import ReplayTimeout, ScanIncomplete, ScannedBatch, ShardedReplay
+from replay_service.table.table import Table
+from replay_service.table.types import ScanCursor, Tier, Transport
 from tests.replay_service.chunk_factory import (
     SPEC,
     VIEW,
@@ -124,7 +124,7 @@ def test_a_longer_horizon_leaves_out_what_cannot_be_seen_with_it_and_changes_no_
 @pytest.mark.parametrize("transport", get_args(Transport))
 @pytest.mark.parametrize("tier", get_args(Tier))
 def test_a_pass_over_all_shards(tier: Tier, transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replay_service.scanning.MAX_BULK_BYTES", 1000)  # several calls for each batch
+    monkeypatch.setattr("replay_service.client.table_scan.MAX_BULK_BYTES", 1000)  # several calls for each batch
     config = replace(BIG, tier=tier, samples_per_insert=1.0, error_buffer_steps=400)
     with (
         running_shards([config], count=3) as (_, addresses),

@@ -10,8 +10,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from replay_service.sharding import SampledBatch, ShardedReplay
-from replay_service.types import TableConfig, Tier, Transport
+from replay_service.client.sharded_replay import SampledBatch, ShardedReplay
+from replay_service.table.types import TableConfig, Tier, Transport
 from tests.replay_service.chunk_factory import (
     ENV,
     SPEC,
@@ -111,7 +111,7 @@ def test_neither_tier_nor_transport_changes_a_draw(
     log: Path, tier: Tier, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So small that a draw takes several requests where windows are sent as they are.
-    monkeypatch.setattr("replay_service.drawing.MAX_BULK_BYTES", 500)
+    monkeypatch.setattr("replay_service.client.batch_drawer.MAX_BULK_BYTES", 500)
     with seeded(log, [TEACHER]) as addresses, connected(addresses) as replay:
         expected = draw(replay, range(4), size=30)
     changed = table_config("teacher", sampler="uniform", capacity_steps=400, tier=tier)
@@ -183,7 +183,7 @@ def test_rows_of_a_mixture_are_the_same_while_another_table_fills(log: Path) -> 
 
 
 def test_the_batch_comes_without_a_shard_that_is_lost(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replay_service.membership._RETURN_SECONDS", 0.5)
+    monkeypatch.setattr("replay_service.client.membership._RETURN_SECONDS", 0.5)
     with running_shards([TEACHER], count=3) as (shards, addresses), connected(addresses) as replay:
         for index, shard in enumerate(shards):
             shard.seed("teacher", ExperienceLogReader.open(log), index, 3)

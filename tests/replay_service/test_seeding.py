@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from replay_service.client import ShardClient
-from replay_service.failures import ShardUnavailable
-from replay_service.shared_log import LogPart, read_part
+from replay_service.client.shard_client import ShardClient
+from replay_service.wire.errors import ShardUnavailable
+from replay_service.server.log_sink import LogPart, read_part
 from tests.replay_service.chunk_factory import (
     ENV,
     SPEC,

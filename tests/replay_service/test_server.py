@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replay_service.client import ShardClient
-from replay_service.failures import ShardUnavailable
-from replay_service.server import ReplayShard
+from replay_service.client.shard_client import ShardClient
+from replay_service.wire.errors import ShardUnavailable
+from replay_service.server.shard import ReplayShard
 from tests.replay_service.chunk_factory import (
     ENV,
     SPEC,

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from benchmarks.relay import CountingRelay
-from replay_service.client import ShardClient
-from replay_service.served_table import ServedTable
-from replay_service.shared_log import EncodedChunk
+from replay_service.client.shard_client import ShardClient
+from replay_service.server.served_table import ServedTable
+from replay_service.server.log_sink import EncodedChunk
 from tests.replay_service.chunk_factory import (
     SPEC,
     running_shards,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from replay_service.__main__ import main
-from replay_service.served_table import EncodedChunk, ServedTable
-from replay_service.sharding import ReplayTimeout, ShardedReplay
-from replay_service.types import TableStats
+from replay_service.server.served_table import EncodedChunk, ServedTable
+from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.table.types import TableStats
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from tests.replay_service.shard_process import ShardProcess
 from upcycle.experience.experience_log import ExperienceLogReader
@@ -130,7 +130,7 @@ def test_an_insert_that_timed_out_is_repeated_without_a_second_copy(monkeypatch:
         return stored
 
     monkeypatch.setattr(ServedTable, "insert", insert_and_hang)
-    monkeypatch.setattr("replay_service.inserting.CALL_SECONDS", 0.3)
+    monkeypatch.setattr("replay_service.client.inserter.CALL_SECONDS", 0.3)
     with running_shards([CONFIG], count=2) as (_, addresses), connected(addresses) as replay:
         try:
             for _ in range(3):

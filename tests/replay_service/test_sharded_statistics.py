@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from replay_service.sharding import ShardedReplay
-from replay_service.types import SampledBatch
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import SampledBatch
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.experience.chunks import MAX_PRIORITY, Array
 
@@ -215,7 +215,7 @@ def slightly_wrong(batch_size: int, parts: Array, rng: np.random.Generator, **_:
 
 @pytest.mark.parametrize("mistake", [equal_shares, slightly_wrong])
 def test_a_wrong_allocation_is_rejected(mistake: Callable[..., Array], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replay_service.drawing.split_batch", mistake)
+    monkeypatch.setattr("replay_service.client.batch_drawer.split_batch", mistake)
     oracle = unequal_oracle(15, seed=9)
     assert p_value(gradients(draw_batches(4, oracle), oracle), expected_gradient(oracle)) < ALPHA
 

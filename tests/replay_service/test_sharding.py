@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from replay_service.sharding import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
 from tests.replay_service.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.experience.chunks import MAX_PRIORITY, Array
 from upcycle.errors import UserError
@@ -207,8 +207,8 @@ def test_repeated_inserts_are_stored_once() -> None:
 def test_large_inserts_and_samples_are_split() -> None:
     with running_shards([BIG]) as (_, addresses), connected(addresses) as replay:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("replay_service.inserting.MAX_BULK_BYTES", 1000)
-            patch.setattr("replay_service.drawing.MAX_BULK_BYTES", 1000)
+            patch.setattr("replay_service.client.inserter.MAX_BULK_BYTES", 1000)
+            patch.setattr("replay_service.client.batch_drawer.MAX_BULK_BYTES", 1000)
             chunks = [make_data(number) for number in range(20)]
             replay.insert("online", chunks, writer_id="w", first_sequence=0, timeout_seconds=10)
             batch = replay.sample("online", 400, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)

@@ -12,14 +12,14 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from replay_service.client import ShardClient
-from replay_service.drawing import BatchDrawer
-from replay_service.mapped_arena import MappedArena
-from replay_service.membership import Membership
-from replay_service.server import ReplayShard
-from replay_service.shared_memory import SegmentHandle, SegmentUnreachable, SharedSegment, can_share, map_segment
-from replay_service.storage import Arena
-from replay_service.types import SampledBatch, TableStats, Transport
+from replay_service.client.shard_client import ShardClient
+from replay_service.client.batch_drawer import BatchDrawer
+from replay_service.client.mapped_arena import MappedArena
+from replay_service.client.membership import Membership
+from replay_service.server.shard import ReplayShard
+from replay_service.storage.shared_memory import SegmentHandle, SegmentUnreachable, SharedSegment, can_share, map_segment
+from replay_service.storage.arena import Arena
+from replay_service.table.types import SampledBatch, TableStats, Transport
 from tests.replay_service.chunk_factory import (
     SPEC,
     VIEW,
@@ -75,7 +75,7 @@ def test_what_is_not_the_segment_is_not_mapped() -> None:
 
 OWNER = """
 import json, sys, time
-from replay_service.shared_memory import SharedSegment
+from replay_service.storage.shared_memory import SharedSegment
 segment = SharedSegment(4096)
 segment.buffer[0] = 99
 handle = segment.handle

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service import spill_files
-from replay_service.spill_files import Place, SpillFiles
+from replay_service.storage import spill_files
+from replay_service.storage.spill_files import Place, SpillFiles
 from upcycle.errors import CorruptDataError, UserError
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.sum_tree import SumTree
+from replay_service.table.sum_tree import SumTree
 from upcycle.experience.chunks import Array
 
 # Whole numbers, so that sums are exact and the oracle's boundaries are the tree's.

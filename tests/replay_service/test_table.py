@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.table import Table
-from replay_service.types import TableConfig
+from replay_service.table.table import Table
+from replay_service.table.types import TableConfig
 from tests.replay_service.chunk_factory import SPEC, VIEW, make_chunk, table_config
 from tests.upcycle.lanes import cut_chunks, expected_transition, make_lane
 from upcycle.experience.chunks import MAX_PRIORITY

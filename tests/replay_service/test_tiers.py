@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.packed_windows import PackedCodec, PackedWindows, unpack_windows
-from replay_service.spill_files import SpillFiles
-from replay_service.storage import Arena
-from replay_service.table import Table
-from replay_service.tiers import PackedStorage, Storage
-from replay_service.types import TableConfig, Tier
+from replay_service.storage.packed_windows import PackedCodec, PackedWindows, unpack_windows
+from replay_service.storage.spill_files import SpillFiles
+from replay_service.storage.arena import Arena
+from replay_service.table.table import Table
+from replay_service.storage.packed_storage import PackedStorage, Storage
+from replay_service.table.types import TableConfig, Tier
 from tests.upcycle.lanes import cut_chunks, make_lane
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.errors import CorruptDataError, UserError

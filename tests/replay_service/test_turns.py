@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.rate_limiter import Flow
-from replay_service.turns import Turns, weights
-from replay_service.types import TableStats
+from replay_service.table.rate_limiter import Flow
+from replay_service.client.turns import Turns, weights
+from replay_service.table.types import TableStats
 from tests.replay_service.fleet import STEPS, Fleet, spread
 
 FLOW = Flow(8.0, 256, 0)

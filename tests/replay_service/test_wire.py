@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service import wire
-from replay_service.rate_limiter import Flow
-from replay_service.types import TableStats
+from replay_service.wire import codec
+from replay_service.table.rate_limiter import Flow
+from replay_service.table.types import TableStats
 from tests.replay_service.chunk_factory import SPEC
 from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
 from upcycle.experience.windows import View
 
-LAYOUT: wire.Layout = {"slot": ("int64", ()), "mark": ("uint8", ()), "frames": ("uint8", (3, 2)), "p": ("float32", ())}
+LAYOUT: codec.Layout = {"slot": ("int64", ()), "mark": ("uint8", ()), "frames": ("uint8", (3, 2)), "p": ("float32", ())}
 PREFIX = struct.Struct("<4sHHI")
 
 
@@ -31,7 +31,7 @@ def make_columns(rows: int) -> dict[str, Array]:
 @pytest.mark.parametrize("rows", [0, 1, 7])
 def test_round_trip(rows: int) -> None:
     columns = make_columns(rows)
-    decoded = wire.decode_columns(wire.encode_columns(columns), LAYOUT, max_rows=7)
+    decoded = codec.decode_columns(codec.encode_columns(columns), LAYOUT, max_rows=7)
     assert decoded.keys() == columns.keys()
     for name, column in columns.items():
         np.testing.assert_array_equal(decoded[name], column)
@@ -42,17 +42,17 @@ def test_round_trip(rows: int) -> None:
 def test_columns_need_not_be_contiguous() -> None:
     columns = make_columns(8)
     every_other = {name: column[::2] for name, column in columns.items()}
-    decoded = wire.decode_columns(wire.encode_columns(every_other), LAYOUT, max_rows=4)
+    decoded = codec.decode_columns(codec.encode_columns(every_other), LAYOUT, max_rows=4)
     np.testing.assert_array_equal(decoded["frames"], columns["frames"][::2])
 
 
 def test_every_truncation_is_refused() -> None:
-    data = wire.encode_columns(make_columns(3))
+    data = codec.encode_columns(make_columns(3))
     for length in range(len(data)):
         with pytest.raises(CorruptDataError):
-            wire.decode_columns(data[:length], LAYOUT, max_rows=3)
+            codec.decode_columns(data[:length], LAYOUT, max_rows=3)
     with pytest.raises(CorruptDataError, match="left over"):
-        wire.decode_columns(data + b"\0", LAYOUT, max_rows=3)
+        codec.decode_columns(data + b"\0", LAYOUT, max_rows=3)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_every_truncation_is_refused() -> None:
 )
 def test_another_layout_is_refused(change: dict[str, Array], named: str) -> None:
     with pytest.raises(CorruptDataError, match=named):
-        wire.decode_columns(wire.encode_columns(make_columns(3) | change), LAYOUT, max_rows=3)
+        codec.decode_columns(codec.encode_columns(make_columns(3) | change), LAYOUT, max_rows=3)
 
 
 def test_more_rows_than_asked_for_are_refused() -> None:
     with pytest.raises(CorruptDataError, match="at most 2"):
-        wire.decode_columns(wire.encode_columns(make_columns(3)), LAYOUT, max_rows=2)
+        codec.decode_columns(codec.encode_columns(make_columns(3)), LAYOUT, max_rows=2)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_more_rows_than_asked_for_are_refused() -> None:
 def test_nonsense_in_the_header_is_refused(header: str) -> None:
     text = header.encode()
     with pytest.raises(CorruptDataError):
-        wire.decode_columns(PREFIX.pack(b"UPCW", 1, 0, len(text)) + text + bytes(100), LAYOUT, max_rows=3)
+        codec.decode_columns(PREFIX.pack(b"UPCW", 1, 0, len(text)) + text + bytes(100), LAYOUT, max_rows=3)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -100,13 +100,13 @@ def test_nonsense_in_the_header_is_refused(header: str) -> None:
 def test_garbage_is_refused(data: bytes) -> None:
     for candidate in (data, PREFIX.pack(b"UPCW", 1, 0, len(data)) + data):
         with pytest.raises(CorruptDataError):
-            wire.decode_columns(candidate, LAYOUT, max_rows=3)
+            codec.decode_columns(candidate, LAYOUT, max_rows=3)
 
 
 def test_another_version_is_refused() -> None:
-    data = wire.encode_columns(make_columns(3))
+    data = codec.encode_columns(make_columns(3))
     with pytest.raises(CorruptDataError, match="version 2"):
-        wire.decode_columns(data[:4] + b"\x02" + data[5:], LAYOUT, max_rows=3)
+        codec.decode_columns(data[:4] + b"\x02" + data[5:], LAYOUT, max_rows=3)
 
 
 def test_counters_and_views_survive_their_messages() -> None:
@@ -126,12 +126,12 @@ def test_counters_and_views_survive_their_messages() -> None:
         revision=15,
         incarnation=16,
     )
-    assert wire.stats_from_message(wire.stats_to_message(stats)) == stats
+    assert codec.stats_from_message(codec.stats_to_message(stats)) == stats
     unlimited = TableStats(Flow(None, 0, 0))
-    assert wire.stats_from_message(wire.stats_to_message(unlimited)) == unlimited
+    assert codec.stats_from_message(codec.stats_to_message(unlimited)) == unlimited
     view = View(n_step=2, stack=1, gamma=0.97, clip_rewards=False, stack_fill="zeros")
-    assert wire.view_from_message(wire.view_to_message(view), SPEC) == view
-    bad = wire.view_to_message(view)
+    assert codec.view_from_message(codec.view_to_message(view), SPEC) == view
+    bad = codec.view_to_message(view)
     bad.stack_fill = "mirror"
     with pytest.raises(ValueError, match="mirror"):
-        wire.view_from_message(bad, SPEC)
+        codec.view_from_message(bad, SPEC)

@@ -21,7 +21,7 @@ from benchmarks.operations import (
 from benchmarks.peers.frame_log import BATCH_SIZES, SMALL_SHARE, facts_line, versions
 from benchmarks.workers import serve
 from benchmarks.workload import Play
-from replay_service.types import Tier, Transport
+from replay_service.table.types import Tier, Transport
 from upcycle.runs.runtime import configure_logging, keep_heap
 
 _PER_REQUEST: Final = 4  # batches drawn together, as the learner does

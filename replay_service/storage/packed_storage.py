@@ -1,0 +1,231 @@
+"""Tiers: how the slots of a table keep frames. The small columns are arrays in all of them.
+
+raw   as they are, in the arena, from which clients on the same host copy windows themselves
+warm  the LZ4 blocks that the actor made, so that little more than the window itself is decoded
+cold  zstd groups of 16 frames, in memory or in files: a half to a third of warm's bytes, 3 to 6 times the decoding
+
+Windows of a warm or cold table travel as they are kept, and are decoded in the learner's batch.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, cast, get_args
+
+import numpy as np
+
+from replay_service.storage.annotations import Annotations
+from replay_service.storage.byte_cache import ByteCache
+from replay_service.storage.packed_windows import GROUPS, PackedCodec, PackedWindows, unpack_windows
+from replay_service.storage.spill_files import Place, SpillFiles
+from replay_service.storage.arena import Arena
+from replay_service.table.types import TableConfig, TableDraw, TableSample, Tier
+from upcycle.experience import frame_groups, kernels
+from upcycle.experience.chunks import COLUMNS, Array, Chunk, ChunkSpec
+from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.windows import View, Windows, stack_openings, window_values
+
+
+class Storage(Protocol):
+    """What a table asks of a tier.
+
+    Attributes:
+      columns: the arrays named in `COLUMNS`, each [S, rows]; what lies past a chunk's rows is arbitrary.
+      num_rows: int64 [S], rows that each slot holds; 0 is an empty slot.
+      generation: int64 [S], which write filled the slot; never the same twice, 0 is none.
+      annotations: beside the usable steps, if states of this table can be annotated.
+    """
+
+    spec: ChunkSpec
+    num_slots: int
+    columns: dict[str, Array]
+    num_rows: Array
+    generation: Array
+    annotations: Annotations | None
+
+    def write(self, slot: int, chunk: Chunk, *, generation: int) -> int:
+        """Replaces what `slot` holds; where it raises nothing has changed.
+
+        Returns: how many annotations went with what it held.
+        """
+        ...
+
+    def gather(self, slots: Array, offsets: Array, view: View) -> Windows:
+        """Copies the windows of transitions, int64 [B] each; the same in every tier, bit by bit."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that everything in it takes."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """Of these, the bytes that the chunks in it take."""
+        ...
+
+
+def make_storage(config: TableConfig, spec: ChunkSpec, num_slots: int, *, buffer: memoryview | None) -> Storage:
+    """The storage of a table's tier; `buffer` is for the arena of the tier "raw".
+
+    Raises: UserError if there is no such tier.
+    """
+    if config.tier not in get_args(Tier):
+        raise UserError("replay.tier", config.tier, "there is no such tier", "choose raw, warm or cold")
+    width = config.annotation_width
+    match config.tier:
+        case "raw":
+            return Arena(spec, num_slots, annotation_width=width, buffer=buffer)
+        case "warm":
+            return PackedStorage(spec, num_slots, codec="lz4", annotation_width=width)
+        case "cold":
+            files = SpillFiles(Path(config.cold_folder)) if config.cold_folder is not None else None
+            return PackedStorage(
+                spec,
+                num_slots,
+                codec="zstd",
+                annotation_width=width,
+                files=files,
+                cache_bytes=config.cold_cache_bytes,
+            )
+
+
+def copy_transitions(storage: Storage, draw: TableDraw, view: View, *, packed: bool) -> TableSample:
+    """Copies what transitions hold; their frames compressed, if `packed` and the tier has them so."""
+    spec, place = storage.spec, (draw.slot, draw.offset)
+    policy_version = storage.columns["policy_version"][draw.slot, draw.offset + spec.history]
+    blocks = None
+    if packed and isinstance(storage, PackedStorage):
+        blocks = storage.windows(*place, view)
+        frames = np.empty((len(draw.slot), 0), spec.frame_dtype)
+        windows = Windows(frames, *window_values(spec, storage.columns, *place, view))
+    else:
+        windows = storage.gather(*place, view)
+    if storage.annotations is None:
+        return TableSample(draw, windows, policy_version, blocks)
+    return TableSample(draw, windows, policy_version, blocks, *storage.annotations.read(*place))
+
+
+class _Slots:
+    """The small columns, and the annotations."""
+
+    def __init__(self, spec: ChunkSpec, num_slots: int, annotation_width: int) -> None:
+        self.spec, self.num_slots = spec, num_slots
+        self.columns: dict[str, Array] = {
+            name: np.zeros((num_slots, spec.rows), dtype) for name, dtype in COLUMNS.items()
+        }
+        self.num_rows: Array = np.zeros(num_slots, np.int64)
+        self.generation: Array = np.zeros(num_slots, np.int64)
+        self.annotations = Annotations.zeros(spec, num_slots, annotation_width) if annotation_width else None
+
+    def _write_columns(self, slot: int, chunk: Chunk, generation: int) -> int:
+        """Returns how many annotations went with what the slot held."""
+        for name, column in self.columns.items():
+            column[slot, : chunk.num_rows] = chunk.columns[name]
+        self.num_rows[slot], self.generation[slot] = chunk.num_rows, generation
+        return 0 if self.annotations is None else self.annotations.clear(slot)
+
+    @property
+    def _columns_bytes(self) -> int:
+        arrays = (self.num_rows, self.generation, *self.columns.values())
+        return sum(array.nbytes for array in arrays) + (0 if self.annotations is None else self.annotations.num_bytes)
+
+
+class PackedStorage(_Slots):
+    """Chunks of one table by slot, frames compressed: one object a slot, whatever its number of frames.
+
+    Args:
+      files: where they lie; None keeps them in memory.
+      cache_bytes: of chunks read from the files last, as they are there, that are kept in memory.
+    """
+
+    def __init__(
+        self,
+        spec: ChunkSpec,
+        num_slots: int,
+        *,
+        codec: PackedCodec,
+        files: SpillFiles | None = None,
+        cache_bytes: int = 0,
+        annotation_width: int = 0,
+    ) -> None:
+        super().__init__(spec, num_slots, annotation_width)
+        self._codec: PackedCodec = codec
+        self._group = GROUPS[codec]
+        self._files = files
+        self._cache = ByteCache[int, bytes](cache_bytes, size=sys.getsizeof)
+        self._blobs: list[bytes | Place] = [b""] * num_slots
+        # Where each block of a slot's frames begins: a block is a frame (lz4) or a group of them (zstd).
+        num_blocks = spec.rows if codec == "lz4" else frame_groups.num_groups(spec.rows)
+        self._bounds: Array = np.zeros((num_slots, num_blocks + 1), np.int32)
+        self._blob_bytes = 0
+
+    def write(self, slot: int, chunk: Chunk, *, generation: int) -> int:
+        """Replaces what `slot` holds. Blocks that an actor made are kept as they came, where the codec is theirs.
+
+        Raises: UserError if the disk is full.
+        """
+        if self._codec == "lz4":
+            packed = chunk.packed_frames()
+            blob, bounds = bytes(packed.blob), packed.bounds
+        else:
+            blob, bounds = frame_groups.pack_groups(chunk.frame)
+        kept, old = blob if self._files is None else self._files.append(blob), self._blobs[slot]
+        self._blob_bytes += sys.getsizeof(kept) - (sys.getsizeof(old) if old else 0)
+        if self._files is not None and isinstance(old, Place):
+            self._files.release(old)
+            self._cache.discard(slot)
+        self._blobs[slot] = kept
+        self._bounds[slot, : len(bounds)] = bounds
+        return self._write_columns(slot, chunk, generation)
+
+    def windows(self, slots: Array, offsets: Array, view: View) -> PackedWindows:
+        """The windows of transitions, int64 [B] each, compressed as they are.
+
+        Raises: CorruptDataError naming the slot if a file has been damaged.
+        """
+        begin = offsets + self.spec.history + 1 - view.stack
+        end = np.minimum(begin + view.stack + view.n_step, self.num_rows[slots])
+        skip = begin % self._group
+        if self._codec == "lz4":
+            low, high = self._bounds[slots, begin - skip], self._bounds[slots, end]
+        else:
+            low, high = self._bounds[slots, begin // self._group], self._bounds[slots, (end - 1) // self._group + 1]
+        low, high = low.astype(np.int64), high.astype(np.int64)
+        runs = kernels.join_pieces(self._loaded(slots), slots, low, high)
+        openings = stack_openings(self.spec, self.columns, slots, offsets, view)
+        return PackedWindows.of_runs(self._codec, runs, high - low, skip, end - begin, openings, view)
+
+    def gather(self, slots: Array, offsets: Array, view: View) -> Windows:
+        """Decodes the windows of transitions, int64 [B] each. Raises: as `windows`."""
+        frames = unpack_windows(self.windows(slots, offsets, view), self.spec)
+        return Windows(frames, *window_values(self.spec, self.columns, slots, offsets, view))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that everything in it takes, the cache included."""
+        index = self._bounds.nbytes + sys.getsizeof(self._blobs)
+        return self._columns_bytes + index + self._blob_bytes + self._cache.num_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Of these, the bytes of all compressed chunks, or of their places in the files."""
+        return self._blob_bytes
+
+    def _loaded(self, slots: Array) -> Sequence[bytes] | Mapping[int, bytes]:
+        """The compressed chunks of these slots, by slot."""
+        if self._files is None:
+            return cast(list[bytes], self._blobs)
+        return {slot: self._read(slot, self._files) for slot in np.unique(slots).tolist()}
+
+    def _read(self, slot: int, files: SpillFiles) -> bytes:
+        if (cached := self._cache.get(slot)) is not None:
+            return cached
+        place = self._blobs[slot]
+        assert isinstance(place, Place), "an empty slot was drawn"
+        try:
+            blob = files.read(place)
+        except CorruptDataError as error:
+            raise CorruptDataError(f"slot {slot} of the cold tier: {error}") from error
+        self._cache.put(slot, blob)
+        return blob
