@@ -49,7 +49,7 @@ from learner.train_step import train_step
 from learner.tuning import Tuning, candidates, choose_device
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.table.types import TableConfig
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import NetworkConfig, RunConfig

@@ -28,7 +28,7 @@ from numpy.lib import format as npy
 from zlib_ng import gzip_ng
 
 from actors.envs import EnvPoolLanes
-from teacher_store.importers.dopamine_bundle import protocol
+from teacher_store.importers.formats.dopamine_bundle import protocol
 from upcycle.experience.chunks import Array
 from upcycle.config.run import EnvConfig
 from upcycle.files import write_atomically

@@ -37,7 +37,7 @@ from benchmarks.seeding import seed_figures
 from benchmarks.teachers_page import page
 from benchmarks.workers import ROOT
 from replay_service.table.types import Tier
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from upcycle.experience.chunks import Chunk, decode_chunk, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader
 from upcycle.experience.log_segment import compress_chunk

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from teacher_store.records import OptimizerKind
+from teacher_store.records.record import OptimizerKind
 from teacher_store.training_state import TrainingArrays
 from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError

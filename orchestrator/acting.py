@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from actors.rollout import QFunction
-from teacher_store.records import Score
+from teacher_store.records.record import Score
 from teacher_store.teacher import Teacher
 from upcycle.experience.chunks import Array
 from upcycle.statistics import mean_interval

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from teacher_store.importers.bundle import open_bundle
-from teacher_store.importers.source import Source
-from teacher_store.lineage import build_lineage
-from teacher_store.records import TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.importers.formats.upcycle_bundle import open_bundle
+from teacher_store.importers.readers.source import Source
+from teacher_store.records.lineage import build_lineage
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import build_described_network, load_teacher
 from upcycle.errors import CorruptDataError, UserError
 

@@ -16,7 +16,7 @@ import psutil
 from orchestrator.local_ray import socket_folder, usable_places
 from orchestrator.printing import literal, print_json, print_table
 from orchestrator.redis_server import RedisServer
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from upcycle.experience import kernels
 from upcycle.errors import UpcycleError, UserError
 from upcycle.runs.tracker import Tracker

@@ -12,8 +12,8 @@ import torch
 from pydantic import ValidationError
 
 from actors.envs import EnvSpec
-from teacher_store.records import TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.store import TeacherStore
 from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of

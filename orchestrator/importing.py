@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.envs import EnvSpec, chunk_spec, env_spec
-from teacher_store.importers.bundle import is_bundle
+from teacher_store.importers.formats.upcycle_bundle import is_bundle
 from teacher_store.importers.imported import ImportedAgent, ImportedExperience, Request
 from teacher_store.importers.registry import find_importers
-from teacher_store.importers.source import Source as Files
+from teacher_store.importers.readers.source import Source as Files
 from teacher_store.importers.writing import write_experience
-from teacher_store.records import Provenance, Source, TeacherRecord, teacher_id
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import Provenance, Source, TeacherRecord, teacher_id
+from teacher_store.store.store import TeacherStore
 from upcycle.networks.action_names import action_names
 from upcycle.config.run import EnvConfig
 from upcycle.config.io import parse_config, with_overrides

@@ -30,7 +30,7 @@ from orchestrator.signals import stop_on_signals
 from orchestrator.summary import Summary
 from orchestrator.timings import Timings
 from orchestrator.tracking import check_redis, rebuild, start_tracker
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from upcycle import __version__
 from upcycle.config.run import RunConfig
 from upcycle.config.io import load_config

@@ -12,7 +12,7 @@ from learner.training_arrays import to_train_state
 from learner.tuning import choose_device
 from orchestrator.context import Context
 from orchestrator.encoder import read_torso
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from teacher_store.training_state import read_training_state
 

@@ -11,8 +11,8 @@ from orchestrator.figure import CONTROL, STUDENT, STYLE, TEACHER
 from orchestrator.lineage_view import describe_cost, describe_score
 from orchestrator.palette import LIGHT
 from orchestrator.picture import as_file, to_png, to_svg
-from teacher_store.lineage import generations, record_of
-from teacher_store.records import TeacherRecord
+from teacher_store.records.lineage import generations, record_of
+from teacher_store.records.record import TeacherRecord
 
 if TYPE_CHECKING:
     from networkx import DiGraph
@@ -25,7 +25,7 @@ def draw(graph: "DiGraph[str]", kind: str) -> bytes:
     """The picture as an SVG or PNG file; the same graph gives the same bytes.
 
     Args:
-      graph: as `teacher_store.lineage.build_lineage` returns it.
+      graph: as `teacher_store.records.lineage.build_lineage` returns it.
       kind: "svg" or "png".
     """
     places = _places(graph)

@@ -7,9 +7,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from orchestrator.printing import literal, print_json, result_console
-from teacher_store.lineage import build_lineage, generations, record_of, relatives, to_json
-from teacher_store.records import TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.lineage import build_lineage, generations, record_of, relatives, to_json
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.store import TeacherStore
 from upcycle.errors import UserError
 from upcycle.files import write_atomically
 

@@ -8,8 +8,8 @@ import torch
 
 from actors.envs import EnvSpec
 from teacher_store.importers.imported import ImportedAgent
-from teacher_store.importers.reference import read_reference
-from teacher_store.records import Parity, TeacherKind
+from teacher_store.importers.readers.reference import read_reference
+from teacher_store.records.record import Parity, TeacherKind
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.networks.q_network import QNetwork, build_network
 from upcycle.networks.torch_io import load_into

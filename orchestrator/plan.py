@@ -18,10 +18,10 @@ from orchestrator.drawing_checks import check_drawing
 from orchestrator.encoder import Encoder, find_encoder
 from orchestrator.progress import Progress, View
 from orchestrator.teachers import collect_experience, score_teacher
-from teacher_store.action_order import check_taken_as_is
-from teacher_store.records import TeacherRecord
-from teacher_store.reload import check_reload
-from teacher_store.store import TeacherStore
+from teacher_store.records.action_order import check_taken_as_is
+from teacher_store.records.record import TeacherRecord
+from teacher_store.records.reload import check_reload
+from teacher_store.store.store import TeacherStore
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
 from upcycle.errors import UserError

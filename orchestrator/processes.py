@@ -204,7 +204,7 @@ def _guide(context: Context) -> "QFunction | None":
     if context.config.guide.kind == "nobody":
         return None
     from orchestrator.acting import acting
-    from teacher_store.store import TeacherStore
+    from teacher_store.store.store import TeacherStore
     from teacher_store.teacher import load_teacher
 
     known = context.manifest["teacher"]

@@ -13,8 +13,8 @@ from actors.envs import EnvPoolLanes, env_spec
 from orchestrator.importing import parse_environment
 from orchestrator.teachers import score_teacher
 from teacher_store.functions import PolicyFunction, find_function
-from teacher_store.records import Function, TeacherKind, TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import Function, TeacherKind, TeacherRecord
+from teacher_store.store.store import TeacherStore
 from upcycle.networks.action_names import action_names
 from upcycle.experience.chunks import Array
 from upcycle.config.run import EnvConfig

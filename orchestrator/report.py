@@ -10,8 +10,8 @@ from orchestrator.given_back import end_of
 from orchestrator.page import Tile, figure, folded, html_page, section, table, tiles
 from orchestrator.picture import to_svg
 from orchestrator.summary import Summary, format_seconds, plain_words, read_summary, summarise, write_summary
-from teacher_store.records import TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.store import TeacherStore
 from upcycle.config.io import dump_config
 from upcycle.errors import UserError
 from upcycle.files import write_atomically

@@ -6,9 +6,9 @@ Each raises UserError or CorruptDataError before it prints anything; `as_json` p
 import json
 from pathlib import Path
 
-from teacher_store.bundle import export_bundle
-from teacher_store.garbage import collect_garbage as collect
-from teacher_store.store import TeacherStore
+from teacher_store.store.bundle import export_bundle
+from teacher_store.store.garbage import collect_garbage as collect
+from teacher_store.store.store import TeacherStore
 
 
 def export(name: str, output: Path, *, as_json: bool) -> None:

@@ -14,9 +14,9 @@ from orchestrator import importing
 from orchestrator.bars import show_bars
 from orchestrator.importing import ImportOptions
 from orchestrator.printing import print_json, print_table, print_values
-from teacher_store.records import Score, TeacherRecord
-from teacher_store.revisions import Revision
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import Score, TeacherRecord
+from teacher_store.store.revisions import Revision
+from teacher_store.store.store import TeacherStore
 from upcycle.errors import UserError
 from upcycle.runs.runtime import Stop
 

@@ -17,8 +17,8 @@ from learner.checkpoint import CheckpointFolder
 from learner.training_arrays import to_training_arrays
 from orchestrator.acting import acting, to_score, way_of_acting
 from orchestrator.baselines import encoder_of, parents_of
-from teacher_store.records import Provenance, Score, TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import Provenance, Score, TeacherRecord
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from teacher_store.training_state import write_training_state
 from upcycle.networks.action_names import action_names

@@ -12,7 +12,7 @@ from orchestrator.picture import as_file, to_png, to_svg
 from orchestrator.workflow import Curve, Workflow, gather
 from orchestrator.workflow_designs import WorkflowRun
 from orchestrator.workflow_figure import workflow_figure
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from upcycle.errors import UserError
 from upcycle.files import write_atomically
 from upcycle.runs.run_folder import RunFolder

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from teacher_store.records import Function, TeacherKind
+from teacher_store.records.record import Function, TeacherKind
 from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
 

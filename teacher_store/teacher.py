@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from teacher_store.action_order import action_order
+from teacher_store.records.action_order import action_order
 from teacher_store.functions import PolicyFunction, load_function
-from teacher_store.records import TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.store import TeacherStore
 from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError
 from upcycle.networks.q_network import QNetwork, build_network

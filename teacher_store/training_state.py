@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
-from teacher_store.records import OptimizerKind, TeacherRecord, TrainingState
+from teacher_store.records.record import OptimizerKind, TeacherRecord, TrainingState
 from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of
 from upcycle.runs.snapshots import Snapshot, Tensors, read_snapshot, write_snapshot
 
 if TYPE_CHECKING:  # the store describes such files when it publishes them
-    from teacher_store.store import TeacherStore
+    from teacher_store.store.store import TeacherStore
 
 _PARTS: Final = ("online", "target", "optimizer")
 

@@ -44,15 +44,15 @@ OWNERS = {
     ),
     "torch.distributed": ("learner/ranks.py", "learner/rendezvous.py"),
     "pickle": (),
-    "pickletools": ("teacher_store/importers/pickle_reader.py",),
+    "pickletools": ("teacher_store/importers/readers/pickle_reader.py",),
     "msgpack": ("teacher_store/importers/",),
-    "h5py": ("teacher_store/importers/hdf5_child.py",),
-    "PIL": ("teacher_store/importers/hdf5_child.py",),
-    "zipfile": ("teacher_store/importers/", "teacher_store/bundle.py"),
-    "fsspec": ("teacher_store/remote_storage.py",),
+    "h5py": ("teacher_store/importers/readers/hdf5_child.py",),
+    "PIL": ("teacher_store/importers/readers/hdf5_child.py",),
+    "zipfile": ("teacher_store/importers/", "teacher_store/store/bundle.py"),
+    "fsspec": ("teacher_store/store/remote_storage.py",),
     "s3fs": (),
-    "botocore": ("teacher_store/remote_storage.py",),
-    "networkx": ("teacher_store/lineage.py", "orchestrator/lineage_"),
+    "botocore": ("teacher_store/store/remote_storage.py",),
+    "networkx": ("teacher_store/records/lineage.py", "orchestrator/lineage_"),
 }
 """Foreign libraries, and the only modules that may import them."""
 

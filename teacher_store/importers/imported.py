@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from teacher_store.importers.source import Source
-from teacher_store.records import TeacherKind
+from teacher_store.importers.readers.source import Source
+from teacher_store.records.record import TeacherKind
 from upcycle.experience.chunks import Array
 from upcycle.config.run import NetworkConfig
 

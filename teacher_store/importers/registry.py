@@ -4,18 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from teacher_store.importers import (
-    cleanrl_jax,
-    cleanrl_torch,
-    dopamine_jax,
-    dopamine_replay,
-    dopamine_tf,
-    gogianu,
-    minari,
-    stable_baselines3,
-)
+from teacher_store.importers.formats import cleanrl_jax, cleanrl_torch, dopamine_jax, dopamine_replay, dopamine_tf, gogianu, minari, stable_baselines3
 from teacher_store.importers.imported import Importer
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from upcycle.errors import UserError
 
 IMPORTERS: Final[tuple[Importer, ...]] = (

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.replay_log import recorded_log
-from teacher_store.importers.dopamine_replay import IMPORTER
+from teacher_store.importers.formats.dopamine_replay import IMPORTER
 from teacher_store.importers.imported import Request
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 
 pytestmark = pytest.mark.slow
 

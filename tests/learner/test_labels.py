@@ -17,7 +17,7 @@ from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ShardedReplay, TransitionKeys
 from replay_service.table.types import TableConfig
 from teacher_store.functions import PolicyFunction
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience
 from upcycle.experience.chunks import Array

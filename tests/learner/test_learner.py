@@ -18,7 +18,7 @@ from learner.learner import Learner
 from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.table.types import TableConfig
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from upcycle.experience.chunks import COLUMNS, Chunk, decode_chunk, encode_chunk
 from upcycle.config.run import NetworkConfig, RunConfig

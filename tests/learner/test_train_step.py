@@ -14,7 +14,7 @@ from learner.measured_tuning import random_batch
 from learner.objective import TERMS, Objective, score_weights, temperatures_of
 from learner.train_state import TrainState
 from learner.train_step import compute_loss, train_step
-from teacher_store.records import TeacherKind, TeacherRecord
+from teacher_store.records.record import TeacherKind, TeacherRecord
 from teacher_store.teacher import Teacher
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import (

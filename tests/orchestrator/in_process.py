@@ -17,7 +17,7 @@ from orchestrator.plan import make_plan, with_teacher_protocol
 from orchestrator.processes import BUILDERS, Loop
 from orchestrator.progress import SilentView
 from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
 from upcycle.runs.metrics import Metrics

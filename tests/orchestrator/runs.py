@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import SilentView
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from upcycle.config.run import RunConfig
 from upcycle.config.io import load_config
 from upcycle.runs.run_folder import RunFolder

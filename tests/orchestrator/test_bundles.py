@@ -7,8 +7,8 @@ import pytest
 
 from orchestrator.bundles import import_bundle
 from orchestrator.cli import main
-from teacher_store.bundle import RECORD
-from teacher_store.store import TeacherStore
+from teacher_store.store.bundle import RECORD
+from teacher_store.store.store import TeacherStore
 from tests.teacher_store.bundles import rewrite
 from tests.teacher_store.stored import ENV, SCORE, make_log, make_weights, publish
 from upcycle.config.run import NetworkConfig

@@ -14,7 +14,7 @@ from orchestrator.encoder import find_encoder, read_torso
 from orchestrator.launch import resume
 from orchestrator.progress import SilentView
 from orchestrator.teachers import publish_from_run
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from tests.learner.test_learner import CHUNKS, experience, replay, run_folder
 from tests.orchestrator.in_process import run_in_process
 from tests.orchestrator.runs import catch, plan_for

@@ -14,7 +14,7 @@ import torch
 from orchestrator.cli import main
 from orchestrator.importing import ImportOptions, import_experience_into, import_teacher
 from teacher_store.importers.imported import Request
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from tests.orchestrator.in_process import run_in_process
 from tests.orchestrator.test_pong_rainbow import SHORT

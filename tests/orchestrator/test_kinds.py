@@ -10,8 +10,8 @@ from actors.policy import epsilon_greedy
 from orchestrator.acting import acting
 from orchestrator.summary import plain_words, summarise
 from orchestrator.teachers import collect_experience, publish_from_run, score_teacher
-from teacher_store.records import TeacherKind, TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import TeacherKind, TeacherRecord
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.orchestrator.in_process import run_in_process
 from tests.orchestrator.runs import plan_for

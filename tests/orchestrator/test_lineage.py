@@ -8,8 +8,8 @@ from rich.console import Console
 
 from orchestrator.lineage_figure import draw
 from orchestrator.lineage_view import lineage_tree, show_lineage
-from teacher_store.lineage import build_lineage, generations, record_of, relatives, to_json
-from teacher_store.records import Provenance, Score, Source, TeacherRecord
+from teacher_store.records.lineage import build_lineage, generations, record_of, relatives, to_json
+from teacher_store.records.record import Provenance, Score, Source, TeacherRecord
 from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 
@@ -95,7 +95,7 @@ def test_the_picture_is_the_same_for_the_same_records(kind: str, magic: bytes):
 
 
 def test_an_empty_store_has_a_picture_and_a_tree_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("teacher_store.store.BUNDLED", tmp_path / "none")
+    monkeypatch.setattr("teacher_store.store.store.BUNDLED", tmp_path / "none")
     assert draw(build_lineage([]), "svg").startswith(b"<?xml")
     assert lineage_tree(build_lineage([])).children == []
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from teacher_store.records import Score
-from teacher_store.store import BUNDLED, TeacherStore
+from teacher_store.records.record import Score
+from teacher_store.store.store import BUNDLED, TeacherStore
 from tests.orchestrator.in_process import run_in_process
 from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
 from upcycle.config.io import load_config

@@ -18,8 +18,8 @@ from orchestrator.progress import SilentView
 from orchestrator.redis_server import RedisServer
 from orchestrator.teachers import publish_from_run
 from replay_service.client.sharded_replay import ShardedReplay
-from teacher_store.bundle import export_bundle
-from teacher_store.store import TeacherStore
+from teacher_store.store.bundle import export_bundle
+from teacher_store.store.store import TeacherStore
 from tests.orchestrator.runs import catch, new_run, wait_until
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.experience_log import ExperienceLogReader

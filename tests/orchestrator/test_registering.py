@@ -9,7 +9,7 @@ import torch
 
 from orchestrator.cli import main
 from orchestrator.registering import RegisterOptions, register_function
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from tests.orchestrator.in_process import run_in_process
 from tests.orchestrator.test_methods import FADING, GOOD_RETURN, small

@@ -14,8 +14,8 @@ from actors.envs import chunk_spec
 from learner.losses import gated_teacher
 from orchestrator.summary import summarise
 from orchestrator.teachers import collect_experience, score_teacher
-from teacher_store.records import TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.store import TeacherStore
 from tests.orchestrator.in_process import run_in_process
 from tests.orchestrator.test_methods import small
 from upcycle.experience.chunks import Array

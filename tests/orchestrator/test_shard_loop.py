@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator.processes import Process
 from replay_service.client.sharded_replay import SampledBatch, ShardedReplay
-from teacher_store.records import TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.orchestrator.runs import catch, new_run, plan_for, wait_until
 from tests.orchestrator.test_plan import OFFLINE, publish

@@ -9,7 +9,7 @@ from orchestrator.figure import learning_curve
 from orchestrator.given_back import COST, cost_of
 from orchestrator.picture import to_svg
 from orchestrator.report import plain_words, read_summary, write_report
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from tests.orchestrator.runs import ROOT
 from tests.orchestrator.scored_runs import make_run, make_run_that_gives_back_an_early_version, score, summarised
 from upcycle.runs.run_folder import RunFolder

@@ -14,7 +14,7 @@ from learner.train_state import TrainState
 from learner.training_arrays import to_train_state
 from orchestrator import teacher_commands
 from orchestrator.teachers import collect_experience, publish_from_run, score_teacher
-from teacher_store.store import TeacherStore
+from teacher_store.store.store import TeacherStore
 from teacher_store.training_state import read_training_state
 from upcycle.experience.chunks import decode_chunk, encode_chunk
 from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from teacher_store.bundle import SUMS
+from teacher_store.store.bundle import SUMS
 
 
 def rewrite(

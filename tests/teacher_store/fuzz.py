@@ -19,16 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from teacher_store.importers import (
-    cleanrl_jax,
-    cleanrl_torch,
-    dopamine_jax,
-    dopamine_tf,
-    gogianu,
-    stable_baselines3,
-)
+from teacher_store.importers.formats import cleanrl_jax, cleanrl_torch, dopamine_jax, dopamine_tf, gogianu, stable_baselines3
 from teacher_store.importers.imported import Importer, Request
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.fixture_files import unzip
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.networks.q_network import build_network

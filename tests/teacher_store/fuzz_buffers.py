@@ -14,9 +14,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from teacher_store.importers import dopamine_replay, minari
+from teacher_store.importers.formats import dopamine_replay, minari
 from teacher_store.importers.imported import Importer, Request
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.fuzz import mutate
 from tests.teacher_store.minari_files import unpack
 from upcycle.errors import CorruptDataError, UserError

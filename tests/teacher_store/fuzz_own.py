@@ -18,11 +18,11 @@ from typing import Final
 import numpy as np
 
 from orchestrator.bundles import import_bundle
-from teacher_store.bundle import RECORD, export_bundle
-from teacher_store.importers.bundle import is_bundle
-from teacher_store.importers.reference import read_reference
-from teacher_store.importers.source import Source
-from teacher_store.store import TeacherStore
+from teacher_store.store.bundle import RECORD, export_bundle
+from teacher_store.importers.formats.upcycle_bundle import is_bundle
+from teacher_store.importers.readers.reference import read_reference
+from teacher_store.importers.readers.source import Source
+from teacher_store.store.store import TeacherStore
 from tests.teacher_store.bundles import rewrite
 from tests.teacher_store.fuzz import entries, mutate
 from tests.teacher_store.stored import ENV, SCORE, make_log, make_training_state, make_weights, publish

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from teacher_store.importers import dopamine_jax
+from teacher_store.importers.formats import dopamine_jax
 from teacher_store.importers.imported import ImportedAgent, Request
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 
 Params = dict[str, Any]
 Change = Callable[[Params], object]

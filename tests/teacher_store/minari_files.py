@@ -11,8 +11,8 @@ import h5py as untyped_h5py
 import numpy as np
 
 from teacher_store.importers.imported import ImportedExperience, Request
-from teacher_store.importers.minari import IMPORTER
-from teacher_store.importers.source import Source
+from teacher_store.importers.formats.minari import IMPORTER
+from teacher_store.importers.readers.source import Source
 from upcycle.experience.chunks import Array
 
 h5py: Any = untyped_h5py

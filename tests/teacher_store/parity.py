@@ -9,7 +9,7 @@ import torch
 
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.registry import IMPORTERS
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.fixture_files import FIXTURES, reference, unzip
 from upcycle.errors import UserError
 from upcycle.networks.q_network import build_network

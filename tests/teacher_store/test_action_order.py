@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from teacher_store.action_order import action_order, check_taken_as_is
-from teacher_store.records import TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.action_order import action_order, check_taken_as_is
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from upcycle.networks.action_names import action_names
 from upcycle.config.run import EnvConfig, NetworkConfig

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.records import OptimizerKind
-from teacher_store.reload import check_reload
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import OptimizerKind
+from teacher_store.records.reload import check_reload
+from teacher_store.store.store import TeacherStore
 from tests.teacher_store.stored import ENV, make_training_state, make_weights, publish
 from upcycle.config.run import NetworkConfig
 from upcycle.errors import UserError

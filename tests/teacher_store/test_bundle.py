@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.bundle import RECORD, SUMS, export_bundle
-from teacher_store.importers.bundle import is_bundle, open_bundle
-from teacher_store.importers.source import Source
-from teacher_store.records import TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.store.bundle import RECORD, SUMS, export_bundle
+from teacher_store.importers.formats.upcycle_bundle import is_bundle, open_bundle
+from teacher_store.importers.readers.source import Source
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.store import TeacherStore
 from tests.teacher_store.bundles import rewrite
 from tests.teacher_store.stored import make_log, make_training_state, make_weights, publish
 from upcycle.errors import CorruptDataError, UserError

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.publishing import hashes_of
-from teacher_store.records import Function, TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.store.publishing import hashes_of
+from teacher_store.records.record import Function, TeacherRecord
+from teacher_store.store.store import TeacherStore
 from tests.teacher_store.stored import ENV, SCORE, make_log, make_training_state, make_weights, publish
 from tests.teacher_store.writers import publish_into_folder
 from upcycle.errors import UserError

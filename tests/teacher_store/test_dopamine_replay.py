@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from teacher_store.importers.dopamine_replay import IMPORTER
+from teacher_store.importers.formats.dopamine_replay import IMPORTER
 from teacher_store.importers.imported import ImportedExperience, Request
 from teacher_store.importers.registry import find_importers
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.imported_transitions import Transition, assert_same_transitions, imported_transitions
 from tests.teacher_store.replay_files import npy_bytes, write_replay
 from upcycle.experience.chunks import Array

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.garbage import Contents, collect_garbage, plan_garbage
-from teacher_store.leases import Lease, hold_lease, mark_sweep
-from teacher_store.publishing import hashes_of
-from teacher_store.records import TeacherRecord, Weights
-from teacher_store.revisions import Revision
-from teacher_store.storage import Entry, object_name
-from teacher_store.store import TeacherStore
+from teacher_store.store.garbage import Contents, collect_garbage, plan_garbage
+from teacher_store.store.leases import Lease, hold_lease, mark_sweep
+from teacher_store.store.publishing import hashes_of
+from teacher_store.records.record import TeacherRecord, Weights
+from teacher_store.store.revisions import Revision
+from teacher_store.store.storage import Entry, object_name
+from teacher_store.store.store import TeacherStore
 from tests.teacher_store.stored import ENV, make_log, make_weights, old_folder, publish
 from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
@@ -23,8 +23,8 @@ DAY = 86_400.0
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from teacher_store.local_storage import LocalStorage
-from teacher_store.store import TeacherStore
+from teacher_store.store.local_storage import LocalStorage
+from teacher_store.store.store import TeacherStore
 from tests.teacher_store.stored import ENV, make_log, make_weights, publish
 
 folder, last = Path(sys.argv[1]), int(sys.argv[2])
@@ -184,7 +184,7 @@ def test_a_writer_waits_for_a_sweep_and_not_for_a_dead_one(store: TeacherStore, 
     ):
         pass
     assert store.storage.entries("leases/") == []
-    monkeypatch.setattr("teacher_store.leases.DEAD_SWEEP_SECONDS", -1.0)
+    monkeypatch.setattr("teacher_store.store.leases.DEAD_SWEEP_SECONDS", -1.0)
     with mark_sweep(store.storage), hold_lease(store.storage, [], [], wait_seconds=0.3):
         pass
 
@@ -223,6 +223,6 @@ def test_what_vanishes_meanwhile_is_passed_over(store: TeacherStore, tmp_path: P
     def two_paths(*_: object) -> list[Path]:
         return [tmp_path / "gone", kept]
 
-    monkeypatch.setattr("teacher_store.garbage._local_garbage", two_paths)
+    monkeypatch.setattr("teacher_store.store.garbage._local_garbage", two_paths)
     assert collect_garbage(store, keep_seconds=-1.0).names == (str(kept),)
     assert not kept.exists()

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from teacher_store.importers import cleanrl_jax, dopamine_jax, dopamine_tf
+from teacher_store.importers.formats import cleanrl_jax, dopamine_jax, dopamine_tf
 from teacher_store.importers.imported import Request
 from teacher_store.importers.registry import find_importers
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.fixture_files import unzip
 from tests.teacher_store.parity import BY_FOLDER, imported, largest_difference, read
 from upcycle.config.run import EnvConfig

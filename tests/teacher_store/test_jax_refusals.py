@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from teacher_store.importers import cleanrl_jax, dopamine_jax
+from teacher_store.importers.formats import cleanrl_jax, dopamine_jax
 from teacher_store.importers.imported import Request
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.fixture_files import unzip
 from tests.teacher_store.jax_agents import Change, Params, layer, nature, read_bundle, read_bytes, read_params
 from upcycle.errors import CorruptDataError, UserError

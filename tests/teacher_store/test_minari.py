@@ -10,8 +10,8 @@ import pytest
 from orchestrator.importing import ImportOptions, import_experience_into, import_teacher
 from teacher_store.importers.imported import ImportedExperience, Request, Rows
 from teacher_store.importers.registry import find_importers
-from teacher_store.importers.source import Source
-from teacher_store.store import TeacherStore
+from teacher_store.importers.readers.source import Source
+from teacher_store.store.store import TeacherStore
 from tests.teacher_store.imported_transitions import Transition, assert_same_transitions, imported_transitions
 from tests.teacher_store.minari_files import change_metadata, read, reference, unpack
 from upcycle.experience.chunks import Array

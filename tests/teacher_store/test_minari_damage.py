@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from orchestrator.importing import ImportOptions, import_teacher
-from teacher_store.importers import hdf5_process
-from teacher_store.importers.hdf5_process import Hdf5Process
-from teacher_store.importers.minari import IMPORTER
-from teacher_store.importers.source import Source
-from teacher_store.store import TeacherStore
+from teacher_store.importers.readers import hdf5_process
+from teacher_store.importers.readers.hdf5_process import Hdf5Process
+from teacher_store.importers.formats.minari import IMPORTER
+from teacher_store.importers.readers.source import Source
+from teacher_store.store.store import TeacherStore
 from tests.teacher_store.fuzz_buffers import attempt, spoil
 from tests.teacher_store.minari_files import DATA, change_metadata, changed, h5py, read, replace, unpack
 from upcycle.errors import CorruptDataError, UserError

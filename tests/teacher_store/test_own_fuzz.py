@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.importers.reference import read_reference
+from teacher_store.importers.readers.reference import read_reference
 from tests.teacher_store import fuzz_own
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teacher_store.importers.pickle_numpy import plain_constructors
-from teacher_store.importers.pickle_reader import read_pickle
+from teacher_store.importers.readers.pickle_numpy import plain_constructors
+from teacher_store.importers.readers.pickle_reader import read_pickle
 from upcycle.errors import CorruptDataError
 
 VALUES: dict[str, Any] = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from teacher_store.importers.registry import IMPORTERS
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.fixture_files import FIXTURES, unzip
 from tests.teacher_store.minari_files import unpack
 

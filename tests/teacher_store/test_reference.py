@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from teacher_store.importers.reference import read_reference
+from teacher_store.importers.readers.reference import read_reference
 from upcycle.errors import CorruptDataError
 
 OBSERVATIONS = np.arange(800, dtype=np.uint8).reshape(2, 4, 10, 10)

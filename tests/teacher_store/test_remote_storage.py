@@ -13,14 +13,14 @@ from pathlib import Path
 import boto3
 import pytest
 
-from teacher_store.bundle import export_bundle
-from teacher_store.garbage import collect_garbage
-from teacher_store.importers.bundle import open_bundle
-from teacher_store.importers.source import Source
-from teacher_store.publishing import hashes_of
-from teacher_store.remote_storage import RemoteStorage
-from teacher_store.storage import object_name
-from teacher_store.store import TeacherStore
+from teacher_store.store.bundle import export_bundle
+from teacher_store.store.garbage import collect_garbage
+from teacher_store.importers.formats.upcycle_bundle import open_bundle
+from teacher_store.importers.readers.source import Source
+from teacher_store.store.publishing import hashes_of
+from teacher_store.store.remote_storage import RemoteStorage
+from teacher_store.store.storage import object_name
+from teacher_store.store.store import TeacherStore
 from teacher_store.training_state import read_training_state
 from tests.teacher_store.s3 import serve
 from tests.teacher_store.stored import make_log, make_training_state, make_weights, publish
@@ -203,7 +203,7 @@ def test_what_a_user_may_lack(
         monkeypatch.delenv(name)
     with pytest.raises(UserError, match="Unable to locate credentials"):
         TeacherStore(f"s3://{bucket}/x", bundled=None).list()
-    code = "import sys; sys.modules['s3fs'] = None; import teacher_store.locations as at; at.open_storage('s3://a/b')"
+    code = "import sys; sys.modules['s3fs'] = None; import teacher_store.store.locations as at; at.open_storage('s3://a/b')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
     last = run.stderr.splitlines()[-1]
     assert last.startswith("upcycle.errors.UserError")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from teacher_store.importers.dopamine_replay import IMPORTER
+from teacher_store.importers.formats.dopamine_replay import IMPORTER
 from teacher_store.importers.imported import Request
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from upcycle.errors import CorruptDataError, UserError
 
 WRAPPED = Path(__file__).parent / "fixtures" / "dopamine_replay" / "time_limits"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from teacher_store.importers import stable_baselines3
+from teacher_store.importers.formats import stable_baselines3
 from teacher_store.importers.imported import ImportedAgent
 from tests.teacher_store.fixture_files import unzip
 from tests.teacher_store.torch_agents import Evil, dqn_zip, entry, read, rezipped

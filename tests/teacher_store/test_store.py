@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from teacher_store.records import Provenance, TeacherRecord
-from teacher_store.storage import object_name
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import Provenance, TeacherRecord
+from teacher_store.store.storage import object_name
+from teacher_store.store.store import TeacherStore
 from teacher_store.training_state import read_training_state
 from tests.teacher_store.stored import make_log, make_training_state, make_weights, old_folder, publish
 from upcycle.errors import CorruptDataError, UserError

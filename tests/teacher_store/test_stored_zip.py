@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.importers import stored_zip
-from teacher_store.importers.stored_zip import StoredZip
+from teacher_store.importers.readers import stored_zip
+from teacher_store.importers.readers.stored_zip import StoredZip
 from tests.teacher_store.fixture_files import unzip
 from upcycle.errors import CorruptDataError
 

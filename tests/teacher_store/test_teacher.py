@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from teacher_store.records import TeacherRecord
-from teacher_store.store import TeacherStore
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError

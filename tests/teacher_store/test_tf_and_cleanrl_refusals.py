@@ -7,10 +7,10 @@ import msgpack
 import numpy as np
 import pytest
 
-from teacher_store.importers import cleanrl_jax, dopamine_jax, dopamine_tf
+from teacher_store.importers.formats import cleanrl_jax, dopamine_jax, dopamine_tf
 from teacher_store.importers.imported import ImportedAgent, Request
 from teacher_store.importers.registry import IMPORTERS
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.fixture_files import unzip
 from tests.teacher_store.jax_agents import Params, layer, nature
 from upcycle.errors import CorruptDataError, UserError

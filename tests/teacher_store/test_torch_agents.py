@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from teacher_store.importers import cleanrl_torch, gogianu, stable_baselines3
+from teacher_store.importers.formats import cleanrl_torch, gogianu, stable_baselines3
 from teacher_store.importers.imported import Request
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.fixture_files import unzip
 from tests.teacher_store.parity import imported, largest_difference, read
 from upcycle.config.run import EnvConfig

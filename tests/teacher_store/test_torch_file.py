@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from teacher_store.importers.torch_file import TorchFile, read_torch_file, starts_torch_file
+from teacher_store.importers.readers.torch_file import TorchFile, read_torch_file, starts_torch_file
 from tests.teacher_store.torch_agents import Evil, entry, rezipped, saved
 from upcycle.errors import CorruptDataError
 

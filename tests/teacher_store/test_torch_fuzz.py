@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.importers import gogianu
-from teacher_store.importers.source import Source
+from teacher_store.importers.formats import gogianu
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.fixture_files import unzip
 from tests.teacher_store.fuzz import TARGETS, attempt, choose_part, mutate, structure
 

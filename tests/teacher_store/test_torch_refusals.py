@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from teacher_store.importers import cleanrl_torch, gogianu, stable_baselines3
+from teacher_store.importers.formats import cleanrl_torch, gogianu, stable_baselines3
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.registry import IMPORTERS
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.torch_agents import Evil, Tensors, cleanrl, dqn_zip, layer, nature, read, saved
 from upcycle.errors import CorruptDataError, UserError
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from teacher_store.importers import cleanrl_torch, gogianu, stable_baselines3
-from teacher_store.importers.source import Source
-from teacher_store.importers.torch_wrappers import mentions
+from teacher_store.importers.formats import cleanrl_torch, gogianu, stable_baselines3
+from teacher_store.importers.readers.source import Source
+from teacher_store.importers.layers.torch_wrappers import mentions
 from tests.teacher_store.test_torch_refusals import KINDS, read_kind
 from tests.teacher_store.torch_agents import Tensors, cleanrl, read, saved
 from upcycle.errors import CorruptDataError, UserError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
-from teacher_store.importers.source import Source
+from teacher_store.importers.readers.source import Source
 from tests.teacher_store.fixture_files import unzip
 
 Tensors = dict[str, Any]

@@ -3,8 +3,8 @@
 from contextlib import suppress
 from pathlib import Path
 
-from teacher_store.garbage import collect_garbage
-from teacher_store.store import TeacherStore
+from teacher_store.store.garbage import collect_garbage
+from teacher_store.store.store import TeacherStore
 from tests.teacher_store.stored import make_log, make_weights, publish
 from upcycle.errors import UserError
 

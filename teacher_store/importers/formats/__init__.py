@@ -1,0 +1,4 @@
+"""One module for each foreign format.
+
+It may import `layers`, `readers`, the records and the importers' own types.
+"""

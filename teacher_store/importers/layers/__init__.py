@@ -1,0 +1,4 @@
+"""Foreign layers and weights, matched to our networks.
+
+It may import `readers`.
+"""

@@ -1,0 +1,106 @@
+"""What becomes of a publisher's files: checked, hashed, described. Nothing here knows where a store keeps them."""
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from teacher_store.functions import digest_of_function
+from teacher_store.records.record import Experience, Function, TeacherKind, TeacherRecord, Weights, digest_of_files
+from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.experience_log import ExperienceLogReader
+from upcycle.files import disk_full_explained, sha256_of
+from upcycle.experience.log_folder import link_log
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+
+
+def check_name(name: str) -> None:
+    """Raises UserError if a teacher cannot be called so."""
+    if not _NAME.fullmatch(name):
+        raise UserError("--name", name, "is no name of a teacher", "use up to 48 letters, digits, dots, - and _")
+
+
+@contextmanager
+def shared_log(log_directory: Path | None, staging: Path) -> Generator[tuple[Experience | None, dict[str, Path]]]:
+    """A log, shared for a while into a folder in `staging`: the record's entry, and its files by SHA-256.
+
+    Raises: UserError if there is no log, or the disk is full; CorruptDataError if it is damaged.
+    """
+    if log_directory is None:
+        yield None, {}
+        return
+    with disk_full_explained(staging):
+        staging.mkdir(parents=True, exist_ok=True)
+        temporary = TemporaryDirectory(prefix=".publishing-", dir=staging)
+    with temporary:
+        folder = Path(temporary.name) / "log"
+        link_log(log_directory, folder)
+        reader, files = ExperienceLogReader.open(folder), hash_files(folder)
+        transitions, chunks = reader.num_transitions, reader.num_chunks
+        name = f"experience-{digest_of_files(files)[:8]}"
+        yield (
+            Experience(directory=name, transitions=transitions, chunks=chunks, files=files),
+            {sha256: folder / file for file, sha256 in reversed(files.items())},  # of files alike the first
+        )
+
+
+def hash_files(directory: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder, by relative path."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
+
+
+def compare_files(directory: Path, found: dict[str, str], expected: dict[str, str]) -> None:
+    """Raises CorruptDataError naming a file that is not as it was."""
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            state = "is missing" if name not in found else "is left over" if name not in expected else "has changed"
+            raise CorruptDataError(f"{directory / name}: {state} since the teacher was published")
+
+
+def verify_log(directory: Path, experience: Experience) -> ExperienceLogReader:
+    """Opens a log after comparing every file with its SHA-256, and its contents with their description.
+
+    Raises: CorruptDataError naming the file that is missing, left over or changed.
+    """
+    compare_files(directory, hash_files(directory), experience.files)
+    reader = ExperienceLogReader.open(directory)
+    found, expected = (reader.num_transitions, reader.num_chunks), (experience.transitions, experience.chunks)
+    if found != expected:
+        raise CorruptDataError(f"{directory}: holds {found} transitions and chunks, its record says {expected}")
+    return reader
+
+
+def describe_weights(path: Path, sha256: str) -> Weights:
+    """The entry of a record about a weight file."""
+    return Weights(sha256=sha256, bytes=path.stat().st_size)
+
+
+def identify(
+    weights_sha256: str | None, function: Function | None, kind: TeacherKind, experience: Experience | None
+) -> str:
+    """What tells a teacher from others: the SHA-256 of its weights, else of its function's name, else of its log."""
+    if weights_sha256 is not None:
+        return weights_sha256
+    if function is not None:
+        return digest_of_function(function, kind)
+    if experience is not None:
+        return digest_of_files(experience.files)
+    raise ValueError("a teacher without weights, function and experience")
+
+
+def hashes_of(record: TeacherRecord) -> dict[str, str]:
+    """SHA-256 of each of a teacher's files, by path in its folder."""
+    found = {part.file: part.sha256 for part in (record.weights, record.training_state) if part is not None}
+    if record.experience is not None:
+        directory = record.experience.directory
+        found |= {f"{directory}/{name}": sha256 for name, sha256 in record.experience.files.items()}
+    return found
+
+
+def files_of(record: TeacherRecord, folder: Path) -> dict[str, Path]:
+    """A teacher's files by their SHA-256, in a folder where they have the names of the record."""
+    return {sha256: folder / name for name, sha256 in hashes_of(record).items()}
