@@ -19,7 +19,7 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.measure import Disturbance, median
-from orchestrator.timings import timings_table
+from orchestrator.run.timings import timings_table
 
 _POLL_SECONDS: Final = 0.2
 _LONGEST_SECONDS: Final = 300.0

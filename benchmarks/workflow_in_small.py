@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from orchestrator.local_ray import private_folder
+from orchestrator.cluster.local_ray import private_folder
 from upcycle.streams import leavable_streams
 
 _RUN_SECONDS: Final = 900.0

@@ -106,11 +106,11 @@ def test_the_top_level_is_what_the_design_says():
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("orchestrator.cli", "torch ray grpc redis envpool numpy"),
-        ("orchestrator.processes", "torch ray envpool"),
+        ("orchestrator.cli.app", "torch ray grpc redis envpool numpy"),
+        ("orchestrator.processes.process", "torch ray envpool"),
         ("replay_service.server.shard", "torch ray envpool"),
-        ("orchestrator.launch", "ray"),
-        ("orchestrator.teacher_commands", "torch ray"),
+        ("orchestrator.run.launch", "ray"),
+        ("orchestrator.cli.teacher_commands", "torch ray"),
     ],
 )
 def test_importing_brings_nothing_heavy_along(module: str, unwanted: str):

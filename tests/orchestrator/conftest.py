@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import rounds
+from orchestrator.run import cadence
 from tests.orchestrator.scripted_cluster import new_folder
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.tracker import Tracker
@@ -13,7 +13,7 @@ from upcycle.runs.tracker import Tracker
 
 @pytest.fixture
 def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_QUICK_SECONDS", 0.02)
+    monkeypatch.setattr(cadence, "_QUICK_SECONDS", 0.02)
 
 
 @pytest.fixture

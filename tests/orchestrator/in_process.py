@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.context import Context, Role
-from orchestrator.finish import final_evaluation
-from orchestrator.plan import make_plan, with_teacher_protocol
-from orchestrator.processes import BUILDERS, Loop
-from orchestrator.progress import SilentView
+from orchestrator.processes.context import Context, Role
+from orchestrator.run.finish import final_evaluation
+from orchestrator.run.plan import make_plan, with_teacher_protocol
+from orchestrator.processes.process import BUILDERS, Loop
+from orchestrator.run.progress import SilentView
 from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
 from teacher_store.store.store import TeacherStore
 from upcycle.experience.chunks import ChunkSpec

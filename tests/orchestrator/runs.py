@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import Plan, make_plan
-from orchestrator.progress import SilentView
+from orchestrator.run.plan import Plan, make_plan
+from orchestrator.run.progress import SilentView
 from teacher_store.store.store import TeacherStore
 from upcycle.config.run import RunConfig
 from upcycle.config.io import load_config

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.report import write_summary
+from orchestrator.reports.run_report import write_summary
 from upcycle.config.run import RunConfig, TeacherConfig
 from upcycle.runs.run_folder import RunFolder
 

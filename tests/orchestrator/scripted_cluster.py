@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from orchestrator.context import Role
-from orchestrator.driver import Driver
-from orchestrator.progress import Progress
+from orchestrator.processes.context import Role
+from orchestrator.run.driver import Driver
+from orchestrator.run.progress import Progress
 from upcycle.config.io import parse_config
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder

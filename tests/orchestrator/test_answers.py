@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.answers import Name, called, judge, members, unit_of
+from orchestrator.run.health import Name, called, judge, members, unit_of
 from upcycle.errors import UserError
 
 

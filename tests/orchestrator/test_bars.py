@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.bars import LineBars, show_bars
+from orchestrator.cli.bars import LineBars, show_bars
 from upcycle.runs.runtime import Games
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bundles import import_bundle
-from orchestrator.cli import main
+from orchestrator.teachers.bundles import import_bundle
+from orchestrator.cli.app import main
 from teacher_store.store.bundle import RECORD
 from teacher_store.store.store import TeacherStore
 from tests.teacher_store.bundles import rewrite

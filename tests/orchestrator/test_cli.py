@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import lease
-from orchestrator.cli import main
-from orchestrator.shards_together import Spread
-from orchestrator.signals import stop_on_signals
+from orchestrator.run import lease
+from orchestrator.cli.app import main
+from orchestrator.run.shard_totals import Spread
+from orchestrator.run.signals import stop_on_signals
 from tests.orchestrator.runs import CATCH, ROOT, catch
 from tests.orchestrator.test_evaluator import metadata, weights
 from upcycle.runs.run_folder import RunFolder
@@ -213,7 +213,7 @@ def test_a_defect_is_one_line_and_code_1(capsys: pytest.CaptureFixture[str], mon
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("orchestrator.status.show_all", broken)
+    monkeypatch.setattr("orchestrator.cli.status.show_all", broken)
     assert main(["status"]) == 1
     assert "ZeroDivisionError: oops (a defect" in capsys.readouterr().err
 
@@ -224,12 +224,12 @@ def test_a_run_that_was_stopped_says_so(
     def stopped(*_: object, **__: object) -> None:
         folder.update_manifest(state="stopped")
 
-    monkeypatch.setattr("orchestrator.launch.resume", stopped)
+    monkeypatch.setattr("orchestrator.run.launch.resume", stopped)
     assert main(["resume", "catch", "--runs", str(runs), "--json"]) == 3
     record = json.loads(capsys.readouterr().out)
     assert (record["state"], record["run_id"]) == ("stopped", folder.manifest["run_id"])
     assert main(["resume", "catch", "--runs", str(runs)]) == 3
-    monkeypatch.setattr("orchestrator.launch.run", stopped)
+    monkeypatch.setattr("orchestrator.run.launch.run", stopped)
     assert main(["run", "catch", "--name", "never-begun", "--runs", str(runs), "--json"]) == 3
     assert json.loads(capsys.readouterr().out) == {"run_id": None, "state": "stopped"}
 

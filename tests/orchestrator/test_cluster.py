@@ -19,8 +19,8 @@ from typing import Any, Literal, cast
 
 import pytest
 
-from orchestrator.cli_options import STOPPED
-from orchestrator.places import gpus_of_rank
+from orchestrator.cli.options import STOPPED
+from orchestrator.cluster.placement_groups import gpus_of_rank
 from tests.orchestrator.runs import CATCH, ROOT, wait_until
 from upcycle.config.run import LearnerConfig
 from upcycle.errors import UserError

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import disk_watch, launch, status
-from orchestrator.cli import main
-from orchestrator.disk_watch import DiskWatch, check_disk, spare_room
-from orchestrator.processes import Process
-from orchestrator.progress import Progress, SilentView, format_line
+from orchestrator.cli import status
+from orchestrator.run import disk_watch, launch
+from orchestrator.cli.app import main
+from orchestrator.run.disk_watch import DiskWatch, check_disk, spare_room
+from orchestrator.processes.process import Process
+from orchestrator.run.progress import Progress, SilentView, format_line
 from tests.orchestrator.runs import ROOT, catch, new_run, wait_until
 from tests.orchestrator.scripted_cluster import drive, learner, new_folder
 from upcycle.config.run import ClusterConfig
@@ -149,7 +150,7 @@ def test_a_full_disk_without_a_name_is_no_defect(capsys: pytest.CaptureFixture[s
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orchestrator.status.show_all", full)
+    monkeypatch.setattr("orchestrator.cli.status.show_all", full)
     assert main(["status"]) == 2
     assert "is full (No space left on device)" in capsys.readouterr().err
 

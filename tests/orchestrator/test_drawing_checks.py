@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from actors.chunk_writer import ChunkWriter
 from actors.envs import LaneRows
-from orchestrator.drawing_checks import check_drawing
-from orchestrator.shard_set import ShardSet
-from orchestrator.tables import online_table
+from orchestrator.run.drawing_checks import check_drawing
+from orchestrator.processes.shard_set import ShardSet
+from orchestrator.processes.table_configs import online_table
 from replay_service.table.rate_limiter import Flow
 from replay_service.table.table import Table
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec

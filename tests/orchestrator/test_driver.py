@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import driver as driver_module
-from orchestrator.driver import RunFailed
-from orchestrator.shard_set import ShardSet
+from orchestrator.run import driver as driver_module
+from orchestrator.run.driver import RunFailed
+from orchestrator.processes.shard_set import ShardSet
 from tests.orchestrator.scripted_cluster import drive, learner, new_folder
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.errors import UserError
@@ -79,7 +79,7 @@ def test_a_dead_process_is_started_again_and_counted(folder: RunFolder, tracker:
 def test_a_process_that_keeps_failing_ends_the_run_and_names_its_log(
     folder: RunFolder, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("orchestrator.supervisor._FIRST_BACK_OFF_SECONDS", 0.01)
+    monkeypatch.setattr("orchestrator.run.supervisor._FIRST_BACK_OFF_SECONDS", 0.01)
 
     def answer(name: str, round_: int) -> Any:
         failed: dict[str, Any] = {"state": "failed", "error": "ValueError: no", "detail": {}}
@@ -211,7 +211,7 @@ def test_the_ranks_of_a_learner_are_started_again_together_and_counted_once(tmp_
 def test_ranks_that_keep_dying_end_the_run_and_name_all_their_logs(
     tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("orchestrator.supervisor._FIRST_BACK_OFF_SECONDS", 0.01)
+    monkeypatch.setattr("orchestrator.run.supervisor._FIRST_BACK_OFF_SECONDS", 0.01)
     folder = new_folder(tmp_path, learner={"ranks": 2})
 
     def answer(name: str, round_: int) -> Any:

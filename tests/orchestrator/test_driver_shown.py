@@ -6,12 +6,12 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from orchestrator import driver as driver_module
-from orchestrator import lease
-from orchestrator.driver import Driver
-from orchestrator.progress import format_line
-from orchestrator.status import describe
-from orchestrator.timings import Timings
+from orchestrator.run import driver as driver_module
+from orchestrator.run import lease
+from orchestrator.run.driver import Driver
+from orchestrator.run.progress import format_line
+from orchestrator.cli.status import describe
+from orchestrator.run.timings import Timings
 from tests.orchestrator.scripted_cluster import Screen, ScriptedCluster, drive, learner
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import Record, RunFolder
@@ -133,7 +133,7 @@ def test_processes_on_plain_kernels_are_named_once_and_in_the_status(folder: Run
 def test_a_run_without_progress_says_why_in_panel_status_and_log_and_when_it_goes_on(
     folder: RunFolder, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("orchestrator.standstill.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("orchestrator.run.standstill.PATIENCE_SECONDS", 0.1)
     refused = Wait("shards", time.time() - 60, "connection refused").to_json()
     shown, words = list[Record](), "learner-0, actor-0, actor-1 reach no replay shard since"
 

@@ -10,10 +10,10 @@ import torch
 
 from actors.envs import env_spec
 from learner.learner import Learner
-from orchestrator.encoder import find_encoder, read_torso
-from orchestrator.launch import resume
-from orchestrator.progress import SilentView
-from orchestrator.teachers import publish_from_run
+from orchestrator.teachers.pretrained_encoder import find_encoder, read_torso
+from orchestrator.run.launch import resume
+from orchestrator.run.progress import SilentView
+from orchestrator.teachers.publishing import publish_from_run
 from teacher_store.store.store import TeacherStore
 from tests.learner.test_learner import CHUNKS, experience, replay, run_folder
 from tests.orchestrator.in_process import run_in_process

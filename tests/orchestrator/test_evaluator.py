@@ -8,10 +8,10 @@ from typing_extensions import override
 from actors.envs import env_spec
 from actors.rollout import EpisodeResults, play_episodes
 from orchestrator.baselines import Baselines
-from orchestrator.evaluator import Evaluator, evaluate_snapshot
-from orchestrator.finish import final_evaluation
-from orchestrator.progress import Progress, SilentView
-from orchestrator.status import describe
+from orchestrator.processes.evaluator import Evaluator, evaluate_snapshot
+from orchestrator.run.finish import final_evaluation
+from orchestrator.run.progress import Progress, SilentView
+from orchestrator.cli.status import describe
 from tests.orchestrator.runs import catch
 from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError
@@ -72,7 +72,7 @@ def test_the_protocol_is_ales_unless_told_otherwise(monkeypatch: pytest.MonkeyPa
         asked.update(arguments, env=env)
         return play_episodes(env, q_function, **arguments)
 
-    monkeypatch.setattr("orchestrator.evaluator.play_episodes", spy)
+    monkeypatch.setattr("orchestrator.processes.evaluator.play_episodes", spy)
     record = evaluate(3)
     assert record is not None
     assert asked["epsilon"] == 0.001

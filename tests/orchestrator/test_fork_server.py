@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator import fork_request
-from orchestrator.fork_server import MODULES, SOCKET, fork_server
-from orchestrator.ray_start import end_processes, ray_processes
+from orchestrator.cluster import fork_request
+from orchestrator.cluster.fork_server import MODULES, SOCKET, fork_server
+from orchestrator.cluster.ray_start import end_processes, ray_processes
 from tests.orchestrator.runs import ROOT, wait_until
 
 pytestmark = pytest.mark.slow
@@ -154,14 +154,14 @@ def test_a_server_that_was_ended_with_its_ray_is_not_mentioned(tmp_path: Path, c
 
 def test_the_server_ends_with_the_driver(tmp_path: Path):
     code = (
-        "import sys, time; from pathlib import Path; from orchestrator.fork_server import fork_server\n"
+        "import sys, time; from pathlib import Path; from orchestrator.cluster.fork_server import fork_server\n"
         "with fork_server(Path(sys.argv[1]), 'Catch-v0'):\n    print('up', flush=True); time.sleep(600)"
     )
     driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     assert driver.stdout.readline() == "up\n"
     (child,) = psutil.Process(driver.pid).children()
-    wait_until(lambda: "orchestrator.fork_server" in child.cmdline())  # and not yet anything of its own
+    wait_until(lambda: "orchestrator.cluster.fork_server" in child.cmdline())  # and not yet anything of its own
     driver.kill()
     driver.wait(10)
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
@@ -170,7 +170,7 @@ def test_the_server_ends_with_the_driver(tmp_path: Path):
 
 def test_the_modules_of_a_run_start_no_thread_and_stay_the_ones_that_processes_import():
     code = (
-        "import importlib, os\nfrom orchestrator.fork_server import MODULES\n"
+        "import importlib, os\nfrom orchestrator.cluster.fork_server import MODULES\n"
         "for name in MODULES: importlib.import_module(name)\n"
         "print(len(os.listdir('/proc/self/task')))"
     )

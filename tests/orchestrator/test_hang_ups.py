@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import launch, signals
-from orchestrator.cli import main
-from orchestrator.cli_options import STOPPED
-from orchestrator.progress import Progress, SilentView
-from orchestrator.signals import stop_on_signals
+from orchestrator.run import launch, signals
+from orchestrator.cli.app import main
+from orchestrator.cli.options import STOPPED
+from orchestrator.run.progress import Progress, SilentView
+from orchestrator.run.signals import stop_on_signals
 from tests.orchestrator.runs import CATCH, catch, new_run
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal

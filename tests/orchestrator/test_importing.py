@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.cli import main
-from orchestrator.importing import ImportOptions, import_experience_into, import_teacher
+from orchestrator.cli.app import main
+from orchestrator.teachers.importing import ImportOptions, import_experience_into, import_teacher
 from teacher_store.importers.imported import Request
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher

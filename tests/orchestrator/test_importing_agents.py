@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.importing import ImportOptions, import_teacher
+from orchestrator.teachers.importing import ImportOptions, import_teacher
 from teacher_store.store.store import TeacherStore
 from tests.teacher_store.fixture_files import FIXTURES, unzip
 from upcycle.errors import UserError

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from actors.policy import epsilon_greedy
-from orchestrator.acting import acting
-from orchestrator.summary import plain_words, summarise
-from orchestrator.teachers import collect_experience, publish_from_run, score_teacher
+from orchestrator.teachers.acting import acting
+from orchestrator.reports.summary import plain_words, summarise
+from orchestrator.teachers.publishing import collect_experience, publish_from_run, score_teacher
 from teacher_store.records.record import TeacherKind, TeacherRecord
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher

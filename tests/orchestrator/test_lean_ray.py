@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 import ray
 
-from orchestrator import lean_ray
-from orchestrator.early_start import VERIFIED_VERSIONS
-from orchestrator.lean_ray import lean_command, lean_daemons
+from orchestrator.cluster import lean_ray
+from orchestrator.cli.early_start import VERIFIED_VERSIONS
+from orchestrator.cluster.lean_ray import lean_command, lean_daemons
 
 COMMAND = [
     "/x/raylet",
@@ -23,7 +23,7 @@ COMMAND = [
 
 
 def test_the_installed_ray_is_one_that_starts_lean():
-    """With another Ray look at `orchestrator.lean_ray` again: does it still replace what it means to?"""
+    """With another Ray look at `orchestrator.cluster.lean_ray` again: does it still replace what it means to?"""
     assert ray.__version__ in VERIFIED_VERSIONS
 
 

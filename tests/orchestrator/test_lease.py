@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import lease
+from orchestrator.run import lease
 from upcycle.config.io import parse_config
 from upcycle.errors import UserError
 from upcycle.runs.run_folder import RunFolder
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from orchestrator import lease
+from orchestrator.run import lease
 from upcycle.runs.run_folder import RunFolder
 with lease.hold(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)

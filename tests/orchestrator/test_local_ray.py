@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import doctor, local_ray
-from orchestrator.local_ray import private_folder, socket_folder, usable_places, why_unusable
+from orchestrator.cli import doctor
+from orchestrator.cluster import local_ray
+from orchestrator.cluster.local_ray import private_folder, socket_folder, usable_places, why_unusable
 from tests.orchestrator.runs import catch
 from upcycle.errors import UserError
 from upcycle.runs.runtime import StopSignal
@@ -107,7 +108,7 @@ def test_doctor_says_where_the_sockets_go(long_folder: Path, monkeypatch: pytest
 def test_whoever_asks_for_the_dashboard_gets_its_url_and_the_token(
     mode: str | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    from orchestrator import cluster
+    from orchestrator.cluster import ray_cluster
 
     def start(*_: object) -> str | None:
         return "127.0.0.1:8265" if wanted else None
@@ -119,11 +120,11 @@ def test_whoever_asks_for_the_dashboard_gets_its_url_and_the_token(
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     if mode is not None:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    monkeypatch.setattr(cluster, "start_local", start)
-    monkeypatch.setattr(cluster, "Places", no_places)
+    monkeypatch.setattr(ray_cluster, "start_local", start)
+    monkeypatch.setattr(ray_cluster, "Places", no_places)
     said = list[str]()
     with private_folder() as folder:
-        cluster.Cluster(catch(f"cluster.dashboard={str(wanted).lower()}"), "test", folder, said.append, StopSignal())
+        ray_cluster.Cluster(catch(f"cluster.dashboard={str(wanted).lower()}"), "test", folder, said.append, StopSignal())
         token = (folder / "token").read_text() if mode is None else None
     if not wanted:
         assert said == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.teachers import publish_from_run
+from orchestrator.teachers.publishing import publish_from_run
 from teacher_store.store.store import TeacherStore
 from teacher_store.training_state import read_training_state
 from tests.orchestrator.in_process import run_in_process

@@ -21,8 +21,8 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from orchestrator.places import Places
-from orchestrator.ray_start import Watch, patience
+from orchestrator.cluster.placement_groups import Places
+from orchestrator.cluster.ray_start import Watch, patience
 from upcycle.config.io import parse_config
 from upcycle.errors import UserError
 from upcycle.runs.runtime import StopSignal

@@ -5,8 +5,8 @@ import pytest
 
 from actors.envs import chunk_spec, env_spec
 from orchestrator.baselines import Baselines, teachers_of
-from orchestrator.plan import make_plan
-from orchestrator.progress import SilentView
+from orchestrator.run.plan import make_plan
+from orchestrator.run.progress import SilentView
 from teacher_store.records.record import Score, TeacherRecord
 from teacher_store.store.store import TeacherStore
 from tests.orchestrator.runs import catch, plan_for

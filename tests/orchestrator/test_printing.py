@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.cli_options import STOPPED
-from orchestrator.printing import literal, print_table, print_values
-from orchestrator.progress import Progress, TerminalView
-from orchestrator.timings import Timings
+from orchestrator.cli.options import STOPPED
+from orchestrator.cli.printing import literal, print_table, print_values
+from orchestrator.run.progress import Progress, TerminalView
+from orchestrator.run.timings import Timings
 from tests.orchestrator.runs import ROOT
 
 LONG = "x" * 300
@@ -37,7 +37,7 @@ def test_a_pipe_gets_whole_values(capsys: pytest.CaptureFixture[str], monkeypatc
 
 def test_a_narrow_terminal_gets_them_in_several_lines():
     code = f"""
-from orchestrator.printing import print_table
+from orchestrator.cli.printing import print_table
 print_table(("name", "value"), [("a", {LONG!r}), ("b", "short")])
 """
     parent, child = pty.openpty()
@@ -75,7 +75,7 @@ def test_the_panel_s_rows_stand_below_its_bar():
 def test_a_report_s_path_is_shown_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    from orchestrator import results
+    from orchestrator.cli import results
 
     def words(_: object) -> list[str]:
         return ["done"]
@@ -86,7 +86,7 @@ def test_a_report_s_path_is_shown_as_it_is(
 
 
 def test_timings_of_a_stopped_stretch_are_shown_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from orchestrator import results
+    from orchestrator.cli import results
 
     timings = Timings(began=0.0)
     timings.note("learner-0", {"asked": 1.0, "first_step": 3.0})

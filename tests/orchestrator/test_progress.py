@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from orchestrator.progress import LineView, Pace, Progress, TerminalView, format_line, phase_fraction
+from orchestrator.run.progress import LineView, Pace, Progress, TerminalView, format_line, phase_fraction
 from upcycle.config.io import parse_config
 from upcycle.runs.runtime import Games
 

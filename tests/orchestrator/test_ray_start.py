@@ -13,9 +13,9 @@ import psutil
 import pytest
 from ray._private import services
 
-from orchestrator import ray_start
-from orchestrator.local_ray import StartStopped
-from orchestrator.ray_start import RayFailed, Watch, end_processes, own_sessions, ray_processes
+from orchestrator.cluster import ray_start
+from orchestrator.cluster.local_ray import StartStopped
+from orchestrator.cluster.ray_start import RayFailed, Watch, end_processes, own_sessions, ray_processes
 from tests.orchestrator.runs import ROOT, wait_until
 from upcycle.runs.runtime import StopSignal
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 STARTS = """
 import json, sys
 import psutil
-from orchestrator.local_ray import StartStopped, private_folder
+from orchestrator.cluster.local_ray import StartStopped, private_folder
 from upcycle.runs.runtime import StopSignal
 
 options = {"include_dashboard": False, "object_store_memory": 80 << 20, "num_cpus": 1, "log_to_driver": False}
@@ -55,7 +55,7 @@ def stop_at_raylet(folder, line, stop):
         stop.set()
 
 with private_folder() as folder:  # one for all, and before Ray is imported: it reads its token and mode once
-    from orchestrator import ray_start
+    from orchestrator.cluster import ray_start
     from ray._private import services
     ray_start._SAY_SECONDS = 1.0
     start("too late", seconds=0.0)

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.redis_server import RedisServer, find_server
+from orchestrator.cluster.redis_server import RedisServer, find_server
 from upcycle.errors import UserError
 from upcycle.runs.tracker import Tracker, TrackerRefused, TrackerUnavailable
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OWN = """
 import sys
 from pathlib import Path
-from orchestrator.redis_server import RedisServer
+from orchestrator.cluster.redis_server import RedisServer
 server = RedisServer(Path(sys.argv[1]))
 print(server.start(), flush=True)
 sys.stdin.read()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.cli import main
-from orchestrator.registering import RegisterOptions, register_function
+from orchestrator.cli.app import main
+from orchestrator.teachers.register_function import RegisterOptions, register_function
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from tests.orchestrator.in_process import run_in_process

@@ -9,8 +9,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from orchestrator.cli import main
-from orchestrator.contact_sheet import SheetPart, contact_sheet
+from orchestrator.cli.app import main
+from orchestrator.reports.contact_sheet import SheetPart, contact_sheet
 from replay_service.wire.inspection_messages import ShownWindows
 from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ShardedReplay

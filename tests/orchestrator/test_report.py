@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
-from orchestrator.report import plain_words, read_summary, write_report
+from orchestrator.reports.run_report import plain_words, read_summary, write_report
 from teacher_store.store.store import TeacherStore
 from tests.orchestrator.scored_runs import make_run, summarised
 from upcycle.errors import CorruptDataError, UserError

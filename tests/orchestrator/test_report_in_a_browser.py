@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.report import write_report
-from orchestrator.workflow_report import write_workflow
+from orchestrator.reports.run_report import write_report
+from orchestrator.reports.workflow_report import write_workflow
 from teacher_store.store.store import TeacherStore
 from tests.orchestrator.scored_runs import make_run_that_gives_back_an_early_version, summarised
 from tests.orchestrator.workflow_runs import add_workflow

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from orchestrator.rounds import ROUND_SECONDS, answer_seconds, import_ahead, round_seconds, stages
+from orchestrator.run.cadence import ROUND_SECONDS, answer_seconds, import_ahead, round_seconds, stages
 
 
 @pytest.mark.parametrize(

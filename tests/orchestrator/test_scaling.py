@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cli import main
-from orchestrator.cli_options import STOPPED
-from orchestrator.shard_set import ShardSet
+from orchestrator.cli.app import main
+from orchestrator.cli.options import STOPPED
+from orchestrator.processes.shard_set import ShardSet
 from replay_service.client.sharded_replay import ShardedReplay
 from tests.orchestrator.runs import CATCH, ROOT, catch, plan_for, wait_until
 from tests.orchestrator.test_cluster import SMALL, command, progress, status

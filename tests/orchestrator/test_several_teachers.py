@@ -12,8 +12,8 @@ import torch
 
 from actors.envs import chunk_spec
 from learner.losses import gated_teacher
-from orchestrator.summary import summarise
-from orchestrator.teachers import collect_experience, score_teacher
+from orchestrator.reports.summary import summarise
+from orchestrator.teachers.publishing import collect_experience, score_teacher
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
 from tests.orchestrator.in_process import run_in_process

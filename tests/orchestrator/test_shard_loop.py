@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.processes import Process
+from orchestrator.processes.process import Process
 from replay_service.client.sharded_replay import SampledBatch, ShardedReplay
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
@@ -110,7 +110,7 @@ def test_a_learner_loads_all_its_teachers(store: TeacherStore, tmp_path: Path, m
         loaded.append(record.name)
         return load_teacher(record, *arguments, **options)
 
-    monkeypatch.setattr("orchestrator.learner_process.load_teacher", load)
+    monkeypatch.setattr("orchestrator.processes.learner.load_teacher", load)
     folder = new_run(tmp_path / "run", catch(*TWO, "phases=offline", "offline.learner_steps=30"))
     with shards_of(folder):
         learner = Process("learner", 0, folder.path, "127.0.0.1")
@@ -164,7 +164,7 @@ def test_a_shard_keeps_its_log_within_bounds_and_fills_up_again_from_it(
     store: TeacherStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(ExperienceLogWriter.open.__func__, "__kwdefaults__", {"segment_bytes": 2_000})
-    monkeypatch.setattr("orchestrator.shard_loop._TRIM_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.processes.replay_shard._TRIM_SECONDS", 0.0)
     bounds = ("replay.log_keep_steps=600", "replay.num_shards=1", "replay.error_buffer_steps=100000")
     folder = new_run(tmp_path / "run", catch(*RELOAD, *bounds))
     played = ExperienceLogReader.open(Path(folder.manifest["teacher"]["log"]))

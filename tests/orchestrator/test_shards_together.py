@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.shards_together import in_words, samples_per_insert, spread
+from orchestrator.run.shard_totals import in_words, samples_per_insert, spread
 
 
 def shard(num_stored: int, *, draining: bool = False, oldest_seconds: float | None = 60.0) -> dict[str, object]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.standstill import Movement, Standstill, clock_time, explain
+from orchestrator.run.standstill import Movement, Standstill, clock_time, explain
 from upcycle.runs.waits import Wait, WaitKind
 
 NOW = 1_000_000.0

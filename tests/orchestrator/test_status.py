@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import lease
-from orchestrator.cli import main
-from orchestrator.status import describe
+from orchestrator.run import lease
+from orchestrator.cli.app import main
+from orchestrator.cli.status import describe
 from tests.orchestrator.runs import catch
 from upcycle.runs.run_folder import RunFolder
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.supervisor import GiveUp, Restart, Supervisor
+from orchestrator.run.supervisor import GiveUp, Restart, Supervisor
 
 
 def supervisor(*, max_restarts: int = 2, start_seconds: float = 0.0) -> Supervisor[str]:

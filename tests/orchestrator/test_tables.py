@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.tables import annotation_width, share_capacity
+from orchestrator.processes.table_configs import annotation_width, share_capacity
 from tests.orchestrator.runs import catch
 from upcycle.config.teacher_use import has_teacher, wants_teacher_log, wants_teacher_table
 

@@ -12,8 +12,8 @@ from actors.envs import chunk_spec
 from learner.checkpoint import CheckpointFolder
 from learner.train_state import TrainState
 from learner.training_arrays import to_train_state
-from orchestrator import teacher_commands
-from orchestrator.teachers import collect_experience, publish_from_run, score_teacher
+from orchestrator.cli import teacher_commands
+from orchestrator.teachers.publishing import collect_experience, publish_from_run, score_teacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.training_state import read_training_state
 from upcycle.experience.chunks import decode_chunk, encode_chunk

@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 from typing import cast
 
-from orchestrator.timings import Timings, TimingsRecord, process_began, timings_table
+from orchestrator.run.timings import Timings, TimingsRecord, process_began, timings_table
 from upcycle.runs.moments import Moments
 
 

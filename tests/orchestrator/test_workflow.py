@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from orchestrator.cli import main
-from orchestrator.picture import to_svg
-from orchestrator.workflow import Workflow, evaluated_anew, gather
-from orchestrator.workflow_designs import WorkflowRun, panel_of
-from orchestrator.workflow_figure import workflow_figure
-from orchestrator.workflow_report import read_run
+from orchestrator.cli.app import main
+from orchestrator.reports.picture import to_svg
+from orchestrator.reports.workflow import Workflow, evaluated_anew, gather
+from orchestrator.reports.workflow_designs import WorkflowRun, panel_of
+from orchestrator.reports.workflow_figure import workflow_figure
+from orchestrator.reports.workflow_report import read_run
 from tests.orchestrator.workflow_runs import (
     CONTROL,
     FINE_TUNED,

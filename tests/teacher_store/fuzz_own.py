@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from orchestrator.bundles import import_bundle
+from orchestrator.teachers.bundles import import_bundle
 from teacher_store.store.bundle import RECORD, export_bundle
 from teacher_store.importers.formats.upcycle_bundle import is_bundle
 from teacher_store.importers.readers.reference import read_reference

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.importing import ImportOptions, import_experience_into, import_teacher
+from orchestrator.teachers.importing import ImportOptions, import_experience_into, import_teacher
 from teacher_store.importers.imported import ImportedExperience, Request, Rows
 from teacher_store.importers.registry import find_importers
 from teacher_store.importers.readers.source import Source

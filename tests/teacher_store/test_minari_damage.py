@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.importing import ImportOptions, import_teacher
+from orchestrator.teachers.importing import ImportOptions, import_teacher
 from teacher_store.importers.readers import hdf5_process
 from teacher_store.importers.readers.hdf5_process import Hdf5Process
 from teacher_store.importers.formats.minari import IMPORTER

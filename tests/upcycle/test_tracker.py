@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from orchestrator.redis_server import RedisServer
+from orchestrator.cluster.redis_server import RedisServer
 from upcycle.config.io import parse_config
 from upcycle.errors import UserError
 from upcycle.runs.run_folder import RunFolder

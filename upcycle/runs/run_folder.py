@@ -262,7 +262,7 @@ class RunFolder:
         return (self.path / "stop").exists()
 
     def request_scale(self, num_shards: int, drain_seconds: float) -> None:
-        """Asks the driver, wherever it runs, for so many replay shards; see `orchestrator.shard_set`."""
+        """Asks the driver, wherever it runs, for so many replay shards; see `orchestrator.processes.shard_set`."""
         _replace(self.path / "scale.json", {"num_shards": num_shards, "drain_seconds": drain_seconds})
 
     def scale_request(self) -> Record | None:

@@ -1,7 +1,7 @@
 """What a process waits for, and since when: a part of its status, so that a run which stands still can say why.
 
 A process works, or it waits for one thing. Its loop keeps a `WaitNote` up to date; whoever watches reads it from the
-process's status and finds who waits for whom (`orchestrator.standstill`).
+process's status and finds who waits for whom (`orchestrator.run.standstill`).
 """
 
 import threading

@@ -1,0 +1,253 @@
+"""`upcycle status` and `upcycle stop`: read from the run folder, so they work without Ray, Redis or the driver."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from orchestrator.run import lease
+from orchestrator.cli.printing import print_json, print_table
+from orchestrator.run.shard_totals import in_words
+from orchestrator.run.standstill import WORDS, clock_time
+from upcycle.errors import UpcycleError, UserError
+from upcycle.runs.run_folder import Record, RunFolder
+from upcycle.runs.runtime import Games
+from upcycle.runs.waits import Wait
+
+_STALE_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.2
+_ENDED: Final = ("finished", "stopped", "failed")
+
+
+def describe(folder: RunFolder) -> Record:
+    """State, progress, newest score and processes of a run, as plain values.
+
+    `state` is "lost" where the files say "running" but the driver is gone (killed, or its machine is).
+    """
+    manifest, config = folder.manifest, folder.config
+    statuses, scores = folder.statuses(), folder.scores()
+    driver = statuses.pop("driver-0", {})
+    pid = lease.holder(folder)
+    state = str(manifest["state"])
+    fresh = time.time() - float(driver.get("time", 0.0)) < _STALE_SECONDS  # a driver on another machine
+    if state in ("running", "created") and pid is None and not fresh:
+        state = "lost"
+    return {
+        "name": folder.path.name,
+        "run_id": manifest["run_id"],
+        "env_id": config.env.task,
+        "state": state,
+        "pid": pid,
+        "phase": "done" if state == "finished" else driver.get("phase"),
+        "fraction": driver.get("fraction"),
+        "seconds_left": driver.get("seconds_left"),
+        "env_frames": driver.get("env_frames", 0),
+        "learner_steps": driver.get("learner_steps", 0),
+        "games": driver.get("games") if state in ("running", "created") else None,
+        "restarts": driver.get("restarts", 0),
+        "samples_per_insert": driver.get("samples_per_insert"),
+        "replay": driver.get("replay"),
+        "reason": manifest.get("reason"),
+        "warning": driver.get("warning") if state == "running" else None,
+        "standstill": driver.get("standstill") if state == "running" else None,
+        "teacher": manifest.get("teacher"),
+        "random_score": manifest.get("random_score"),
+        "score": {**scores[-1], "returns": []} if scores else None,
+        "waiting_for": driver.get("waiting_for") if state in ("running", "created") else None,
+        "processes": _processes(statuses, driver.get("processes", {}), state),
+    }
+
+
+def _of_process(status: Record, state: str) -> Record:
+    """What was heard last of a process; none runs where its run does not."""
+    is_up = status["state"] in ("running", "starting", "waiting")
+    return status | {"state": "ended", "waiting": None} if is_up and state in _ENDED else status
+
+
+def describe_any(path: Path) -> Record:
+    """As `describe`; of a run that cannot be read its name, the state "unreadable" and `error`, which says why."""
+    try:
+        return describe(RunFolder.open(path))
+    except OSError as error:
+        reason = f"{error.strerror} ({error.filename})"
+    except UpcycleError as error:
+        reason = str(error)
+    except (KeyError, TypeError, ValueError) as error:  # its files are JSON, but not what a driver has written
+        reason = f"its files are damaged ({type(error).__name__}: {error})"
+    return {"name": path.name, "state": "unreadable", "error": reason}
+
+
+def _processes(statuses: Mapping[str, Record], known: Mapping[str, Record], state: str) -> dict[str, Record]:
+    """What each process has written itself and what the driver knows of it, also of those that have yet to write."""
+    names = [*statuses, *(name for name in known if name not in statuses)]
+    merged = {name: {"state": "unknown", **statuses.get(name, {}), **known.get(name, {})} for name in sorted(names)}
+    return {name: _of_process(process, state) for name, process in merged.items()}
+
+
+def show(path: Path, *, as_json: bool) -> int:
+    """Prints one run."""
+    record = describe(RunFolder.open(path))
+    if as_json:
+        print_json(record)
+        return 0
+    score = record["score"]
+    print(f"{record['name']}  {record['env_id']}  {record['state']}  {_progress(record)}".rstrip())
+    print(f"{record['env_frames']:,} frames, {record['learner_steps']:,} updates, {record['restarts']} restarts")
+    print(_newest(score))
+    if record["replay"]:
+        print(f"replay: {in_words(record['replay'])}")
+    for name in ("reason", "warning"):
+        if record[name]:
+            print(f"{name}: {record[name]}")
+    if record["standstill"]:
+        print(f"waiting: {record['standstill']['line']}")
+    elif record["waiting_for"]:
+        print(f"waiting for {record['waiting_for']}")
+    for why, names in _plain_kernels(record["processes"]).items():
+        print(f"plain kernels, replay is several times slower: {', '.join(names)}: {why}")
+    if record["processes"]:
+        rows = [
+            (name, str(status.get("pid") or ""), str(status["state"]), _detail(status))
+            for name, status in record["processes"].items()
+        ]
+        print_table(("process", "pid", "state", ""), rows)
+    return 0
+
+
+def _plain_kernels(processes: dict[str, Record]) -> dict[str, list[str]]:
+    """Processes that run without the native kernels, by the reason."""
+    reasons = dict[str, list[str]]()
+    for name, status in processes.items():
+        if why := status.get("plain_kernels"):
+            reasons.setdefault(why, []).append(name)
+    return reasons
+
+
+def show_all(runs: Path, *, as_json: bool) -> int:
+    """Prints all runs in a folder, the newest first. A run that cannot be read is one row that says so."""
+    paths = sorted(_run_folders(runs), key=_age)
+    records = [describe_any(path) for path in paths]
+    if as_json:
+        print_json(records)
+        return 0
+    if not records:
+        print(f"no runs in {runs}; start one with: upcycle run pong_cpu")
+        return 0
+    print_table(("run", "task", "state", "phase", "frames", "updates", "score"), map(_row, records))
+    return 0
+
+
+def _run_folders(runs: Path) -> Iterator[Path]:
+    """Folders of runs, and those that may be some but cannot be looked into."""
+    for path in runs.iterdir() if runs.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        try:
+            (path / "manifest.json").stat()
+        except PermissionError:
+            yield path
+        except OSError:
+            continue
+        else:
+            yield path
+
+
+def _age(path: Path) -> tuple[float, str]:
+    """Sorts folders, the newest run first."""
+    try:
+        return -float(RunFolder(path).manifest["created"]), path.name
+    except (OSError, UpcycleError, KeyError, TypeError, ValueError):
+        return 0.0, path.name
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    if record["state"] == "unreadable":
+        return (record["name"], "", f"unreadable: {record['error']}", "", "", "", "")
+    counts = (f"{record['env_frames']:,}", f"{record['learner_steps']:,}")
+    return (record["name"], record["env_id"], record["state"], _progress(record), *counts, _score(record["score"]))
+
+
+def stop(path: Path, *, timeout_seconds: float, as_json: bool) -> int:
+    """Ends a run and waits until it has ended.
+
+    A driver on this machine gets SIGTERM; one elsewhere sees the request in the run folder.
+
+    Raises: UserError if the run is not running, or has not ended in time.
+    """
+    folder = RunFolder.open(path)
+    record = describe(folder)
+    if record["state"] not in ("running", "created"):
+        raise UserError("run", path.name, f"is not running ({record['state']})", "nothing to stop")
+    folder.request_stop()
+    if record["pid"] is not None:
+        with suppress(ProcessLookupError):  # it has ended by itself meanwhile
+            os.kill(record["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        state = describe(folder)["state"]
+        if state not in ("running", "created") and lease.holder(folder) is None:
+            if as_json:
+                print_json({"name": path.name, "state": state})
+            else:
+                print(f"{path.name}: {state}")
+            return 0
+        time.sleep(_POLL_SECONDS)
+    raise UserError("run", path.name, f"has not ended within {timeout_seconds:g} s", "see its logs, or wait longer")
+
+
+def _progress(record: Record) -> str:
+    if record["phase"] is None or record["fraction"] is None:
+        return str(record["phase"] or "")
+    playing = "" if record["games"] is None else f", {_games(record['games'])}"
+    waiting = ", waiting" if record["standstill"] or record["waiting_for"] else ""
+    return f"{record['phase']} {record['fraction']:.0%}{playing}{waiting}"
+
+
+def _games(values: Record) -> str:
+    games = Games(**values)
+    return f"{games.count}, mean so far {games.mean}"
+
+
+def _newest(score: Record | None) -> str:
+    """The newest score with its version, which the run may have left behind long ago."""
+    if score is None:
+        return "newest score: none yet"
+    name = {"final": "final score", "playoff": "play-off"}.get(str(score["kind"]), "newest score")
+    own = (
+        f"policy version {score['policy_version']}, {score['env_frames']:,} frames, {score['learner_steps']:,} updates"
+    )
+    return f"{name}: {_score(score)} in {score['episodes']} games ({own})"
+
+
+def _score(score: Record | None) -> str:
+    if score is None:
+        return "none yet"
+    against = "" if score["normalised"] is None else f" ({score['normalised']:.2f} of its teacher)"
+    return f"{score['mean_return']:.1f}{against}"
+
+
+def _detail(status: dict[str, Any]) -> str:
+    hidden = {"pid", "time", "state", "error", "score", "plain_kernels", "waiting"}
+    wait = Wait.from_json(status.get("waiting"))
+    waiting = [] if wait is None else [f"{WORDS[wait.kind][0]} since {clock_time(wait.since)}"]
+    error = [str(status["error"])] if status["state"] in ("died", "failed") and status.get("error") else []
+    return ", ".join(
+        error
+        + waiting
+        + [
+            f"{key} {_games(value) if key == 'games' else _short(value)}"
+            for key, value in status.items()
+            if key not in hidden and value not in (None, "")
+        ]
+    )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.4g}"
+    return f"{value:,.0f}" if isinstance(value, float | int) else str(value)
