@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("upcycle", "replay_service", "teacher_store", "actors", "learner", "orchestrator")
 MODULES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py") if "_pb2" not in path.name)
 MAX_LINES = 300

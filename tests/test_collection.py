@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import COLLECTED
+from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.timeout(600)

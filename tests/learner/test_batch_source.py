@@ -12,7 +12,7 @@ from learner.batch_source import BatchSource
 from learner.batches import FrameBuffers
 from learner.phase_batches import note_wait
 from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, TransitionKeys
-from tests.replay_service.chunk_factory import connected, make_data, running_shards, table_config
+from tests.helpers.chunk_factory import connected, make_data, running_shards, table_config
 from upcycle.experience.chunks import Array
 from upcycle.config.run import PhaseName
 from upcycle.runs.waits import WaitNote

@@ -9,7 +9,7 @@ import torch
 
 from learner.ranks import Order, RankLost, Ranks, Verdict
 from learner.rendezvous import meet
-from tests.learner import rank_process
+from tests.helpers import rank_process
 from upcycle.config.run import NetworkConfig
 from upcycle.networks.q_network import build_network
 from upcycle.runs.run_folder import RunFolder

@@ -13,7 +13,7 @@ import torch
 from learner.batch_source import BatchSource, request_seed
 from learner.batches import Batch
 from replay_service.client.sharded_replay import ShardedReplay
-from tests.replay_service.chunk_factory import ENV, SPEC, VIEW, connected, make_data, running_shards, table_config
+from tests.helpers.chunk_factory import ENV, SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.experience.chunks import Array
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 

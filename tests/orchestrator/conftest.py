@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.run import cadence
-from tests.orchestrator.scripted_cluster import new_folder
+from tests.helpers.scripted_cluster import new_folder
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.tracker import Tracker
 

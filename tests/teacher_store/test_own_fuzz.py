@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from teacher_store.importers.readers.reference import read_reference
-from tests.teacher_store import fuzz_own
+from tests.helpers import fuzz_own
 
 
 @pytest.mark.parametrize("kind", ["bundle", "reference"])

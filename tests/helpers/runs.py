@@ -1,0 +1,39 @@
+"""Small runs of Catch for tests: every part real, seconds long."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.run.plan import Plan, make_plan
+from orchestrator.run.progress import SilentView
+from teacher_store.store.store import TeacherStore
+from upcycle.config.run import RunConfig
+from upcycle.config.io import load_config
+from upcycle.runs.run_folder import RunFolder
+from upcycle.runs.runtime import StopSignal
+from tests.helpers.paths import ROOT
+
+CATCH = ROOT / "deploy" / "presets" / "catch.toml"
+
+
+def catch(*overrides: str) -> RunConfig:
+    """The preset with a smaller evaluation."""
+    return load_config(CATCH, ["evaluation.episodes=5", "evaluation.final_episodes=8", *overrides])
+
+
+def plan_for(config: RunConfig, root: Path) -> Plan:
+    return make_plan(config, TeacherStore(root, bundled=None), stop=StopSignal(), view=SilentView())
+
+
+def new_run(path: Path, config: RunConfig, **manifest: Any) -> RunFolder:
+    plan = plan_for(config, path.parent / "teachers")
+    return RunFolder.create(path, config, **(plan.to_manifest() | {"preset": "catch", "versions": {}} | manifest))
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 250.0) -> None:
+    """Fails when `condition` does not become true in time: near the end of a test's own time, for loaded machines."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
