@@ -23,13 +23,13 @@ from actors.policy import QPolicy, epsilon_greedy
 from actors.rollout import QFunction
 from actors.sender import ChunkSender, Inserts
 from actors.weights import PolicyWeights, WeightSubscriber
-from upcycle.experience.chunks import Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.config.run import ActorsConfig, RunConfig
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec, encode_chunk
+from upcycle.experience.windows import View
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal, seed_for
 from upcycle.schedules import linear
-from upcycle.experience.windows import View
 
 _log = structlog.get_logger(__name__)
 

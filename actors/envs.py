@@ -1,4 +1,4 @@
-"""Environment lanes: EnvPool's asynchronous interface, with the rows of `upcycle.experience.chunks`. The only envpool import.
+"""Environment lanes: EnvPool's asynchronous interface, with the rows of `chunks`. The only envpool import.
 
 EnvPool resets on the next step: the row that ends an episode carries the true final observation, the action sent in it
 is ignored, and the lane's next row opens the next episode with reward 0.
@@ -19,9 +19,9 @@ import numpy as np
 from actors.lane_ids import check_lane_ids
 from actors.resize_first import FRAME_BY_FRAME, ResizeFirstPool, frames_per_recv
 from actors.task_errors import failures_explained, unknown_task
-from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array, ChunkSpec
 
 _VERIFIED_VERSIONS: Final = frozenset({"1.2.5"})
 """EnvPool versions whose families are known to work when imported one by one."""

@@ -6,8 +6,8 @@ Reincarnating RL (Agarwal et al. 2022).
 
 import numpy as np
 
-from upcycle.experience.chunks import Array
 from upcycle.config.run import GuideConfig
+from upcycle.experience.chunks import Array
 from upcycle.schedules import linear
 
 

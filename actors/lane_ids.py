@@ -5,8 +5,8 @@ from typing import cast
 
 import numpy as np
 
-from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array
 
 
 def check_lane_ids(lane: Array, awaited: Array) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from actors.envs import EnvSpec
-from upcycle.experience.chunks import Array
 from upcycle.config.run import NetworkConfig
+from upcycle.experience.chunks import Array
 from upcycle.networks.q_network import build_network
 from upcycle.networks.torch_io import load_into
 

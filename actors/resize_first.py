@@ -17,9 +17,9 @@ from typing import Any, Final, cast
 import numpy as np
 
 from actors.lane_ids import check_lane_ids
-from upcycle.networks.action_names import action_names
-from upcycle.experience.chunks import Array
 from upcycle.config.run import EnvConfig
+from upcycle.experience.chunks import Array
+from upcycle.networks.action_names import action_names
 
 FRAME_BY_FRAME: Final[Mapping[str, Any]] = {
     "frame_skip": 1,

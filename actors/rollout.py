@@ -10,8 +10,8 @@ from actors.chunk_writer import ChunkWriter
 from actors.envs import EnvPoolLanes, env_spec
 from actors.episodes import EpisodeTracker
 from actors.policy import epsilon_greedy
-from upcycle.experience.chunks import Array, Chunk, ChunkSpec
 from upcycle.config.run import EnvConfig
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec
 from upcycle.runs.runtime import Games, OnGames, Stop
 
 QFunction = Callable[[Array], Array]

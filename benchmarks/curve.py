@@ -6,8 +6,8 @@ A summary is a run folder or its `summary.json`; `docs/results/` keeps the latte
 import argparse
 from pathlib import Path
 
-from orchestrator.reports.run_figure import learning_curve
 from orchestrator.reports.picture import to_png
+from orchestrator.reports.run_figure import learning_curve
 from orchestrator.reports.summary import read_summary
 from upcycle.files import write_atomically
 

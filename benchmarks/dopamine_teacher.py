@@ -22,8 +22,8 @@ import numpy as np
 from actors.envs import EnvPoolLanes
 from actors.policy import QPolicy, epsilon_greedy
 from teacher_store.store.store import TeacherStore
-from upcycle.experience.chunks import Array
 from upcycle.config.run import EnvConfig
+from upcycle.experience.chunks import Array
 from upcycle.runs.snapshots import read_snapshot
 from upcycle.streams import leavable_streams
 

@@ -51,14 +51,14 @@ from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.table.types import TableConfig
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import NetworkConfig, RunConfig
-from upcycle.runs.metrics import Metrics
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.networks.q_network import QNetwork, build_network
+from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal, configure_logging, keep_heap
 from upcycle.runs.snapshots import write_snapshot
-from upcycle.networks.torch_io import to_numpy
 
 _STORED: Final = 8_000
 _SHARDS: Final = 2

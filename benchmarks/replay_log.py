@@ -29,8 +29,8 @@ from zlib_ng import gzip_ng
 
 from actors.envs import EnvPoolLanes
 from teacher_store.importers.formats.dopamine_bundle import protocol
-from upcycle.experience.chunks import Array
 from upcycle.config.run import EnvConfig
+from upcycle.experience.chunks import Array
 from upcycle.files import write_atomically
 
 SIZE: Final = 84

@@ -19,10 +19,10 @@ from actors.envs import EnvPoolLanes, env_spec
 from replay_service.storage.packed_windows import PackedWindows
 from replay_service.table.table import Table
 from replay_service.table.types import TableConfig, Tier
-from upcycle.experience.chunks import Array, Chunk, ChunkSpec, Codec, decode_chunk, encode_chunk
 from upcycle.config.run import EnvConfig
-from upcycle.runs.runtime import keep_heap
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec, Codec, decode_chunk, encode_chunk
 from upcycle.experience.windows import View
+from upcycle.runs.runtime import keep_heap
 
 GAMES: Final = {"pong": "Pong-v5", "mspacman": "MsPacman-v5"}
 _LANES: Final = 8

@@ -15,8 +15,8 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec, encode_chunk
-from upcycle.files import write_atomically
 from upcycle.experience.windows import View
+from upcycle.files import write_atomically
 
 Game = Literal["pong", "mspacman"]
 GAMES: Final[dict[Game, str]] = {"pong": "Pong-v5", "mspacman": "MsPacman-v5"}

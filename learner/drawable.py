@@ -9,9 +9,9 @@ from typing import Final
 from learner.phase_batches import shares_of_phase
 from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
 from replay_service.table.types import TableStats
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import PhaseName, RunConfig
 from upcycle.errors import UserError
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.windows import View
 
 _PATIENCE_SECONDS: Final = 20.0  # a shard that is away for a moment may hold what can be drawn

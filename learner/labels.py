@@ -15,14 +15,14 @@ from torch import Tensor
 
 from learner.batches import Batch
 from learner.readback import Readback
-from replay_service.client.table_scan import ScanIncomplete
 from replay_service.client.sharded_replay import ScannedBatch, TransitionKeys
+from replay_service.client.table_scan import ScanIncomplete
 from teacher_store.teacher import Teacher
-from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array
+from upcycle.experience.windows import View
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.runtime import StopSignal
-from upcycle.experience.windows import View
 
 _log = structlog.get_logger(__name__)
 

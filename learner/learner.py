@@ -39,15 +39,15 @@ from learner.train_step import train_step
 from learner.tuning import Tuning, choose_device
 from replay_service.client.sharded_replay import ShardedReplay, TransitionKeys
 from teacher_store.teacher import Teacher
-from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.config.run import PHASES, PhaseName, RunConfig
-from upcycle.runs.metrics import Metrics
+from upcycle.experience.chunks import Array, ChunkSpec
+from upcycle.experience.windows import View
 from upcycle.networks.q_network import build_network
+from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal, seed_for
 from upcycle.runs.snapshots import Tensors
 from upcycle.runs.tracker import Tracker
-from upcycle.experience.windows import View
 
 _log = structlog.get_logger(__name__)
 

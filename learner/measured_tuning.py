@@ -15,11 +15,11 @@ from learner.train_state import TrainState
 from learner.train_step import train_step
 from learner.tuning import Tuning, candidates
 from replay_service.table.types import SampledBatch, TransitionKeys
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.experience.windows import View, Windows
 from upcycle.networks.q_network import build_network
 from upcycle.runs.run_folder import Record, RunFolder
-from upcycle.experience.windows import View, Windows
 
 _log = structlog.get_logger(__name__)
 

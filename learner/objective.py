@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from teacher_store.teacher import Teacher
-from upcycle.experience.chunks import Array
 from upcycle.config.run import (
     CqlConfig,
     DistillationConfig,
@@ -19,6 +18,7 @@ from upcycle.config.run import (
     RunConfig,
     TeacherConfig,
 )
+from upcycle.experience.chunks import Array
 from upcycle.runs.run_folder import Record
 
 TERMS: Final = ("td_loss", "distillation_loss", "margin_loss", "cql_loss", "teacher_entropy")

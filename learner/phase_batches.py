@@ -5,9 +5,9 @@ import torch
 from learner.batch_source import BatchSource, Replay
 from learner.ranks import Ranks
 from upcycle.config.run import PhaseName, RunConfig
+from upcycle.experience.windows import View
 from upcycle.runs.runtime import seed_for
 from upcycle.runs.waits import WaitKind, WaitNote
-from upcycle.experience.windows import View
 
 
 def shares_of_phase(config: RunConfig, phase: PhaseName) -> dict[str, float]:

@@ -10,14 +10,14 @@ from torch import nn
 
 from learner.checkpoint import CheckpointFolder, CheckpointRef
 from learner.publisher import Publisher
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.networks.torch_io import to_numpy
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
 from upcycle.runs.snapshots import SnapshotFolder
-from upcycle.networks.torch_io import to_numpy
 from upcycle.runs.tracker import Tracker, TrackerUnavailable
 
 _log = structlog.get_logger(__name__)

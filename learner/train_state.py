@@ -12,8 +12,8 @@ from learner.optimizers import build_optimizer
 from learner.tuning import Tuning, untuned
 from upcycle.config.run import LearnerConfig
 from upcycle.networks.q_network import Outputs, QNetwork
-from upcycle.runs.snapshots import Tensors
 from upcycle.networks.torch_io import load_into
+from upcycle.runs.snapshots import Tensors
 
 
 class _Forward(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from teacher_store.records.record import OptimizerKind
 from teacher_store.training_state import TrainingArrays
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 from upcycle.networks.torch_io import to_numpy
 
 

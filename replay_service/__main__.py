@@ -15,9 +15,9 @@ from typing import Any
 
 from replay_service.server.shard import ReplayShard
 from replay_service.table.types import TableConfig
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.runtime import keep_heap

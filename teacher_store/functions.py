@@ -20,8 +20,8 @@ from typing import Any, Final
 import numpy as np
 
 from teacher_store.records.record import Function, TeacherKind
-from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array
 
 GROUP: Final = "upcycle.teachers"
 _KINDS: Final[tuple[TeacherKind, ...]] = ("q_values", "probabilities")

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from teacher_store.records.action_order import action_order
 from teacher_store.functions import PolicyFunction, load_function
+from teacher_store.records.action_order import action_order, check_agrees
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
 from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError
 from upcycle.networks.q_network import QNetwork, build_network
-from upcycle.runs.snapshots import read_snapshot
 from upcycle.networks.torch_io import load_into
+from upcycle.runs.snapshots import read_snapshot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +85,7 @@ def load_teacher(
       the one that was registered; CorruptDataError if the weights are damaged or do not fit the network of the record.
     """
     if env is not None:
-        record.check_agrees(env, num_actions=num_actions)
+        check_agrees(record, env, num_actions=num_actions)
     order = None if env is None else action_order(record, env)
     index = None if order is None else torch.tensor(order, device=device)
     if record.function is not None:

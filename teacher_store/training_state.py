@@ -8,16 +8,13 @@ restored optimizer). It is of the run's newest checkpoint, while the weights are
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, get_args
+from typing import Final, get_args
 
-from teacher_store.records.record import OptimizerKind, TeacherRecord, TrainingState
+from teacher_store.records.record import OptimizerKind, TrainingState
+from upcycle.errors import CorruptDataError
 from upcycle.experience.chunks import Array
-from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of
 from upcycle.runs.snapshots import Snapshot, Tensors, read_snapshot, write_snapshot
-
-if TYPE_CHECKING:  # the store describes such files when it publishes them
-    from teacher_store.store.store import TeacherStore
 
 _PARTS: Final = ("online", "target", "optimizer")
 
@@ -59,15 +56,11 @@ def describe_training_state(path: Path) -> TrainingState:
     )
 
 
-def read_training_state(record: TeacherRecord, store: "TeacherStore") -> TrainingArrays:
-    """Reads and verifies a teacher's training state.
+def read_training_state(path: Path, state: TrainingState) -> TrainingArrays:
+    """Reads a training state and compares it with its entry in a record.
 
-    Raises: UserError if it was published without one; CorruptDataError naming the file if it is damaged.
+    Raises: CorruptDataError naming the file if it is damaged.
     """
-    state = record.training_state
-    if state is None:
-        raise UserError("teacher", record.id, "was published without its training state", "set teacher.optimizer=fresh")
-    path = store.folder(record, state.file) / state.file
     arrays = _unpack(path, read_snapshot(path, sha256=state.sha256))
     if (arrays.kind, arrays.learner_steps) != (state.optimizer, state.learner_steps):
         raise CorruptDataError(f"{path}: is of {arrays.kind} after {arrays.learner_steps} steps, its record says else")

@@ -14,7 +14,6 @@ from tests.helpers.paths import ROOT
 pytestmark = pytest.mark.slow
 
 
-
 @pytest.mark.timeout(600)
 def test_names_of_tests_depend_on_no_clock_address_hash_seed_or_home(
     pytestconfig: pytest.Config, tmp_path: Path

@@ -278,4 +278,3 @@ def _check_packages() -> None:
         spec = importlib.util.find_spec(name)
         found = Path(spec.origin).resolve().parent.parent if spec is not None and spec.origin else None
         assert found == root, f"package {name} comes from {found}, not from {root}: remove the other one from the path"
-

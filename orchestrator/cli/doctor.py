@@ -13,12 +13,12 @@ from typing import Final, Literal
 
 import psutil
 
-from orchestrator.cluster.local_ray import socket_folder, usable_places
 from orchestrator.cli.printing import literal, print_json, print_table
+from orchestrator.cluster.local_ray import socket_folder, usable_places
 from orchestrator.cluster.redis_server import RedisServer
 from teacher_store.store.store import TeacherStore
-from upcycle.experience import kernels
 from upcycle.errors import UpcycleError, UserError
+from upcycle.experience import kernels
 from upcycle.runs.tracker import Tracker
 
 _PACKAGES: Final = ("torch", "envpool", "ray", "grpcio", "protobuf", "redis", "numpy")

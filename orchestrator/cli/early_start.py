@@ -12,7 +12,7 @@ from orchestrator.cluster.local_ray import address_to_join, private_folder
 from upcycle.config.run import RunConfig
 
 VERIFIED_VERSIONS: Final = frozenset({"2.60.0"})
-"""Versions of Ray that are known to start lean (`orchestrator.cluster.lean_ray`); any other is started as it starts itself."""
+"""Versions of Ray that are known to start lean (`lean_ray`); any other is started as it starts itself."""
 
 
 @contextmanager

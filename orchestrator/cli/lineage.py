@@ -7,6 +7,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from orchestrator.cli.printing import literal, print_json, result_console
+from teacher_store.records.description import describe_cost, describe_origin, describe_score
 from teacher_store.records.lineage import build_lineage, generations, record_of, relatives, to_json
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
@@ -71,30 +72,3 @@ def _line(identity: str, record: TeacherRecord | None, parents: list[str]) -> Te
     several = f"  of {len(parents)} teachers" if len(parents) > 1 else ""
     rest = literal(f"  {describe_origin(record)}{cost}{several}", "dim")
     return Text.assemble(literal(identity, "bold"), literal(f"  {describe_score(record)}"), rest)
-
-
-def describe_score(record: TeacherRecord) -> str:
-    """Its score with its interval, in a few words."""
-    if record.score is None:
-        return "not scored"
-    score = record.score
-    return f"{score.mean_return:.1f} ({score.interval_low:.1f} to {score.interval_high:.1f})"
-
-
-def describe_cost(record: TeacherRecord) -> str:
-    """What the training of these weights took, their teachers' left out; "" where nobody knows."""
-    made = record.provenance
-    known = ((made.env_frames, "own frames"), (made.learner_steps, "updates"))
-    return ", ".join(f"{count:,} {what}" for count, what in known if count is not None)
-
-
-def describe_origin(record: TeacherRecord) -> str:
-    """Task, policy, and what made it, in a few words."""
-    made = record.provenance
-    if made.source is not None:
-        origin = f"imported from {made.source.format}"
-    else:
-        origin = f"run {made.run_id}" if made.run_id else "made by hand"
-    if made.config_sha256 is not None:
-        origin += f", configuration {made.config_sha256[:8]}"
-    return f"{record.env.task}, {record.describe_policy()}; {origin}"

@@ -8,17 +8,18 @@ from typing import Final
 
 import numpy as np
 
-from orchestrator.cli import status
-from orchestrator.reports.contact_sheet import SheetPart, contact_sheet
 from orchestrator.cli.printing import print_json, print_table
-from replay_service.wire.inspection_messages import MAX_WINDOWS, QUANTILES, TableInspection
-from replay_service.table.rate_limiter import Flow
+from orchestrator.reports.contact_sheet import SheetPart, contact_sheet
+from orchestrator.run.state import describe
 from replay_service.client.sharded_replay import ShardedReplay
-from upcycle.experience.chunks import ChunkSpec
+from replay_service.table.contents import MAX_WINDOWS, QUANTILES
+from replay_service.table.rate_limiter import Flow
+from replay_service.wire.inspection_messages import TableInspection
 from upcycle.errors import UpcycleError, UserError
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.experience.windows import View
 from upcycle.files import write_atomically
 from upcycle.runs.run_folder import Record, RunFolder
-from upcycle.experience.windows import View
 
 _FIRST_TABLE: Final = "online"  # every shard has it
 _BAR: Final = 24  # characters
@@ -52,7 +53,7 @@ def show(path: Path, *, table: str | None, sheet: Path | None, num_windows: int,
 def _ask(folder: RunFolder, table: str | None, num_windows: int) -> dict[str, Answers]:
     """All tables, or one, of all shards."""
     config, name = folder.config, folder.path.name
-    state = status.describe(folder)["state"]
+    state = describe(folder)["state"]
     not_running = UserError(
         "run", name, f"is not running ({state})", f"its replay is in memory while it runs: `upcycle resume {name}`"
     )

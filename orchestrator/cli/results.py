@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.cli.bars import show_bars
 from orchestrator.baselines import Baselines
+from orchestrator.cli.bars import show_bars
 from orchestrator.cli.options import STOPPED
-from orchestrator.processes.evaluator import evaluate_snapshot
 from orchestrator.cli.printing import print_json
-from orchestrator.run.signals import stop_on_signals
+from orchestrator.processes.evaluator import evaluate_snapshot
 from orchestrator.reports.summary import Summary, plain_words, summarise
+from orchestrator.run.signals import stop_on_signals
 from orchestrator.run.timings import Timings, timings_table
 from upcycle.errors import UserError
 from upcycle.runs.run_folder import RunFolder

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.envs import chunk_spec, env_spec
-from orchestrator.teachers import importing
 from orchestrator.cli.bars import show_bars
-from orchestrator.teachers.importing import ImportOptions
 from orchestrator.cli.printing import print_json, print_table, print_values
+from orchestrator.teachers import importing
+from orchestrator.teachers.importing import ImportOptions
 from teacher_store.records.record import Score, TeacherRecord
 from teacher_store.store.revisions import Revision
 from teacher_store.store.store import TeacherStore
@@ -101,7 +101,7 @@ def collect(
 
 
 def import_teacher(options: ImportOptions, *, into: str | None = None, stop: Stop | None = None, as_json: bool) -> None:
-    """Makes a teacher of another framework's files, or gives their buffer to one; see `orchestrator.teachers.importing`."""
+    """Makes a teacher of another framework's files, or gives their buffer to one; see `importing`."""
     store = TeacherStore.default()
     with show_bars("rows", show=not as_json) as bars:
         if into is not None:

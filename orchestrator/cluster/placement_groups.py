@@ -17,8 +17,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator.run.health import Name
 from orchestrator.cluster.placement import CORE, Demand, Group, Room, in_words, pack, pack_some, plan, rooms_in_words
+from orchestrator.processes.context import Name
 from upcycle.config.run import LearnerConfig, RunConfig
 from upcycle.errors import UserError
 

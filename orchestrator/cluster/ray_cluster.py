@@ -18,13 +18,13 @@ import ray
 from pydantic import SecretStr
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from orchestrator.processes.context import Role
 from orchestrator.cluster.fork_server import SOCKET, package_path
 from orchestrator.cluster.lean_ray import lean_daemons
 from orchestrator.cluster.local_ray import address_to_join, way_to_dashboard
 from orchestrator.cluster.placement_groups import Places
-from orchestrator.processes.process import Process
 from orchestrator.cluster.ray_start import RayFailed, end_processes, start_local
+from orchestrator.processes.context import Role
+from orchestrator.processes.process import Process
 from upcycle.config.run import ClusterConfig, RunConfig
 from upcycle.errors import UserError
 from upcycle.runs.runtime import Stop
@@ -36,7 +36,7 @@ _LOCAL_ADDRESS: Final = "127.0.0.2"  # Ray replaces 127.0.0.1 by the machine's o
 
 
 class ProcessActor:
-    """The Ray side of one `orchestrator.processes.process.Process`; every method answers at once or within its timeout."""
+    """The Ray side of one `Process`; every method answers at once or within its timeout."""
 
     def __init__(self, role: Role, index: int, run: str, password: SecretStr | None, threads: int) -> None:
         _use_threads(threads)

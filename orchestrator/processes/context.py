@@ -10,8 +10,8 @@ import numpy as np
 from orchestrator.baselines import teachers_of
 from orchestrator.processes.shard_set import ShardSet
 from replay_service.client.sharded_replay import ShardedReplay
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import Record, RunFolder
 from upcycle.runs.runtime import StopSignal, seed_for
@@ -21,6 +21,9 @@ _SHARDS_SECONDS: Final = 300.0  # they may have a long log to read
 _POLL_SECONDS: Final = 0.2
 
 Role = Literal["replay", "learner", "actor", "evaluator"]
+
+Name = tuple[Role, int]
+"""Role and index of a process, or of the first process of a unit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from orchestrator.processes.context import Context
 from orchestrator.teachers.pretrained_encoder import read_torso
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
-from teacher_store.training_state import read_training_state
 
 _LEAST_ANSWER_SECONDS = 60.0
 
@@ -69,4 +68,4 @@ def _restored(context: Context, teachers: list[Teacher], stores: list[TeacherSto
         return None
     network = teachers[0].network
     optimizer = build_optimizer(network.parameters(), config.learner)
-    return to_train_state(read_training_state(teachers[0].record, stores[0]), network, optimizer)
+    return to_train_state(stores[0].training_state(teachers[0].record), network, optimizer)

@@ -19,9 +19,9 @@ from pydantic import SecretStr
 
 from orchestrator.baselines import Baselines
 from orchestrator.processes.context import Context, Role
+from upcycle.errors import UserError
 from upcycle.experience import kernels
 from upcycle.experience.chunks import ChunkSpec
-from upcycle.errors import UserError
 from upcycle.files import explain_os_error
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder

@@ -12,9 +12,9 @@ import structlog
 from orchestrator.processes.context import Context
 from orchestrator.processes.table_configs import annotation_width, online_table, share_capacity, teacher_table
 from replay_service.server.shard import ReplayShard
+from upcycle.config.teacher_use import begins_with_teacher_replay, wants_teacher_table
 from upcycle.errors import UserError
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.config.teacher_use import begins_with_teacher_replay, wants_teacher_table
 
 _log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from replay_service.wire.inspection_messages import ShownWindows
+from replay_service.table.contents import ShownWindows
 from upcycle.experience.chunks import Array
 
 _DPI: Final = 100

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from orchestrator.reports.run_figure import CONTROL, STUDENT, STYLE, TEACHER
-from orchestrator.cli.lineage import describe_cost, describe_score
 from orchestrator.reports.palette import LIGHT
 from orchestrator.reports.picture import as_file, to_png, to_svg
+from orchestrator.reports.run_figure import CONTROL, STUDENT, STYLE, TEACHER
+from teacher_store.records.description import describe_cost, describe_score
 from teacher_store.records.lineage import generations, record_of
 from teacher_store.records.record import TeacherRecord
 

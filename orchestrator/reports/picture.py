@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from orchestrator.reports.run_figure import STYLE
 from orchestrator.reports.palette import style_sheet, with_variables
+from orchestrator.reports.run_figure import STYLE
 
 
 def to_svg(figure: Figure, name: str, title: str, description: str) -> str:

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.typing import RcKeyType
 
-from orchestrator.reports.selected_version import end_of
 from orchestrator.reports.palette import LIGHT
+from orchestrator.reports.selected_version import end_of
 
 STUDENT, TEACHER, CONTROL, RANDOM = (LIGHT[name] for name in ("student", "teacher", "control", "random"))
 STYLE: Final[dict[RcKeyType, Any]] = {

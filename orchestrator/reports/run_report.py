@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.reports.run_figure import learning_curve
-from orchestrator.reports.selected_version import end_of
 from orchestrator.reports.page import Tile, figure, folded, html_page, section, table, tiles
 from orchestrator.reports.picture import to_svg
+from orchestrator.reports.run_figure import learning_curve
+from orchestrator.reports.selected_version import end_of
 from orchestrator.reports.summary import Summary, format_seconds, plain_words, read_summary, summarise, write_summary
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore

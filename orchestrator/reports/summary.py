@@ -23,7 +23,7 @@ Summary = dict[str, Any]
     of all evaluations, in order; the last one is the newest of the run
   phases: [{phase, learner_steps, env_frames, seconds, teacher_states, ...}] of the phases that have ended, each counted
     alone; teacher_states are the states that teachers' networks were given, see `RunFolder.write_phases`
-  final: `orchestrator.reports.selected_version.GivenBack`, the version given back with its own phase and counts, or null without a
+  final: `GivenBack`, the version given back with its own phase and counts, or null without a
     score
   wall_seconds, env_frames, learner_steps: of the whole run, which the version given back may have cost a part of
   samples_per_insert (or null), versions: {package: version}

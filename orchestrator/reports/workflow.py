@@ -2,7 +2,7 @@
 
     train a teacher from scratch  ->  fine-tune it  ->  reincarnate another agent, beside that agent from scratch
 
-Pure: `orchestrator.reports.workflow_report` reads the runs, `orchestrator.reports.workflow_figure` draws (Figure 1 of Agarwal et al.
+Pure: `workflow_report` reads the runs, `workflow_figure` draws (Figure 1 of Agarwal et al.
 2022, arXiv 2206.01626). Scores are normalised to 0 for random play and 1 for a reference, game by game.
 """
 

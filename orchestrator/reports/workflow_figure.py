@@ -7,6 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from orchestrator.reports.palette import LIGHT
 from orchestrator.reports.run_figure import (
     CONTROL,
     RANDOM,
@@ -19,7 +20,6 @@ from orchestrator.reports.run_figure import (
     label_levels,
     name_on_top,
 )
-from orchestrator.reports.palette import LIGHT
 from orchestrator.reports.workflow import Curve, Workflow
 from orchestrator.reports.workflow_designs import Panel
 

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.reports.selected_version import cost_of
 from orchestrator.reports.page import figure, folded, html_page, section, table
 from orchestrator.reports.picture import as_file, to_png, to_svg
+from orchestrator.reports.selected_version import cost_of
 from orchestrator.reports.workflow import Curve, Workflow, gather
 from orchestrator.reports.workflow_designs import WorkflowRun
 from orchestrator.reports.workflow_figure import workflow_figure

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.run.health import Name
+from orchestrator.processes.context import Name
 from orchestrator.run.progress import View
 from upcycle.runs.metrics import Metrics, metrics_target
 from upcycle.runs.run_folder import Record, RunFolder

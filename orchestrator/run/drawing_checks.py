@@ -1,16 +1,16 @@
 """Runs that could never draw a batch, or end a phase before the first: refused before anything of them exists. Pure.
 
-`upcycle.config.checks` knows the configuration alone; here are the rules that need to know the environment's frames,
+`upcycle.config.run` knows the configuration alone; here are the rules that need to know the environment's frames,
 the form of the chunks, and what of the protocol is the teacher's.
 """
 
 from orchestrator.processes.shard_set import ShardSet
 from orchestrator.processes.table_configs import online_table
 from replay_service.table.validation import check_config
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
-from upcycle.errors import UserError
 from upcycle.config.teacher_use import begins_with_teacher_replay
+from upcycle.errors import UserError
+from upcycle.experience.chunks import ChunkSpec
 
 
 def check_drawing(config: RunConfig, spec: ChunkSpec, *, frame_skip: int) -> None:

@@ -3,7 +3,7 @@
     shards, learner (its ranks wait for them), evaluator --> (online phase near) --> actors
     end: actors hand over their tails, learner writes its checkpoint, evaluator, shards
 
-One thread, one second a round (`orchestrator.run.cadence`: less when the run begins or is about to end): which processes
+One thread, one second a round (`cadence`: less when the run begins or is about to end): which processes
 ought to be there, which of them answer, what the supervisor makes of it. The driver passes on no experience and no
 weights; it can be stopped and started again (`upcycle resume`).
 """
@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from orchestrator.run.announcements import Announcer
-from orchestrator.run.health import Name, awaited, called, judge, members, unit_of
 from orchestrator.baselines import Baselines
-from orchestrator.processes.context import Role
-from orchestrator.run.disk_watch import DiskWatch
-from orchestrator.run.progress import Pace, Progress, View, phase_fraction
+from orchestrator.processes.context import Name, Role
+from orchestrator.run.announcements import Announcer
 from orchestrator.run.cadence import SHARD_SECONDS, answer_seconds, import_ahead, round_seconds, stages
+from orchestrator.run.disk_watch import DiskWatch
+from orchestrator.run.health import awaited, called, judge, members, unit_of
+from orchestrator.run.progress import Pace, Progress, View, phase_fraction
 from orchestrator.run.scaling import ShardScaling
 from orchestrator.run.shard_totals import samples_per_insert, spread
+from orchestrator.run.standstill_watch import Watch
 from orchestrator.run.supervisor import GiveUp, Supervisor
 from orchestrator.run.timings import Timings
-from orchestrator.run.standstill_watch import Watch
 from upcycle.config.run import RunConfig
 from upcycle.errors import CorruptDataError, UpcycleError
 from upcycle.experience.log_trimming import count_logged

@@ -7,10 +7,10 @@ from typing import Final, Literal
 import torch
 
 from orchestrator.baselines import Baselines
-from orchestrator.run.driver import Outcome
 from orchestrator.processes.evaluator import evaluate_snapshot
-from orchestrator.run.progress import Progress, View
 from orchestrator.reports.summary import Summary, save_summary, write_summary
+from orchestrator.run.driver import Outcome
+from orchestrator.run.progress import Progress, View
 from orchestrator.run.timings import Timings
 from upcycle.runs.run_folder import Record, RunFolder
 from upcycle.runs.runtime import Games, StopSignal

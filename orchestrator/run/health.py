@@ -9,14 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.processes.context import Role
+from orchestrator.processes.context import Name
 from upcycle.errors import UserError
 
 if TYPE_CHECKING:  # Ray is imported late; see `orchestrator.cluster.local_ray`
     from orchestrator.cluster.ray_cluster import Handle
-
-Name = tuple[Role, int]
-"""Role and index of a process, or of the first process of a unit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
 
+from orchestrator.cluster.local_ray import StartStopped, address_to_join
+from orchestrator.reports.summary import Summary
 from orchestrator.run import lease
 from orchestrator.run.disk_watch import check_disk, spare_room
 from orchestrator.run.driver import Driver, Outcome, RunFailed
 from orchestrator.run.finish import final_evaluation, write_results
-from orchestrator.cluster.local_ray import StartStopped, address_to_join
 from orchestrator.run.plan import Plan, make_plan, with_teacher_protocol
 from orchestrator.run.progress import View
 from orchestrator.run.signals import stop_on_signals
-from orchestrator.reports.summary import Summary
 from orchestrator.run.timings import Timings
 from orchestrator.run.tracking import check_redis, rebuild, start_tracker
 from teacher_store.store.store import TeacherStore
 from upcycle import __version__
-from upcycle.config.run import RunConfig
 from upcycle.config.io import load_config
+from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder

@@ -15,20 +15,20 @@ from actors.rollout import random_score
 from learner.distillation import check_teacher
 from orchestrator.baselines import Baselines
 from orchestrator.run.drawing_checks import check_drawing
-from orchestrator.teachers.pretrained_encoder import Encoder, find_encoder
 from orchestrator.run.progress import Progress, View
+from orchestrator.teachers.pretrained_encoder import Encoder, find_encoder
 from orchestrator.teachers.publishing import collect_experience, score_teacher
-from teacher_store.records.action_order import check_taken_as_is
+from teacher_store.records.action_order import check_agrees, check_taken_as_is
 from teacher_store.records.record import TeacherRecord
 from teacher_store.records.reload import check_reload
 from teacher_store.store.store import TeacherStore
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
+from upcycle.config.teacher_use import has_teacher, wants_teacher_log, wants_teacher_values, with_protocol_of
 from upcycle.errors import UserError
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.experience_log import ExperienceLogReader
 from upcycle.networks.q_network import build_network
 from upcycle.runs.runtime import Games, OnGames, StopSignal, seed_for
-from upcycle.config.teacher_use import has_teacher, wants_teacher_log, wants_teacher_values, with_protocol_of
 
 _RANDOM_EPISODES: Final = 20
 
@@ -130,7 +130,7 @@ def _find_teachers(config: RunConfig, store: TeacherStore) -> list[TeacherRecord
     num_actions, records = env_spec(config.env).num_actions, list[TeacherRecord]()
     for name in (config.teacher.id, *config.teacher.also):
         record = store.get(name)
-        record.check_agrees(config.env, num_actions=num_actions)
+        check_agrees(record, config.env, num_actions=num_actions)
         if record.id in [known.id for known in records]:
             raise UserError("teacher.also", name, f"is {record.id}, which is named twice", "name each teacher once")
         begins_as = config.teacher.reload != "nothing"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.cli import status
 from orchestrator.processes.shard_set import ShardSet
+from orchestrator.run.state import describe
 from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
 from upcycle.runs.run_folder import Record, RunFolder
@@ -59,7 +59,7 @@ def scale(path: Path, *, num_shards: int, drain_seconds: float, timeout_seconds:
     Raises: UserError if the run is not running, cannot do with so few shards, or its driver has not answered in time.
     """
     folder = RunFolder.open(path)
-    record, config = status.describe(folder), folder.config
+    record, config = describe(folder), folder.config
     if record["state"] not in ("running", "created"):
         raise UserError("run", path.name, f"is not running ({record['state']})", f"first: upcycle resume {path.name}")
     before = ShardSet.read(folder, config)

@@ -3,7 +3,7 @@
     learner-0: samples --> all actors: room --> learner-0             a ring: replay's limiter lets neither go on
     learner-0: samples --> all actors: shards --> replay-1: cpus      the root: replay-1 has no place on any node
 
-Each process says what it waits for (`upcycle.runs.waits`); what it waits for comes from processes of another role. Whoever
+Each process says what it waits for (`waits`); what it waits for comes from processes of another role. Whoever
 is reached last on that way is the cause, and the others wait for it.
 """
 

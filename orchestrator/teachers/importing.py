@@ -15,16 +15,16 @@ from typing import Any, Final
 from actors.envs import EnvSpec, chunk_spec, env_spec
 from teacher_store.importers.formats.upcycle_bundle import is_bundle
 from teacher_store.importers.imported import ImportedAgent, ImportedExperience, Request
-from teacher_store.importers.registry import find_importers
 from teacher_store.importers.readers.source import Source as Files
+from teacher_store.importers.registry import find_importers
 from teacher_store.importers.writing import write_experience
 from teacher_store.records.record import Provenance, Source, TeacherRecord, teacher_id
 from teacher_store.store.store import TeacherStore
-from upcycle.networks.action_names import action_names
-from upcycle.config.run import EnvConfig
 from upcycle.config.io import parse_config, with_overrides
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
 from upcycle.files import disk_full_explained
+from upcycle.networks.action_names import action_names
 from upcycle.runs.runtime import OnGames, OnProgress, Stop
 from upcycle.runs.snapshots import write_snapshot
 
@@ -94,7 +94,9 @@ def import_teacher(
       another shape than their framework writes. The store is as it was then, but for a score that was not reached.
     """
     if is_bundle(Files(options.path)):
-        from orchestrator.teachers.bundles import import_bundle  # this and the others with PyTorch, which buffers can do without
+        from orchestrator.teachers.bundles import (
+            import_bundle,  # this and the others with PyTorch, which buffers can do without
+        )
 
         return import_bundle(store, options.path)
     contents = _read(options)

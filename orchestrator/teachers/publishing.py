@@ -15,19 +15,19 @@ from actors.policy import QPolicy
 from actors.rollout import EpisodeResults, collect_chunks, play_episodes, random_score
 from learner.checkpoint import CheckpointFolder
 from learner.training_arrays import to_training_arrays
-from orchestrator.teachers.acting import acting, to_score, way_of_acting
 from orchestrator.baselines import encoder_of, parents_of
+from orchestrator.teachers.acting import acting, to_score, way_of_acting
 from teacher_store.records.record import Provenance, Score, TeacherRecord
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from teacher_store.training_state import write_training_state
-from upcycle.networks.action_names import action_names
-from upcycle.experience.chunks import Array, ChunkSpec, encode_chunk
-from upcycle.config.run import EnvConfig
 from upcycle.config.io import dump_config
+from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array, ChunkSpec, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogWriter
 from upcycle.experience.log_folder import log_parts
+from upcycle.networks.action_names import action_names
 from upcycle.networks.q_network import build_network
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import OnGames, OnProgress, Stop, seed_for

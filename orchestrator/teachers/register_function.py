@@ -15,10 +15,10 @@ from orchestrator.teachers.publishing import score_teacher
 from teacher_store.functions import PolicyFunction, find_function
 from teacher_store.records.record import Function, TeacherKind, TeacherRecord
 from teacher_store.store.store import TeacherStore
-from upcycle.networks.action_names import action_names
-from upcycle.experience.chunks import Array
 from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array
+from upcycle.networks.action_names import action_names
 from upcycle.runs.runtime import OnGames, Stop, seed_for
 
 _BATCH: Final = 32

@@ -6,20 +6,20 @@ from typing import Final
 
 import numpy as np
 
-from replay_service.wire import replay_pb2
 from replay_service.client.allocation import shares, split_batch
 from replay_service.client.batch_builder import Allocate, BatchFilling, KeyReply, Reply, WindowReply
-from replay_service.client.shard_client import ShardClient
-from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from replay_service.client.mapped_arena import MappedArena
 from replay_service.client.membership import CALL_SECONDS, Membership
-from replay_service.wire.channel_options import MAX_BULK_BYTES
+from replay_service.client.shard_client import ShardClient
 from replay_service.table.types import SampledBatch, TableStats, Transport
+from replay_service.wire import replay_pb2
+from replay_service.wire.channel_options import MAX_BULK_BYTES
 from replay_service.wire.codec import sample_row_bytes, view_to_message
-from upcycle.experience.chunks import Array, ChunkSpec
+from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from upcycle.errors import UserError
-from upcycle.runs.metrics import Metrics
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.experience.windows import View
+from upcycle.runs.metrics import Metrics
 
 _Shards = Mapping[int, tuple[ShardClient, TableStats]]
 _Finish = Callable[[], tuple[Reply, TableStats]]

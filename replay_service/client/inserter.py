@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from replay_service.client.shard_client import ShardClient
-from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from replay_service.client.membership import CALL_SECONDS, Membership, seconds_left
-from replay_service.wire.channel_options import MAX_BULK_BYTES, MAX_MESSAGE_BYTES
-from replay_service.table.rate_limiter import Flow
+from replay_service.client.shard_client import ShardClient
 from replay_service.client.turns import Turns, weights
+from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import ReplayTimeout
+from replay_service.wire.channel_options import MAX_BULK_BYTES, MAX_MESSAGE_BYTES
+from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from upcycle.errors import UserError
 
 _ROUND_SECONDS: Final = 0.8  # in line at all shards, one after the other, at each as long as its weight says,

@@ -2,8 +2,8 @@
 
 from typing import Self
 
-from replay_service.storage.shared_memory import SegmentHandle, map_segment
 from replay_service.storage.arena import Arena
+from replay_service.storage.shared_memory import SegmentHandle, map_segment
 from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.experience.windows import View, gather_frames, window_values
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from replay_service.table.types import TableStats
-from upcycle.experience.chunks import ChunkSpec
+from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from upcycle.errors import UpcycleError, UserError
+from upcycle.experience.chunks import ChunkSpec
 
 _LOOK_SECONDS: Final = 0.5
 _PROBE_SECONDS: Final = 1.0

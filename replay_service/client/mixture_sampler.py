@@ -8,13 +8,13 @@ from typing import Final
 
 import numpy as np
 
-from replay_service.client.sample_admission import SampleAdmission, Shards
 from replay_service.client.allocation import importance_weights, mixture_counts
 from replay_service.client.batch_builder import Allocate, BatchFilling
 from replay_service.client.batch_drawer import BatchDrawer, annotation_width, seeded_generator
+from replay_service.client.sample_admission import SampleAdmission, Shards
 from replay_service.table.types import SampledBatch, TransitionKeys
-from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.experience.windows import View, Windows
 
 _TOLERANCE: Final = 1e-6

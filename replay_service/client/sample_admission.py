@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-from replay_service.client.shard_client import ShardClient
-from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from replay_service.client.membership import CALL_SECONDS, Membership, seconds_left
-from replay_service.table.rate_limiter import Flow
+from replay_service.client.shard_client import ShardClient
 from replay_service.client.turns import Turns, weights
+from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import ReplayTimeout, TableStats, total_stats
+from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from upcycle.errors import UserError
 from upcycle.runs.metrics import Metrics
 

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from replay_service.client.membership import Membership, seconds_left
 from replay_service.table.types import ReplayTimeout
+from replay_service.wire.errors import ShardSlow, ShardUnavailable
 
 _WAIT_SECONDS: Final = 0.2
 

@@ -11,16 +11,16 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from replay_service.wire import codec, inspection_messages, replay_pb2, replay_pb2_grpc
-from replay_service.wire.errors import ShardUnavailable, repeat_call, translated
 from replay_service.client.mapped_arena import MappedArena
-from replay_service.wire.channel_options import CHANNEL_OPTIONS, COMMON_OPTIONS
 from replay_service.storage.packed_windows import PackedWindows
 from replay_service.storage.shared_memory import SegmentHandle, SegmentUnreachable, can_share
-from replay_service.wire.stubs import HealthStub, Stub, open_local
 from replay_service.table.types import TableStats, Transport
-from upcycle.experience.chunks import Array, ChunkSpec
+from replay_service.wire import codec, inspection_messages, replay_pb2, replay_pb2_grpc
+from replay_service.wire.channel_options import CHANNEL_OPTIONS, COMMON_OPTIONS
+from replay_service.wire.errors import ShardUnavailable, repeat_call, translated
+from replay_service.wire.stubs import HealthStub, Stub, open_local
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.experience.windows import View
 
 _log = structlog.get_logger(__name__)

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from replay_service.client.sample_admission import SampleAdmission, Shards
-from replay_service.client.broadcast import ask_stats, inspect_shards
 from replay_service.client.batch_builder import Allocate
 from replay_service.client.batch_drawer import BatchDrawer, seeded_generator
+from replay_service.client.broadcast import ask_stats, inspect_shards
 from replay_service.client.inserter import ChunkInserter
-from replay_service.wire.inspection_messages import TableInspection
 from replay_service.client.membership import Membership
 from replay_service.client.mixture_sampler import MixtureSampler
-from replay_service.client.table_scan import ScanIncomplete, TableScan
+from replay_service.client.sample_admission import SampleAdmission, Shards
 from replay_service.client.seeding import seed_shards
+from replay_service.client.table_scan import ScanIncomplete, TableScan
 from replay_service.client.write_back import StateWriter
 from replay_service.table.types import (
     ReplayTimeout,
@@ -25,10 +24,11 @@ from replay_service.table.types import (
     TransitionKeys,
     Transport,
 )
-from upcycle.experience.chunks import Array, ChunkSpec
+from replay_service.wire.inspection_messages import TableInspection
 from upcycle.errors import UpcycleError
-from upcycle.runs.metrics import Metrics
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.experience.windows import View
+from upcycle.runs.metrics import Metrics
 
 __all__ = [
     "ReplayTimeout",

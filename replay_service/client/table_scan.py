@@ -8,14 +8,14 @@ from typing import Final
 
 import numpy as np
 
-from replay_service.wire import codec, replay_pb2
 from replay_service.client.batch_builder import BatchFilling, WindowReply
-from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from replay_service.client.membership import CALL_SECONDS, Membership
-from replay_service.wire.channel_options import MAX_BULK_BYTES
 from replay_service.table.types import ReplayTimeout, ScanCursor, ScannedBatch
-from upcycle.experience.chunks import ChunkSpec
+from replay_service.wire import codec, replay_pb2
+from replay_service.wire.channel_options import MAX_BULK_BYTES
+from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from upcycle.errors import UpcycleError, UserError
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.windows import View
 
 _PAUSE_SECONDS: Final = 0.1

@@ -6,13 +6,13 @@ from functools import partial
 
 import numpy as np
 
-from replay_service.client.shard_client import ShardClient
-from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from replay_service.client.membership import CALL_SECONDS, Membership
-from replay_service.wire.channel_options import MAX_BULK_BYTES
+from replay_service.client.shard_client import ShardClient
 from replay_service.table.types import TableStats, TransitionKeys
-from upcycle.experience.chunks import Array
+from replay_service.wire.channel_options import MAX_BULK_BYTES
+from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array
 from upcycle.runs.metrics import Metrics
 
 _KEY_BYTES = 3 * 8

@@ -2,10 +2,10 @@
 
 import structlog
 
-from replay_service.storage.shared_memory import SharedSegment, can_share
 from replay_service.storage.arena import Arena
-from replay_service.table.validation import num_slots_of
+from replay_service.storage.shared_memory import SharedSegment, can_share
 from replay_service.table.types import TableConfig
+from replay_service.table.validation import num_slots_of
 from upcycle.experience.chunks import ChunkSpec
 
 _log = structlog.get_logger(__name__)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
-from upcycle.experience.chunks import Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 
 LOGGED_TABLE: Final = "online"

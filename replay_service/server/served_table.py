@@ -8,20 +8,20 @@ from typing import Final
 
 import numpy as np
 
-from replay_service.wire.errors import ShardStopping
-from replay_service.wire.inspection_messages import TableContents
-from replay_service.server.reservations import Reservations
+from replay_service.server.admission_queue import WaitingLine, place_in
 from replay_service.server.log_sink import LOGGED_TABLE, EncodedChunk, LogPart, SharedLog, encode_for_log, read_part
-from replay_service.storage.shared_memory import SharedSegment
+from replay_service.server.reservations import Reservations
 from replay_service.server.size_gauge import SizeGauge
+from replay_service.storage.shared_memory import SharedSegment
+from replay_service.table.contents import TableContents
 from replay_service.table.table import Table
 from replay_service.table.types import ScanCursor, TableDraw, TableSample, TableStats
-from replay_service.server.admission_queue import WaitingLine, place_in
-from upcycle.experience.chunks import Array
+from replay_service.wire.errors import ShardStopping
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 from upcycle.experience.experience_log import ExperienceLogReader
-from upcycle.runs.metrics import Metrics
 from upcycle.experience.windows import View
+from upcycle.runs.metrics import Metrics
 
 _MAX_RESERVATIONS: Final = 4  # enough to keep a shard busy while the chunks of the next are on their way
 _RESERVED_SECONDS: Final = 2.0

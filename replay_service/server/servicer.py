@@ -7,15 +7,16 @@ from typing import Final
 import grpc
 import numpy as np
 
-from replay_service.wire import codec, inspection_messages, replay_pb2, replay_pb2_grpc
-from replay_service.server.pooled_methods import bounded_wait
-from replay_service.wire.errors import typed_refusals
-from replay_service.wire.channel_options import MAX_MESSAGE_BYTES
-from replay_service.server.served_table import ServedTable
 from replay_service.server.log_sink import LogPart
+from replay_service.server.pooled_methods import bounded_wait
+from replay_service.server.served_table import ServedTable
+from replay_service.table.contents import MAX_WINDOWS
 from replay_service.table.validation import num_slots_of
-from upcycle.experience.chunks import ChunkSpec
+from replay_service.wire import codec, inspection_messages, replay_pb2, replay_pb2_grpc
+from replay_service.wire.channel_options import MAX_MESSAGE_BYTES
+from replay_service.wire.errors import typed_refusals
 from upcycle.errors import UserError
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.experience_log import ExperienceLogReader
 
 _MAX_UPDATES: Final = 1 << 20
@@ -171,10 +172,12 @@ class Servicer(replay_pb2_grpc.ReplayServicer):
         with typed_refusals(context):
             table = find(self._tables, request.table)
             view = codec.view_from_message(request.view, self._spec)
-            if not 0 <= request.num_windows <= inspection_messages.MAX_WINDOWS:
-                raise ValueError(f"num_windows {request.num_windows}: at most {inspection.MAX_WINDOWS}")
+            if not 0 <= request.num_windows <= MAX_WINDOWS:
+                raise ValueError(f"num_windows {request.num_windows}: at most {MAX_WINDOWS}")
             contents, stats = table.inspect(request.num_windows, view, rng=np.random.default_rng())
-            return inspection_messages.to_message(inspection_messages.TableInspection(contents, stats, tuple(sorted(self._tables))))
+            return inspection_messages.to_message(
+                inspection_messages.TableInspection(contents, stats, tuple(sorted(self._tables)))
+            )
 
     def _seed_once(self, name: str, directory: Path, part: LogPart) -> int:
         """Seeds a table with a part of a log; the same a second time stores nothing more."""

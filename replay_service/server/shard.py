@@ -13,18 +13,18 @@ import numpy as np
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from replay_service.wire import replay_pb2_grpc
 from replay_service.server.arena_segment import arena_segment
+from replay_service.server.log_sink import LOGGED_TABLE, LogPart, SharedLog
 from replay_service.server.pooled_methods import InThreads
-from replay_service.wire.channel_options import COMMON_OPTIONS, SERVER_OPTIONS
 from replay_service.server.served_table import ServedTable
 from replay_service.server.servicer import Servicer, find
-from replay_service.server.log_sink import LOGGED_TABLE, LogPart, SharedLog
 from replay_service.server.size_gauge import SizeGauge
 from replay_service.table.table import Table
 from replay_service.table.types import TableConfig, TableStats
-from upcycle.experience.chunks import ChunkSpec
+from replay_service.wire import replay_pb2_grpc
+from replay_service.wire.channel_options import COMMON_OPTIONS, SERVER_OPTIONS
 from upcycle.errors import UserError
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.runs.metrics import Metrics
 

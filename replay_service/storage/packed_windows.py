@@ -6,9 +6,9 @@ from typing import Final, Literal, Self
 
 import numpy as np
 
+from upcycle.errors import CorruptDataError
 from upcycle.experience import frame_codec, frame_groups, kernels
 from upcycle.experience.chunks import Array, ChunkSpec
-from upcycle.errors import CorruptDataError
 from upcycle.experience.windows import View, fill_stacks
 
 PackedCodec = Literal["lz4", "zstd"]

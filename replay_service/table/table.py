@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 
 from replay_service.storage.annotations import Annotations
-from replay_service.wire.inspection_messages import TableContents, ages, histogram
+from replay_service.storage.packed_storage import PackedStorage
+from replay_service.table.contents import TableContents, ages, histogram, policy_versions, show
 from replay_service.table.rate_limiter import Flow
+from replay_service.table.recent_inserts import RecentInserts
 from replay_service.table.sampler import PrioritySampler
 from replay_service.table.scan import next_items
-from replay_service.table.validation import check_config, check_keys, num_slots_of
-from replay_service.table.contents import policy_versions, show
-from replay_service.storage.packed_storage import PackedStorage, copy_transitions, make_storage
+from replay_service.table.tiers import copy_transitions, make_storage
 from replay_service.table.types import ScanCursor, TableConfig, TableDraw, TableSample, TableStats
-from replay_service.table.recent_inserts import RecentInserts
-from upcycle.experience.chunks import Array, Chunk, ChunkSpec
+from replay_service.table.validation import check_config, check_keys, num_slots_of
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec
 from upcycle.experience.windows import View, valid_starts
 
 

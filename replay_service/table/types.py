@@ -8,8 +8,8 @@ import numpy as np
 
 from replay_service.storage.packed_windows import PackedWindows
 from replay_service.table.rate_limiter import Flow
-from upcycle.experience.chunks import Array
 from upcycle.errors import UpcycleError
+from upcycle.experience.chunks import Array
 from upcycle.experience.windows import Windows
 
 Transport = Literal["auto", "unix", "tcp"]
@@ -18,7 +18,7 @@ or no quicker one than the one named."""
 
 
 class ReplayTimeout(UpcycleError):
-    """Replay did not take or give in time, for want of what `waits_for` says (`upcycle.runs.waits`). Repeating is safe."""
+    """Replay did not take or give in time, for want of what `waits_for` says (`waits`). Repeating is safe."""
 
     def __init__(self, problem: str, waits_for: Literal["shards", "room", "samples"] = "shards") -> None:
         super().__init__(problem)

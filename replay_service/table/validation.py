@@ -1,8 +1,8 @@
 """The size of a table; configurations and keys that make no sense, and the errors that say so. Pure."""
 
 from replay_service.table.types import TableConfig
-from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array, ChunkSpec
 
 
 def num_slots_of(config: TableConfig, spec: ChunkSpec) -> int:

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from replay_service.wire import replay_pb2
 from replay_service.storage.packed_windows import PACKED_LAYOUT, PackedWindows
 from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import ScanCursor, TableDraw, TableSample, TableStats
-from upcycle.experience.chunks import Array, ChunkSpec
+from replay_service.wire import replay_pb2
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.experience.windows import View, Windows
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]

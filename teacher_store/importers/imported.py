@@ -6,8 +6,8 @@ from typing import Any
 
 from teacher_store.importers.readers.source import Source
 from teacher_store.records.record import TeacherKind
-from upcycle.experience.chunks import Array
 from upcycle.config.run import NetworkConfig
+from upcycle.experience.chunks import Array
 
 Protocol = Mapping[str, Any]
 """Fields of `upcycle.config.run.EnvConfig`, by name."""

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from teacher_store.importers.formats import cleanrl_jax, cleanrl_torch, dopamine_jax, dopamine_replay, dopamine_tf, gogianu, minari, stable_baselines3
+from teacher_store.importers.formats import (
+    cleanrl_jax,
+    cleanrl_torch,
+    dopamine_jax,
+    dopamine_replay,
+    dopamine_tf,
+    gogianu,
+    minari,
+    stable_baselines3,
+)
 from teacher_store.importers.imported import Importer
 from teacher_store.importers.readers.source import Source
 from upcycle.errors import UserError

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from teacher_store.importers.imported import ImportedExperience, Rows
 from teacher_store.importers.lane_chunks import lane_chunks, rows_before
-from upcycle.experience.chunks import Chunk, ChunkSpec, encode_chunk
 from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Chunk, ChunkSpec, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogWriter
-from upcycle.files import disk_full_explained, write_atomically
 from upcycle.experience.log_segment import CompressedChunk, compress_chunk
+from upcycle.files import disk_full_explained, write_atomically
 from upcycle.runs.runtime import OnProgress, Stop
 
 _STATE: Final = "import.json"

@@ -4,17 +4,28 @@ Of values, those of the actions that a student lacks are left out, and so they a
 softmax that follows gives the teacher's policy among the actions that are left.
 """
 
-from typing import TYPE_CHECKING
+from typing import Final
 
-from upcycle.networks.action_names import action_names
+from teacher_store.records.record import TeacherRecord
 from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
+from upcycle.networks.action_names import action_names
 
-if TYPE_CHECKING:
-    from teacher_store.records.record import TeacherRecord
+_AGREED: Final = (
+    "task",
+    "frame_size",
+    "frame_stack",
+    "frame_skip",
+    "stack_fill",
+    "sticky_actions",
+    "resize_order",
+    "interpolation",
+)
+"""What makes an observation or an action mean something else; the rest of the protocol may differ, and actions may have
+other numbers, see `action_order`."""
 
 
-def action_order(record: "TeacherRecord", env: EnvConfig) -> tuple[int, ...] | None:
+def action_order(record: TeacherRecord, env: EnvConfig) -> tuple[int, ...] | None:
     """Which of a teacher's outputs are the actions of `env`, in its order; None where they all are, as they come.
 
     Raises: UserError if `env` has an action that the teacher does not know, or nobody says what the actions mean and
@@ -36,7 +47,19 @@ def action_order(record: "TeacherRecord", env: EnvConfig) -> tuple[int, ...] | N
     return None if known == wanted else tuple(known.index(name) for name in wanted)
 
 
-def check_actions(record: "TeacherRecord", env: EnvConfig, num_actions: int | None) -> None:
+def check_agrees(record: TeacherRecord, env: EnvConfig, *, num_actions: int | None = None) -> None:
+    """Raises UserError if a student in `env` would see or do something else than the teacher means."""
+    for name in _AGREED:
+        mine, theirs = getattr(record.env, name), getattr(env, name)
+        if mine != theirs:
+            problem = f"teacher {record.id} was trained with {mine!r}" + (
+                " (wrong frame size)" if name == "frame_size" else ""
+            )
+            raise UserError(f"env.{name}", theirs, problem, f"set env.{name}={mine} or choose another teacher")
+    check_actions(record, env, num_actions)
+
+
+def check_actions(record: TeacherRecord, env: EnvConfig, num_actions: int | None) -> None:
     """Raises UserError if a teacher cannot say what it thinks of each action of a student in `env`.
 
     Args:
@@ -49,7 +72,7 @@ def check_actions(record: "TeacherRecord", env: EnvConfig, num_actions: int | No
         raise UserError("teacher.id", record.id, problem, "choose a teacher of this environment")
 
 
-def check_taken_as_is(record: "TeacherRecord", env: EnvConfig, *, weights: bool, buffer: bool) -> None:
+def check_taken_as_is(record: TeacherRecord, env: EnvConfig, *, weights: bool, buffer: bool) -> None:
     """Raises UserError if what a run in `env` takes of a teacher numbers the actions in another way.
 
     Args:
@@ -66,7 +89,7 @@ def check_taken_as_is(record: "TeacherRecord", env: EnvConfig, *, weights: bool,
         raise UserError("teacher.id", record.id, problem, remedy)
 
 
-def _names_of(record: "TeacherRecord") -> tuple[str, ...]:
+def _names_of(record: TeacherRecord) -> tuple[str, ...]:
     """Those that its record has, or that its environment's actions have; none if they are no names of its outputs."""
     names = record.actions or action_names(record.env)
     return names if len(names) == record.num_actions else ()

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from teacher_store.records.action_order import check_actions
-from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.config.io import scrub_config
-from upcycle.errors import CorruptDataError, UserError
+from upcycle.config.run import EnvConfig, NetworkConfig
+from upcycle.errors import CorruptDataError
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -19,19 +18,6 @@ RelativePath = Annotated[
     str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63}/){0,8}[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 ]
 """Some components."""
-
-_AGREED: Final = (
-    "task",
-    "frame_size",
-    "frame_stack",
-    "frame_skip",
-    "stack_fill",
-    "sticky_actions",
-    "resize_order",
-    "interpolation",
-)
-"""What makes an observation or an action mean something else; the rest of the protocol may differ, and actions may have
-other numbers, see `teacher_store.records.action_order`."""
 
 
 class _Part(BaseModel):
@@ -234,17 +220,6 @@ class TeacherRecord(_Part):
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "record"
             raise CorruptDataError(f"{where}: {field}: {first['msg']}") from error
-
-    def check_agrees(self, env: EnvConfig, *, num_actions: int | None = None) -> None:
-        """Raises UserError if a student in `env` would see or do something else than this teacher means."""
-        for name in _AGREED:
-            mine, theirs = getattr(self.env, name), getattr(env, name)
-            if mine != theirs:
-                problem = f"teacher {self.id} was trained with {mine!r}" + (
-                    " (wrong frame size)" if name == "frame_size" else ""
-                )
-                raise UserError(f"env.{name}", theirs, problem, f"set env.{name}={mine} or choose another teacher")
-        check_actions(self, env, num_actions)
 
     def describe_policy(self) -> str:
         """What it is, in a few words for people."""

@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from teacher_store.records.record import TeacherRecord
 from teacher_store.store.catalogue import ancestors_of
 from teacher_store.store.old_folders import RECORD
 from teacher_store.store.publishing import files_of, hashes_of
-from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import whole_or_absent

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from teacher_store.store.old_folders import find_old_folders
 from teacher_store.records.record import TeacherRecord
+from teacher_store.store.old_folders import find_old_folders
 from teacher_store.store.revisions import Revision, Revisions
 from teacher_store.store.storage import Storage
 from upcycle.errors import UserError

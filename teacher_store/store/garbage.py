@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from teacher_store.records.record import TeacherRecord
 from teacher_store.store.catalogue import ancestors_of
 from teacher_store.store.leases import DEAD_SWEEP_SECONDS, SWEEP_SECONDS, SWEEPS, Lease, mark_sweep, read_leases
 from teacher_store.store.publishing import hashes_of
-from teacher_store.records.record import TeacherRecord
 from teacher_store.store.revisions import TEACHERS, Revision, number_revisions
 from teacher_store.store.storage import OBJECTS, STAGING, VIEWS, Entry
 from teacher_store.store.store import TeacherStore

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from teacher_store.store.publishing import hashes_of
 from teacher_store.records.record import TeacherRecord
+from teacher_store.store.publishing import hashes_of
 from teacher_store.store.storage import Entry, Storage
 from upcycle.errors import CorruptDataError, UserError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from teacher_store.store.storage import STAGING, Entry, object_name
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.files import disk_full_explained, sha256_of, sync_folder, write_all
 from upcycle.experience.log_folder import share_file
+from upcycle.files import disk_full_explained, sha256_of, sync_folder, write_all
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK})
 

@@ -11,8 +11,8 @@ from teacher_store.functions import digest_of_function
 from teacher_store.records.record import Experience, Function, TeacherKind, TeacherRecord, Weights, digest_of_files
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.experience_log import ExperienceLogReader
-from upcycle.files import disk_full_explained, sha256_of
 from upcycle.experience.log_folder import link_log
+from upcycle.files import disk_full_explained, sha256_of
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 

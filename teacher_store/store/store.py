@@ -7,7 +7,7 @@ Objects first, the record last: what a record names is there, and nothing that w
 training states and the files of experience logs are objects, kept once however many teachers have them, and linked
 with the run that left them where the file system is the same, so that publishing moves none of their bytes.
 
-Teachers that ship with Upcycle, and those of stores that older versions wrote (`teacher_store.store.old_folders`), are read
+Teachers that ship with Upcycle, and those of stores that older versions wrote (`old_folders`), are read
 where they are; a change to one writes a revision and its objects beside them.
 """
 
@@ -16,6 +16,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from teacher_store.records.record import (
+    Function,
+    Parity,
+    Provenance,
+    Score,
+    TeacherKind,
+    TeacherRecord,
+    teacher_id,
+)
 from teacher_store.store.catalogue import Catalogue
 from teacher_store.store.leases import put_leased
 from teacher_store.store.locations import default_location, open_storage
@@ -28,19 +37,10 @@ from teacher_store.store.publishing import (
     shared_log,
     verify_log,
 )
-from teacher_store.records.record import (
-    Function,
-    Parity,
-    Provenance,
-    Score,
-    TeacherKind,
-    TeacherRecord,
-    teacher_id,
-)
 from teacher_store.store.revisions import Revision, changed_fields
 from teacher_store.store.storage import STAGING
-from teacher_store.training_state import describe_training_state, read_training_state
 from teacher_store.store.views import place
+from teacher_store.training_state import TrainingArrays, describe_training_state, read_training_state
 from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import UserError
 from upcycle.experience.experience_log import ExperienceLogReader
@@ -142,13 +142,24 @@ class TeacherStore:
         assert record.experience is not None
         return verify_log(directory, record.experience)
 
+    def training_state(self, record: TeacherRecord) -> TrainingArrays:
+        """What the teacher's training had come to, after comparing the file with its SHA-256.
+
+        Raises: UserError if it was published without one; CorruptDataError naming the file if it is damaged.
+        """
+        state = record.training_state
+        if state is None:
+            remedy = "set teacher.optimizer=fresh"
+            raise UserError("teacher", record.id, "was published without its training state", remedy)
+        return read_training_state(self.folder(record, state.file) / state.file, state)
+
     def verify(self, record: TeacherRecord) -> None:
         """Reads every byte of a teacher. Raises CorruptDataError naming the file that is damaged."""
         if record.weights is not None:
             weights = self.weights_path(record)
             compare_files(weights.parent, {weights.name: sha256_of(weights)}, {weights.name: record.weights.sha256})
         if record.training_state is not None:
-            read_training_state(record, self)
+            self.training_state(record)
         if record.experience is not None:
             self.open_log(record).verify()
 

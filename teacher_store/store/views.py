@@ -7,11 +7,11 @@ Anything in there can be removed at any time; it is linked again (of a bucket: f
 
 from pathlib import Path
 
-from teacher_store.store.publishing import hashes_of
 from teacher_store.records.record import TeacherRecord, digest_of_files
+from teacher_store.store.publishing import hashes_of
 from teacher_store.store.storage import VIEWS, Storage
-from upcycle.files import disk_full_explained
 from upcycle.experience.log_folder import share_file
+from upcycle.files import disk_full_explained
 
 
 def view_name(record: TeacherRecord) -> str:

@@ -13,18 +13,18 @@ from actors.actor import Actor, epsilon_for, online_frames
 from actors.envs import chunk_spec
 from actors.rollout import QFunction
 from actors.weights import WeightSubscriber
-from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.server.shard import ReplayShard
 from replay_service.table.types import TableConfig
-from upcycle.experience.chunks import Array, Chunk, decode_chunk
 from upcycle.config.run import ActorsConfig, EnvConfig, GuideConfig, LearnerConfig, NetworkConfig, RunConfig
-from upcycle.runs.metrics import Metrics
+from upcycle.experience.chunks import Array, Chunk, decode_chunk
+from upcycle.experience.windows import View
 from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
 from upcycle.runs.snapshots import SnapshotFolder
-from upcycle.networks.torch_io import to_numpy
-from upcycle.experience.windows import View
 
 pytestmark = pytest.mark.slow
 

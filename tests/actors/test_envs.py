@@ -6,9 +6,9 @@ import pytest
 
 from actors.envs import EnvPoolLanes, EnvSpec, LaneRows, chunk_spec, env_spec
 from actors.lane_ids import check_lane_ids
-from upcycle.experience.chunks import Array
 from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array
 
 pytestmark = pytest.mark.slow
 

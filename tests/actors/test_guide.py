@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from actors.guide import Guide, opening_limit, teacher_probability
-from upcycle.experience.chunks import Array
 from upcycle.config.run import GuideConfig
+from upcycle.experience.chunks import Array
 
 LANES = np.arange(3, dtype=np.int32)
 

@@ -8,8 +8,8 @@ import pytest
 
 from actors.chunk_writer import ChunkWriter
 from actors.envs import EnvPoolLanes, LaneRows, chunk_spec
-from upcycle.experience.chunks import Array, Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.config.run import EnvConfig
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.experience.windows import StackFill, View, gather_windows, valid_starts
 
 pytestmark = pytest.mark.slow

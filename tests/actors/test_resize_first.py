@@ -9,9 +9,9 @@ import pytest
 
 from actors.envs import EnvPoolLanes, LaneRows
 from actors.resize_first import FRAME_BY_FRAME, ResizeFirstPool, frames_per_recv
-from upcycle.networks.action_names import action_names
-from upcycle.experience.chunks import Array
 from upcycle.config.run import EnvConfig
+from upcycle.experience.chunks import Array
+from upcycle.networks.action_names import action_names
 
 pytestmark = pytest.mark.slow
 

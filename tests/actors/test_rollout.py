@@ -3,8 +3,8 @@ import pytest
 
 from actors.envs import chunk_spec
 from actors.rollout import collect_chunks, play_episodes, random_score
-from upcycle.experience.chunks import Array, decode_chunk, encode_chunk
 from upcycle.config.run import EnvConfig
+from upcycle.experience.chunks import Array, decode_chunk, encode_chunk
 from upcycle.runs.runtime import Games, StopSignal
 
 CART_POLE = EnvConfig(task="CartPole-v1")

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from replay_service.wire import replay_pb2
-from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.server.shard import ReplayShard
 from replay_service.table.types import TableConfig, Transport
+from replay_service.wire import replay_pb2
 from replay_service.wire.codec import view_to_message
-from upcycle.experience.chunks import COLUMNS, Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.config.run import EnvConfig
+from upcycle.experience.chunks import COLUMNS, Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogWriter
-from upcycle.runs.metrics import Metrics
 from upcycle.experience.windows import View
+from upcycle.runs.metrics import Metrics
 
 SPEC = ChunkSpec(frame_shape=(2, 2), frame_dtype="uint8", num_actions=4, steps=8, history=1, lookahead=2)
 VIEW = View(n_step=1, stack=2, gamma=0.9)

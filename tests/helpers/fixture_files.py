@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.helpers.paths import FIXTURES
 
+from tests.helpers.paths import FIXTURES
 
 
 def unzip(fixture: str, folder: Path) -> Path:

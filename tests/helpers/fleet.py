@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from replay_service.table.rate_limiter import Flow
 from replay_service.client.turns import Turns, weights
+from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import TableStats, total_stats
 
 STEPS = 64  # of a whole chunk

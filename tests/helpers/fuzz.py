@@ -19,7 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from teacher_store.importers.formats import cleanrl_jax, cleanrl_torch, dopamine_jax, dopamine_tf, gogianu, stable_baselines3
+from teacher_store.importers.formats import (
+    cleanrl_jax,
+    cleanrl_torch,
+    dopamine_jax,
+    dopamine_tf,
+    gogianu,
+    stable_baselines3,
+)
 from teacher_store.importers.imported import Importer, Request
 from teacher_store.importers.readers.source import Source
 from tests.helpers.fixture_files import unzip

@@ -19,8 +19,8 @@ from teacher_store.importers.imported import Importer, Request
 from teacher_store.importers.readers.source import Source
 from tests.helpers.fuzz import mutate
 from tests.helpers.minari_files import unpack
-from upcycle.errors import CorruptDataError, UserError
 from tests.helpers.paths import FIXTURES
+from upcycle.errors import CorruptDataError, UserError
 
 _REPLAY: Final = FIXTURES / "dopamine_replay"
 _MINARI: Final = ("cartpole", "ends", "frames-jpeg", "stacks-last")

@@ -18,19 +18,19 @@ from typing import Final
 import numpy as np
 
 from orchestrator.teachers.bundles import import_bundle
-from teacher_store.store.bundle import RECORD, export_bundle
 from teacher_store.importers.formats.upcycle_bundle import is_bundle
 from teacher_store.importers.readers.reference import read_reference
 from teacher_store.importers.readers.source import Source
+from teacher_store.store.bundle import RECORD, export_bundle
 from teacher_store.store.store import TeacherStore
-from tests.helpers.teacher_bundles import rewrite
 from tests.helpers.fuzz import entries, mutate
 from tests.helpers.stored import ENV, SCORE, make_log, make_training_state, make_weights, publish
+from tests.helpers.teacher_bundles import rewrite
 from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.networks.q_network import build_network
-from upcycle.runs.snapshots import write_snapshot
 from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.snapshots import write_snapshot
 
 NETWORK: Final = NetworkConfig(width=0.0625, hidden=2)
 

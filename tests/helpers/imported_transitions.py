@@ -7,8 +7,8 @@ import numpy as np
 
 from teacher_store.importers.imported import ImportedExperience
 from teacher_store.importers.writing import write_experience
-from upcycle.experience.chunks import Array, ChunkSpec, decode_chunk
 from upcycle.config.run import EnvConfig
+from upcycle.experience.chunks import Array, ChunkSpec, decode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader
 from upcycle.experience.windows import StackFill, View, gather_windows, valid_starts
 

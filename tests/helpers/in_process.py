@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 from orchestrator.processes.context import Context, Role
+from orchestrator.processes.process import BUILDERS, Loop
 from orchestrator.run.finish import final_evaluation
 from orchestrator.run.plan import make_plan, with_teacher_protocol
-from orchestrator.processes.process import BUILDERS, Loop
 from orchestrator.run.progress import SilentView
 from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
 from teacher_store.store.store import TeacherStore
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import RunConfig
+from upcycle.experience.chunks import ChunkSpec
+from upcycle.experience.windows import View
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import Record, RunFolder
 from upcycle.runs.runtime import StopSignal
-from upcycle.experience.windows import View
 
 _HOST = "127.0.0.1"
 _RUN_SECONDS, _JOIN_SECONDS = 240.0, 100.0

@@ -10,11 +10,11 @@ from typing import Any
 import h5py as untyped_h5py
 import numpy as np
 
-from teacher_store.importers.imported import ImportedExperience, Request
 from teacher_store.importers.formats.minari import IMPORTER
+from teacher_store.importers.imported import ImportedExperience, Request
 from teacher_store.importers.readers.source import Source
-from upcycle.experience.chunks import Array
 from tests.helpers.paths import FIXTURES
+from upcycle.experience.chunks import Array
 
 h5py: Any = untyped_h5py
 MINARI = FIXTURES / "minari"

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
-from teacher_store.importers.registry import IMPORTERS
 from teacher_store.importers.readers.source import Source
-from tests.helpers.paths import FIXTURES
+from teacher_store.importers.registry import IMPORTERS
 from tests.helpers.fixture_files import reference, unzip
+from tests.helpers.paths import FIXTURES
 from upcycle.errors import UserError
 from upcycle.networks.q_network import build_network
 from upcycle.networks.torch_io import load_into

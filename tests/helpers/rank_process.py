@@ -24,10 +24,10 @@ from learner.train_state import TrainState
 from learner.train_step import train_step
 from replay_service.client.sharded_replay import SampledBatch, TransitionKeys
 from upcycle.config.run import DistillationConfig, LearnerConfig, MarginConfig, NetworkConfig, TeacherConfig
+from upcycle.experience.windows import View, Windows
 from upcycle.networks.q_network import build_network
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
-from upcycle.experience.windows import View, Windows
 
 VIEW = View(n_step=3, stack=2)
 BATCH_SIZE, STEPS, NUM_ACTIONS = 16, 5, 4

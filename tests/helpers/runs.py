@@ -8,11 +8,11 @@ from typing import Any
 from orchestrator.run.plan import Plan, make_plan
 from orchestrator.run.progress import SilentView
 from teacher_store.store.store import TeacherStore
-from upcycle.config.run import RunConfig
+from tests.helpers.paths import ROOT
 from upcycle.config.io import load_config
+from upcycle.config.run import RunConfig
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
-from tests.helpers.paths import ROOT
 
 CATCH = ROOT / "deploy" / "presets" / "catch.toml"
 

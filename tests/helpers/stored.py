@@ -8,8 +8,8 @@ import numpy as np
 from teacher_store.records.record import Provenance, Score, TeacherRecord
 from teacher_store.store.store import TeacherStore
 from teacher_store.training_state import TrainingArrays, write_training_state
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import EnvConfig, NetworkConfig
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.experience_log import ExperienceLogWriter
 from upcycle.runs.snapshots import write_snapshot
 

@@ -13,10 +13,10 @@ from learner.batches import FrameBuffers
 from learner.phase_batches import note_wait
 from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, TransitionKeys
 from tests.helpers.chunk_factory import connected, make_data, running_shards, table_config
-from upcycle.experience.chunks import Array
 from upcycle.config.run import PhaseName
-from upcycle.runs.waits import WaitNote
+from upcycle.experience.chunks import Array
 from upcycle.experience.windows import View, Windows
+from upcycle.runs.waits import WaitNote
 
 VIEW = View(n_step=2, stack=3)
 SMALL = View(n_step=1, stack=2)

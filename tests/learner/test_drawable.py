@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from learner.drawable import HopelessWait, is_hopeless
-from replay_service.table.rate_limiter import Flow
 from replay_service.client.sharded_replay import ReplayTimeout
+from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import TableStats, total_stats
 from tests.learner.test_learner import BASE, CHUNKS
 from upcycle.config.run import RunConfig

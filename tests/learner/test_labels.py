@@ -13,22 +13,22 @@ import torch
 from learner.batch_source import BatchSource
 from learner.batches import Batch
 from learner.labels import TeacherLabels
-from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ShardedReplay, TransitionKeys
+from replay_service.server.shard import ReplayShard
 from replay_service.table.types import TableConfig
 from teacher_store.functions import PolicyFunction
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience
-from upcycle.experience.chunks import Array
 from upcycle.config.run import NetworkConfig, RunConfig
 from upcycle.errors import UserError
-from upcycle.runs.metrics import Metrics
+from upcycle.experience.chunks import Array
+from upcycle.experience.windows import View
 from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.metrics import Metrics
 from upcycle.runs.runtime import StopSignal
 from upcycle.runs.snapshots import write_snapshot
-from upcycle.networks.torch_io import to_numpy
-from upcycle.experience.windows import View
 
 __all__ = ["experience"]  # a fixture
 

@@ -15,20 +15,20 @@ from actors.chunk_writer import ChunkWriter
 from actors.envs import EnvPoolLanes, chunk_spec
 from learner.checkpoint import CheckpointFolder
 from learner.learner import Learner
-from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.server.shard import ReplayShard
 from replay_service.table.types import TableConfig
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
-from upcycle.experience.chunks import COLUMNS, Chunk, decode_chunk, encode_chunk
 from upcycle.config.run import NetworkConfig, RunConfig
 from upcycle.errors import UserError
-from upcycle.runs.metrics import Metrics
+from upcycle.experience.chunks import COLUMNS, Chunk, decode_chunk, encode_chunk
 from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
 from upcycle.runs.snapshots import SnapshotFolder, write_snapshot
-from upcycle.networks.torch_io import to_numpy
 
 pytestmark = pytest.mark.slow
 

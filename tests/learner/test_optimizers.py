@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from learner.optimizers import CentredRMSProp, build_optimizer
-from upcycle.experience.chunks import Array
 from upcycle.config.run import LearnerConfig
+from upcycle.experience.chunks import Array
 
 SHAPES = ((3, 4), (5,), (2, 1, 2))
 STEPS = 12

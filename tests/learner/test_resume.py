@@ -15,19 +15,19 @@ from torch import Tensor
 from learner.checkpoint import CheckpointFolder
 from learner.learner import Learner
 from learner.train_step import train_step
-from replay_service.table.rate_limiter import Flow
-from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, ShardedReplay
+from replay_service.server.shard import ReplayShard
+from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import TableConfig, TableStats
 from teacher_store.teacher import Teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience, teacher
-from upcycle.experience.chunks import decode_chunk
 from upcycle.config.run import RunConfig
+from upcycle.experience.chunks import decode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
+from upcycle.experience.windows import View
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
-from upcycle.experience.windows import View
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from learner.checkpoint import CheckpointFolder
 from learner.learner import Learner
 from learner.saving import Saving
 from tests.learner.test_learner import CHUNKS, experience, replay, run_folder
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.io import parse_config
 from upcycle.errors import UserError
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal

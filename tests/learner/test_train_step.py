@@ -16,7 +16,6 @@ from learner.train_state import TrainState
 from learner.train_step import compute_loss, train_step
 from teacher_store.records.record import TeacherKind, TeacherRecord
 from teacher_store.teacher import Teacher
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import (
     CqlConfig,
     DistillationConfig,
@@ -26,8 +25,9 @@ from upcycle.config.run import (
     NetworkConfig,
     TeacherConfig,
 )
-from upcycle.networks.q_network import build_network
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.windows import View
+from upcycle.networks.q_network import build_network
 
 CPU = torch.device("cpu")
 VIEW = View(n_step=3, stack=4)

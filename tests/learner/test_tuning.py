@@ -9,10 +9,10 @@ import torch
 from learner.measured_tuning import measure, random_batch, tune
 from learner.ranks import Ranks
 from learner.tuning import Tuning, candidates, has_bfloat16, untuned
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import LearnerConfig, RunConfig
-from upcycle.runs.run_folder import RunFolder
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.windows import View
+from upcycle.runs.run_folder import RunFolder
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SPEC = ChunkSpec(frame_shape=(42, 42), frame_dtype="uint8", num_actions=6, steps=16, history=3, lookahead=5)

@@ -10,8 +10,8 @@ from teacher_store.teacher import load_teacher
 from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.networks.q_network import QNetwork, build_network
-from upcycle.runs.snapshots import write_snapshot
 from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.snapshots import write_snapshot
 
 ENV = EnvConfig(frame_size=42)
 NETWORK = NetworkConfig(width=0.25, hidden=16)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.errors import UserError
 from tests.helpers.paths import ROOT
+from upcycle.errors import UserError
 from upcycle.files import disk_full_explained, sha256_of, write_atomically
-
 
 
 def test_replaces_a_file_and_leaves_nothing_else(tmp_path: Path) -> None:

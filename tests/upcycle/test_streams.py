@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.paths import ROOT
 
 TALK = """
 import sys
 from rich.console import Console
 from upcycle.streams import leavable_streams
-from tests.helpers.paths import ROOT
 with leavable_streams():
     for number in range(3000):
         print("result", number)

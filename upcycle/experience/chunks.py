@@ -16,7 +16,7 @@ Its wire form, which the experience log keeps as well:
     magic 4 | version 2 | reserved 2 | header bytes 4 | header | columns | frames | CRC-32 of all before, 4
 
 The header names every column's dtype and shape and the codec of the frames: "none" is raw bytes, "lz4" the blocks of
-`upcycle.experience.frame_codec`. It is compared with what the specification demands and never interpreted. Version 1, which older
+`frame_codec`. It is compared with what the specification demands and never interpreted. Version 1, which older
 logs hold, has raw frames before the columns, names no codec, and has no checksum of its own.
 """
 

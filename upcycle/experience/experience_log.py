@@ -1,9 +1,9 @@
 """The experience log: the chunks that a table has accepted, on disk, in order; a teacher's buffer for the next run.
 
-A log is a folder: `log.json` (format, chunk specification, environment) and segments (`upcycle.experience.log_segment`). One
+A log is a folder: `json` (format, chunk specification, environment) and segments (`log_segment`). One
 process writes; any number read, also while it writes. What `append` has returned from survives the death of the
 writer; what `sync` has returned from survives a power cut. Segments are sealed and immutable soon after they are full,
-or once the writer is closed, so that another log can share them (`upcycle.experience.log_folder.link_log`). Sealing forces a
+or once the writer is closed, so that another log can share them (`link_log`). Sealing forces a
 segment to disk, which takes longer than an append should: a thread does it while the next one is filled.
 
 A folder of logs (`shard-0`, `shard-1`, ... as the replay shards of one run leave them) reads like one log.
@@ -17,10 +17,9 @@ from typing import Final, Self
 
 import numpy as np
 
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError
-from upcycle.files import disk_full_explained, sync_folder, write_all
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.log_folder import describe_log, load_segments, lock_for_writing, log_parts, read_description
 from upcycle.experience.log_segment import (
     CompressedChunk,
@@ -33,6 +32,7 @@ from upcycle.experience.log_segment import (
     segment_name,
 )
 from upcycle.experience.log_trimming import Trimming
+from upcycle.files import disk_full_explained, sync_folder, write_all
 
 DEFAULT_SEGMENT_BYTES: Final = 64 << 20
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from upcycle.experience import kernels
 from upcycle.errors import CorruptDataError
+from upcycle.experience import kernels
 
 Array = NDArray[Any]
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from upcycle.experience import native_kernels, plain_kernels
 from upcycle.errors import CorruptDataError
+from upcycle.experience import native_kernels, plain_kernels
 
 Array = NDArray[Any]
 
@@ -79,7 +79,7 @@ def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array 
 
 
 def pack_frames(frames: Array, *, group: int) -> tuple[bytes, Array]:
-    """Compresses frames, [rows, *frame_shape], as `upcycle.experience.frame_codec` describes; returns the blocks and their bounds.
+    """Compresses frames, [rows, *frame_shape], as `frame_codec` describes; returns the blocks and their bounds.
 
     Returns: the bytes, and int32 [rows + 1]: the block of frame i, with its size, is bounds[i] .. bounds[i + 1].
     """

@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import ValidationError
 from zlib_ng import zlib_ng
 
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.files import disk_full_explained, write_atomically
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.log_segment import Segment, list_segments, load_segment, write_index
+from upcycle.files import disk_full_explained, write_atomically
 
 _FORMAT: Final = "upcycle-experience-log"
 _VERSION: Final = 1

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from upcycle.errors import CorruptDataError
-from upcycle.files import write_atomically
 from upcycle.experience.log_folder import load_segments
 from upcycle.experience.log_segment import Segment
+from upcycle.files import write_atomically
 
 _NOTE: Final = "trimmed.json"
 _TRIES: Final = 10

@@ -1,4 +1,4 @@
-"""`upcycle.experience.kernels` in Python: for machines without a C compiler, and what the native ones are tested against."""
+"""`kernels` in Python: for machines without a C compiler, and what the native ones are tested against."""
 
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence

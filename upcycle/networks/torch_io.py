@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 
 
 def to_numpy(tensors: Mapping[str, Tensor]) -> dict[str, Array]:

@@ -10,7 +10,7 @@
     summary.json    report.html
 
 Beside it, while the run goes on: <run>.targets.json, its processes' metrics for Prometheus (file_sd, whose patterns
-reach into one folder only). Redis only repeats parts of it (`upcycle.runs.tracker`). Nobody but the owner may look into the
+reach into one folder only). Redis only repeats parts of it (`tracker`). Nobody but the owner may look into the
 folder, or read a file that says where a process listens.
 """
 
@@ -24,8 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
-from upcycle.config.run import RunConfig
 from upcycle.config.io import dump_config, load_config
+from upcycle.config.run import RunConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import disk_full_explained, read_json, read_json_files, replace_unsynced, write_atomically
 

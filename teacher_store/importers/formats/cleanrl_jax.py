@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from teacher_store.importers.formats import checkpoints, cleanrl
-from teacher_store.importers.readers.flax_msgpack import arrays_of, read_msgpack
-from teacher_store.importers.layers.flax_weights import convert
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
+from teacher_store.importers.layers.flax_weights import convert
+from teacher_store.importers.readers.flax_msgpack import arrays_of, read_msgpack
 from teacher_store.importers.readers.source import Source
 
 _START: Final = re.compile(

@@ -12,10 +12,10 @@ from typing import Final
 
 from teacher_store.importers.formats import checkpoints, cleanrl
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
-from teacher_store.importers.readers.source import Source
-from teacher_store.importers.readers.torch_file import read_torch_file, starts_torch_file
 from teacher_store.importers.layers.torch_weights import Layout, convert, named, support_of
 from teacher_store.importers.layers.torch_wrappers import find_network, mentions
+from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.torch_file import read_torch_file, starts_torch_file
 from upcycle.errors import CorruptDataError
 
 _NATURE: Final = ("network.0", "network.2", "network.4")

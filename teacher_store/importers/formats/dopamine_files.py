@@ -8,13 +8,13 @@ from typing import Any, Final, Self, cast
 
 import numpy as np
 
+from teacher_store.importers.formats.replay_ring import Ring
 from teacher_store.importers.readers.gzip_arrays import StoredArray, open_array
 from teacher_store.importers.readers.pickle_numpy import plain_constructors
 from teacher_store.importers.readers.pickle_reader import read_pickle
-from teacher_store.importers.formats.replay_ring import Ring
 from teacher_store.importers.readers.source import Source
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.chunks import Array
 
 FRAMES: Final = "$store$_observation"
 ENDS: Final = "episode_end_indices"

@@ -15,12 +15,12 @@ import numpy as np
 
 from teacher_store.importers.formats import checkpoints, dopamine_bundle
 from teacher_store.importers.formats.dopamine_bundle import read_bundle
-from teacher_store.importers.readers.flax_layers import flatten
-from teacher_store.importers.layers.flax_weights import convert
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
+from teacher_store.importers.layers.flax_weights import convert
+from teacher_store.importers.readers.flax_layers import flatten
 from teacher_store.importers.readers.source import Source
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 
 _SEARCHED_BYTES: Final = 8 << 20
 """Where "online_params" stands at the latest: the state comes before it, float64 of up to 256x256x16."""

@@ -26,8 +26,8 @@ from teacher_store.importers.formats.dopamine_files import (
     find_checkpoints,
     read_columns,
 )
-from teacher_store.importers.imported import ImportedExperience, Importer, Request, Rows
 from teacher_store.importers.formats.replay_ring import STACK, ring_rows
+from teacher_store.importers.imported import ImportedExperience, Importer, Request, Rows
 from teacher_store.importers.readers.source import Source
 from upcycle.errors import UserError
 

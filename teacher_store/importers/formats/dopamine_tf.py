@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from teacher_store.importers.formats import checkpoints, dopamine_bundle
 from teacher_store.importers.formats.dopamine_bundle import Bundle, read_bundle
-from teacher_store.importers.readers.flax_layers import unsupported
-from teacher_store.importers.layers.flax_weights import convert
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
+from teacher_store.importers.layers.flax_weights import convert
+from teacher_store.importers.readers.flax_layers import unsupported
 from teacher_store.importers.readers.source import Source
 from teacher_store.importers.readers.tensor_bundle import MAGIC, Entry, read_index, read_tensor
 from upcycle.errors import CorruptDataError

@@ -12,10 +12,10 @@ from typing import Final
 
 from teacher_store.importers.formats import checkpoints
 from teacher_store.importers.imported import ImportedAgent, Importer, Protocol, Request
-from teacher_store.importers.readers.source import Source
-from teacher_store.importers.readers.torch_file import read_torch_file, starts_torch_file
 from teacher_store.importers.layers.torch_weights import Layout, choose_layout, convert, named, support_of
 from teacher_store.importers.layers.torch_wrappers import mentions, unwrapped
+from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.torch_file import read_torch_file, starts_torch_file
 from upcycle.errors import CorruptDataError
 
 _ATOMS: Final = "_AtariNet__support"

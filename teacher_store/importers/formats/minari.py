@@ -16,12 +16,12 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from teacher_store.importers.readers.hdf5_process import Hdf5Process
-from teacher_store.importers.imported import ImportedExperience, Importer, Request, Rows
 from teacher_store.importers.formats.minari_metadata import Metadata, read_metadata, read_values
+from teacher_store.importers.imported import ImportedExperience, Importer, Request, Rows
+from teacher_store.importers.readers.hdf5_process import Hdf5Process
 from teacher_store.importers.readers.source import Source
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.chunks import Array
 
 _METADATA, _DATA = "metadata.json", "main_data.hdf5"
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"

@@ -14,11 +14,11 @@ from typing import Any, Final, cast
 from teacher_store.importers.formats import checkpoints
 from teacher_store.importers.formats.atari_wrappers import FIRE, FRAME_SKIP, PROTOCOL
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
+from teacher_store.importers.layers.torch_weights import Layout, choose_layout, convert, named
+from teacher_store.importers.layers.torch_wrappers import unwrapped
 from teacher_store.importers.readers.source import Source
 from teacher_store.importers.readers.stored_zip import LOCAL_MAGIC, StoredZip
 from teacher_store.importers.readers.torch_file import read_torch_file
-from teacher_store.importers.layers.torch_weights import Layout, choose_layout, convert, named
-from teacher_store.importers.layers.torch_wrappers import unwrapped
 from upcycle.errors import CorruptDataError, UserError
 
 _DATA: Final = "data"

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-from teacher_store.store.bundle import ANCESTORS, DESCRIPTION, FORMAT, LICENCE, SUMS, VERSION, checksums, licence_text
-from teacher_store.store.catalogue import ancestors_of
 from teacher_store.importers.readers.source import Source
 from teacher_store.records.lineage import build_lineage
+from teacher_store.records.record import TeacherRecord
+from teacher_store.store.bundle import ANCESTORS, DESCRIPTION, FORMAT, LICENCE, SUMS, VERSION, checksums, licence_text
+from teacher_store.store.catalogue import ancestors_of
 from teacher_store.store.old_folders import RECORD
 from teacher_store.store.publishing import hashes_of
-from teacher_store.records.record import TeacherRecord
 from upcycle.errors import CorruptDataError
 from upcycle.files import disk_full_explained
 

@@ -1,4 +1,4 @@
-"""From the arrays of Flax and TensorFlow networks to `upcycle.networks.q_network`: which network they are, and its weights.
+"""From the arrays of Flax and TensorFlow networks to `q_network`: which network they are, and its weights.
 
 Flax and TensorFlow keep convolutions as HWIO, dense layers as (inputs, outputs), and flatten rows, columns, channels;
 ours (torch's) are OIHW, (outputs, inputs), and channels, rows, columns. What shapes tell is read from them: width,
@@ -14,7 +14,6 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from teacher_store.importers.readers.flax_layers import Layer, read_layers, unsupported
 from teacher_store.importers.layers.network_shapes import (
     IMPALA,
     IMPALA_PLACES,
@@ -29,9 +28,10 @@ from teacher_store.importers.layers.network_shapes import (
     nature_size,
     width_of,
 )
-from upcycle.experience.chunks import Array
+from teacher_store.importers.readers.flax_layers import Layer, read_layers, unsupported
 from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 
 _STACK: Final = re.compile(r"(?:encoder/)?(?:Stack_|_stacks_|ConvSequence_)([0-2])/(?:ResidualBlock_([01])/)?Conv_(\d)")
 _NOISY_SIGMA: Final = 0.1

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from upcycle.experience.chunks import Array
 from upcycle.config.run import NetworkConfig
+from upcycle.experience.chunks import Array
 
 NATURE: Final = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """Channels at width 1, kernel and stride of each convolution."""

@@ -1,4 +1,4 @@
-"""From the tensors of PyTorch networks to `upcycle.networks.q_network`: their layers are laid out as ours, under other names.
+"""From the tensors of PyTorch networks to `q_network`: their layers are laid out as ours, under other names.
 
 A framework says where it keeps its layers (`Layout`); shapes tell the width, the hidden units, the actions and the
 frames of an observation. What fits none of its layouts is refused. PyTorch's nature networks pad nothing, its impala
@@ -26,9 +26,9 @@ from teacher_store.importers.layers.network_shapes import (
     width_of,
 )
 from teacher_store.importers.readers.torch_file import TorchFile
-from upcycle.experience.chunks import Array
 from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.chunks import Array
 
 _PARTS: Final = (".weight", ".bias")
 

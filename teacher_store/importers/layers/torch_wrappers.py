@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from teacher_store.importers.readers.torch_file import Tensor
 from teacher_store.importers.layers.torch_weights import Layout, choose_layout, named
+from teacher_store.importers.readers.torch_file import Tensor
 from upcycle.errors import CorruptDataError, UserError
 
 _WRAPPERS: Final = (

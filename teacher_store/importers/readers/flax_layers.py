@@ -6,8 +6,8 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.chunks import Array
 
 _MAX_LAYERS: Final = 64
 _MAX_DEPTH: Final = 8

@@ -13,8 +13,8 @@ import msgpack
 import numpy as np
 
 from teacher_store.importers.readers.flax_layers import flatten
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 
 _MAX_LENGTH: Final = 4_096
 """Entries of one map or array: msgpack takes the memory that a length asks for before it has seen the entries."""

@@ -14,8 +14,8 @@ import numpy as np
 from zlib_ng import gzip_ng, zlib_ng
 
 from teacher_store.importers.readers.source import Source
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 
 _MAGIC: Final = b"\x93NUMPY"
 _MAX_HEADER_BYTES: Final = 4096

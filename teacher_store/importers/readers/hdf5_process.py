@@ -14,8 +14,8 @@ from typing import Any, Final, Self
 import numpy as np
 
 from teacher_store.importers.readers.source import Source
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 
 _PROGRAM: Final = Path(__file__).with_name("hdf5_child.py")
 _REFUSED: Final = 3

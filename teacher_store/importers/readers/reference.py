@@ -10,8 +10,8 @@ import numpy as np
 from teacher_store.importers.readers.gzip_arrays import StoredArray
 from teacher_store.importers.readers.source import Source
 from teacher_store.importers.readers.stored_zip import StoredZip
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 
 _MAX_BYTES: Final = 1 << 30
 

@@ -18,8 +18,8 @@ import numpy as np
 from teacher_store.importers.readers.pickle_numpy import plain_constructors, refuse_call
 from teacher_store.importers.readers.pickle_reader import Allowed, Global, read_pickle
 from teacher_store.importers.readers.stored_zip import LOCAL_MAGIC, StoredZip
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 
 _DTYPES: Final = {
     "DoubleStorage": "<f8",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.run import lease
 from orchestrator.cli.app import main
+from orchestrator.run import lease
 from orchestrator.run.shard_totals import Spread
 from orchestrator.run.signals import stop_on_signals
 from tests.helpers.paths import ROOT

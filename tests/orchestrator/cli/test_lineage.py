@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.reports.lineage_figure import draw
 from orchestrator.cli.lineage import lineage_tree, show_lineage
+from orchestrator.reports.lineage_figure import draw
 from teacher_store.records.lineage import build_lineage, generations, record_of, relatives, to_json
 from teacher_store.records.record import Provenance, Score, Source, TeacherRecord
 from upcycle.config.run import EnvConfig, NetworkConfig

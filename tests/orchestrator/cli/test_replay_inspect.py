@@ -11,15 +11,15 @@ import pytest
 
 from orchestrator.cli.app import main
 from orchestrator.reports.contact_sheet import SheetPart, contact_sheet
-from replay_service.wire.inspection_messages import ShownWindows
-from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ShardedReplay
-from tests.helpers.runs import catch
+from replay_service.server.shard import ReplayShard
+from replay_service.table.contents import ShownWindows
 from tests.helpers.chunk_factory import make_chunk, table_config
+from tests.helpers.runs import catch
 from upcycle.experience.chunks import Array, ChunkSpec, encode_chunk
+from upcycle.experience.windows import View, Windows
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
-from upcycle.experience.windows import View, Windows
 
 SPEC = ChunkSpec(frame_shape=(12, 10), frame_dtype="uint8", num_actions=3, steps=8, history=3, lookahead=5)
 

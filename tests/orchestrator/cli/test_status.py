@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.run import lease
 from orchestrator.cli.app import main
-from orchestrator.cli.status import describe
+from orchestrator.run import lease
+from orchestrator.run.state import describe
 from tests.helpers.runs import catch
 from upcycle.runs.run_folder import RunFolder
 

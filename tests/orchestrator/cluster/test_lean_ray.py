@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 import ray
 
-from orchestrator.cluster import lean_ray
 from orchestrator.cli.early_start import VERIFIED_VERSIONS
+from orchestrator.cluster import lean_ray
 from orchestrator.cluster.lean_ray import lean_command, lean_daemons
 
 COMMAND = [

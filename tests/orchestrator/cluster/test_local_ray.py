@@ -124,7 +124,9 @@ def test_whoever_asks_for_the_dashboard_gets_its_url_and_the_token(
     monkeypatch.setattr(ray_cluster, "Places", no_places)
     said = list[str]()
     with private_folder() as folder:
-        ray_cluster.Cluster(catch(f"cluster.dashboard={str(wanted).lower()}"), "test", folder, said.append, StopSignal())
+        ray_cluster.Cluster(
+            catch(f"cluster.dashboard={str(wanted).lower()}"), "test", folder, said.append, StopSignal()
+        )
         token = (folder / "token").read_text() if mode is None else None
     if not wanted:
         assert said == []

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cluster.placement import CORE, Demand, Group, Request, Room, in_words, pack, pack_some, plan, rooms_in_words
+from orchestrator.cluster.placement import (
+    CORE,
+    Demand,
+    Group,
+    Request,
+    Room,
+    in_words,
+    pack,
+    pack_some,
+    plan,
+    rooms_in_words,
+)
 
 ROOMS = st.lists(st.builds(Room, st.integers(0, 900), st.integers(0, 3)), max_size=5)
 DEMANDS = st.lists(st.builds(Demand, st.integers(1, 6), st.integers(0, 1), st.booleans()), min_size=1, max_size=12)

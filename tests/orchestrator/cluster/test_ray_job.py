@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+
 from tests.helpers.paths import ROOT
 
 SAY = '#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n'

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from orchestrator.cluster.redis_server import RedisServer, find_server
+from tests.helpers.paths import ROOT
 from upcycle.errors import UserError
 from upcycle.runs.tracker import Tracker, TrackerRefused, TrackerUnavailable
 
@@ -17,7 +18,6 @@ OWN = """
 import sys
 from pathlib import Path
 from orchestrator.cluster.redis_server import RedisServer
-from tests.helpers.paths import ROOT
 server = RedisServer(Path(sys.argv[1]))
 print(server.start(), flush=True)
 sys.stdin.read()

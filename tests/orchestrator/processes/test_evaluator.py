@@ -11,16 +11,16 @@ from orchestrator.baselines import Baselines
 from orchestrator.processes.evaluator import Evaluator, evaluate_snapshot
 from orchestrator.run.finish import final_evaluation
 from orchestrator.run.progress import Progress, SilentView
-from orchestrator.cli.status import describe
+from orchestrator.run.state import describe
 from tests.helpers.runs import catch
 from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError
-from upcycle.runs.metrics import Metrics
 from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import Games, StopSignal
 from upcycle.runs.snapshots import Snapshot, SnapshotFolder, read_snapshot
-from upcycle.networks.torch_io import to_numpy
 
 CONFIG = catch("evaluation.period_seconds=0.1")
 BASELINES = Baselines(random=-0.5, teacher=1.0)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
+from orchestrator.cluster.redis_server import RedisServer
 from orchestrator.processes.context import Role
+from orchestrator.processes.process import Process
 from orchestrator.run.driver import Outcome
 from orchestrator.run.finish import final_evaluation, write_results
-from orchestrator.processes.process import Process
 from orchestrator.run.progress import SilentView
-from orchestrator.cluster.redis_server import RedisServer
 from orchestrator.teachers.publishing import publish_from_run
 from replay_service.client.sharded_replay import ShardedReplay
 from teacher_store.store.bundle import export_bundle

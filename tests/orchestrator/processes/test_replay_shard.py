@@ -19,9 +19,9 @@ from tests.orchestrator.run.test_plan import OFFLINE, publish
 from upcycle.experience.chunks import ChunkSpec, decode_chunk, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.experience.log_trimming import count_appended
+from upcycle.experience.windows import View
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import close_logging
-from upcycle.experience.windows import View
 
 pytestmark = pytest.mark.slow
 

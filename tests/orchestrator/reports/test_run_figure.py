@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from orchestrator.reports.run_figure import learning_curve, spread
 from orchestrator.reports.palette import DARK, LIGHT, contrast
 from orchestrator.reports.picture import as_file, to_png, to_svg
+from orchestrator.reports.run_figure import learning_curve, spread
 from orchestrator.reports.run_report import plain_words, read_summary, write_report
 from teacher_store.store.store import TeacherStore
 from tests.helpers.scored_runs import make_run, make_run_that_gives_back_an_early_version, score, summarised

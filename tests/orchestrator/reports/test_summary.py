@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.reports.run_figure import learning_curve
-from orchestrator.reports.selected_version import COST, cost_of
 from orchestrator.reports.picture import to_svg
+from orchestrator.reports.run_figure import learning_curve
 from orchestrator.reports.run_report import plain_words, read_summary, write_report
+from orchestrator.reports.selected_version import COST, cost_of
 from teacher_store.store.store import TeacherStore
 from tests.helpers.paths import ROOT
 from tests.helpers.scored_runs import make_run, make_run_that_gives_back_an_early_version, score, summarised

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import status
-from orchestrator.run import disk_watch, launch
 from orchestrator.cli.app import main
-from orchestrator.run.disk_watch import DiskWatch, check_disk, spare_room
 from orchestrator.processes.process import Process
+from orchestrator.run import disk_watch, launch
+from orchestrator.run.disk_watch import DiskWatch, check_disk, spare_room
 from orchestrator.run.progress import Progress, SilentView, format_line
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import catch, new_run, wait_until

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from actors.chunk_writer import ChunkWriter
 from actors.envs import LaneRows
-from orchestrator.run.drawing_checks import check_drawing
 from orchestrator.processes.shard_set import ShardSet
 from orchestrator.processes.table_configs import online_table
+from orchestrator.run.drawing_checks import check_drawing
 from replay_service.table.rate_limiter import Flow
 from replay_service.table.table import Table
-from upcycle.experience.chunks import Array, Chunk, ChunkSpec
-from upcycle.config.run import RunConfig
 from upcycle.config.io import parse_config
+from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec
 from upcycle.experience.windows import View
 
 pytestmark = pytest.mark.slow

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from orchestrator.processes.shard_set import ShardSet
 from orchestrator.run import driver as driver_module
 from orchestrator.run.driver import RunFailed
-from orchestrator.processes.shard_set import ShardSet
 from tests.helpers.scripted_cluster import drive, learner, new_folder
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.errors import UserError
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.experience_log import ExperienceLogWriter
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal

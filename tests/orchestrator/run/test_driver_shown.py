@@ -10,7 +10,7 @@ from orchestrator.run import driver as driver_module
 from orchestrator.run import lease
 from orchestrator.run.driver import Driver
 from orchestrator.run.progress import format_line
-from orchestrator.cli.status import describe
+from orchestrator.run.state import describe
 from orchestrator.run.timings import Timings
 from tests.helpers.scripted_cluster import Screen, ScriptedCluster, drive, learner
 from upcycle.runs.metrics import Metrics

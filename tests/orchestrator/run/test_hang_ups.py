@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.run import launch, signals
 from orchestrator.cli.app import main
 from orchestrator.cli.options import STOPPED
+from orchestrator.run import launch, signals
 from orchestrator.run.progress import Progress, SilentView
 from orchestrator.run.signals import stop_on_signals
 from tests.helpers.runs import CATCH, catch, new_run

@@ -4,7 +4,8 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.run.health import Name, called, judge, members, unit_of
+from orchestrator.processes.context import Name
+from orchestrator.run.health import called, judge, members, unit_of
 from upcycle.errors import UserError
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from actors.policy import epsilon_greedy
-from orchestrator.teachers.acting import acting
 from orchestrator.reports.summary import plain_words, summarise
+from orchestrator.teachers.acting import acting
 from orchestrator.teachers.publishing import collect_experience, publish_from_run, score_teacher
 from teacher_store.records.record import TeacherKind, TeacherRecord
 from teacher_store.store.store import TeacherStore
@@ -18,8 +18,8 @@ from tests.helpers.runs import plan_for
 from tests.orchestrator.run.test_methods import FADING, GOOD_RETURN, small
 from tests.orchestrator.run.test_several_teachers import ENV, FRAME_SHAPE, NETWORK, NUM_ACTIONS, fitted, states
 from upcycle.errors import UserError
-from upcycle.runs.snapshots import write_snapshot
 from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.snapshots import write_snapshot
 
 pytestmark = pytest.mark.slow
 

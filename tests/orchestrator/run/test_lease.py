@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.run import lease
+from tests.helpers.paths import ROOT
 from upcycle.config.io import parse_config
 from upcycle.errors import UserError
 from upcycle.runs.run_folder import RunFolder
@@ -18,7 +19,6 @@ import sys, time
 from pathlib import Path
 from orchestrator.run import lease
 from upcycle.runs.run_folder import RunFolder
-from tests.helpers.paths import ROOT
 with lease.hold(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()

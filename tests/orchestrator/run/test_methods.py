@@ -7,12 +7,11 @@ import pytest
 
 from orchestrator.teachers.publishing import publish_from_run
 from teacher_store.store.store import TeacherStore
-from teacher_store.training_state import read_training_state
 from tests.helpers.in_process import run_in_process
-from upcycle.config.run import RunConfig
-from upcycle.config.io import load_config
-from upcycle.errors import UserError
 from tests.helpers.paths import PRESETS
+from upcycle.config.io import load_config
+from upcycle.config.run import RunConfig
+from upcycle.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -93,8 +92,8 @@ def test_fine_tuning_goes_on_as_the_teacher_with_its_optimizer(store: TeacherSto
     steps = publish_from_run(run.folder.path, store, name="finer").provenance.learner_steps
     assert steps is not None
     assert steps <= run.status["learner-0"]["learner_steps"]  # the run counts its own
-    arrays = read_training_state(store.get("finer"), store)
-    taught = read_training_state(store.get("catcher"), store)
+    arrays = store.training_state(store.get("finer"))
+    taught = store.training_state(store.get("catcher"))
     name = next(iter(arrays.optimizer))
     assert arrays.optimizer[name]["step"] == arrays.learner_steps + taught.optimizer[name]["step"]
 

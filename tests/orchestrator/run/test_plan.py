@@ -14,9 +14,9 @@ from tests.orchestrator.processes.test_evaluator import weights
 from upcycle.errors import UserError
 from upcycle.experience.experience_log import ExperienceLogReader
 from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import to_numpy
 from upcycle.runs.runtime import StopSignal
 from upcycle.runs.snapshots import write_snapshot
-from upcycle.networks.torch_io import to_numpy
 
 OFFLINE = ("phases=offline,online", "teacher.id=catcher")
 

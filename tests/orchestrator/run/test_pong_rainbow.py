@@ -8,12 +8,12 @@ import torch
 from teacher_store.records.record import Score
 from teacher_store.store.store import BUNDLED, TeacherStore
 from tests.helpers.in_process import run_in_process
-from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
-from upcycle.config.io import load_config
-from upcycle.networks.q_network import build_network
-from upcycle.runs.snapshots import write_snapshot
-from upcycle.networks.torch_io import to_numpy
 from tests.helpers.paths import PRESETS
+from upcycle.config.io import load_config
+from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
+from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.snapshots import write_snapshot
 
 pytestmark = pytest.mark.slow
 

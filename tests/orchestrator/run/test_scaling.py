@@ -19,11 +19,11 @@ from orchestrator.cli.app import main
 from orchestrator.cli.options import STOPPED
 from orchestrator.processes.shard_set import ShardSet
 from replay_service.client.sharded_replay import ShardedReplay
+from tests.helpers.chunk_factory import make_chunk
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import CATCH, catch, plan_for, wait_until
 from tests.orchestrator.cluster.test_ray_cluster import SMALL, command, progress, status
 from tests.orchestrator.processes.test_process import Stage
-from tests.helpers.chunk_factory import make_chunk
 from upcycle.experience.chunks import encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.runs.run_folder import RunFolder

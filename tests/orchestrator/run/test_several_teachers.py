@@ -18,11 +18,11 @@ from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
 from tests.helpers.in_process import run_in_process
 from tests.orchestrator.run.test_methods import small
-from upcycle.experience.chunks import Array
 from upcycle.config.run import NetworkConfig
+from upcycle.experience.chunks import Array
 from upcycle.networks.q_network import QNetwork, build_network
-from upcycle.runs.snapshots import write_snapshot
 from upcycle.networks.torch_io import load_into, to_numpy
+from upcycle.runs.snapshots import write_snapshot
 
 pytestmark = pytest.mark.slow
 

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.teachers.bundles import import_bundle
 from orchestrator.cli.app import main
+from orchestrator.teachers.bundles import import_bundle
 from teacher_store.store.bundle import RECORD
 from teacher_store.store.store import TeacherStore
-from tests.helpers.teacher_bundles import rewrite
 from tests.helpers.stored import ENV, SCORE, make_log, make_weights, publish
+from tests.helpers.teacher_bundles import rewrite
 from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.networks.q_network import build_network
-from upcycle.runs.snapshots import write_snapshot
 from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.snapshots import write_snapshot
 
 NETWORK = NetworkConfig(width=0.0625, hidden=2)
 

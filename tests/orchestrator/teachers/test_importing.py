@@ -17,12 +17,12 @@ from teacher_store.importers.imported import Request
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from tests.helpers.in_process import run_in_process
-from tests.orchestrator.run.test_pong_rainbow import SHORT
+from tests.helpers.paths import FIXTURES, PRESETS
 from tests.helpers.replay_files import write_replay
+from tests.orchestrator.run.test_pong_rainbow import SHORT
 from upcycle.config.io import load_config
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of
-from tests.helpers.paths import FIXTURES, PRESETS
 
 pytestmark = pytest.mark.slow
 

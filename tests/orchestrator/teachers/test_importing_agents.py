@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.teachers.importing import ImportOptions, import_teacher
 from teacher_store.store.store import TeacherStore
-from tests.helpers.paths import FIXTURES
 from tests.helpers.fixture_files import unzip
+from tests.helpers.paths import FIXTURES
 from upcycle.errors import UserError
 
 pytestmark = pytest.mark.slow

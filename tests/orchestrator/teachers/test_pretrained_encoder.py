@@ -10,25 +10,25 @@ import torch
 
 from actors.envs import env_spec
 from learner.learner import Learner
-from orchestrator.teachers.pretrained_encoder import find_encoder, read_torso
 from orchestrator.run.launch import resume
 from orchestrator.run.progress import SilentView
+from orchestrator.teachers.pretrained_encoder import find_encoder, read_torso
 from orchestrator.teachers.publishing import publish_from_run
 from teacher_store.store.store import TeacherStore
-from tests.learner.test_learner import CHUNKS, experience, replay, run_folder
 from tests.helpers.in_process import run_in_process
 from tests.helpers.runs import catch, plan_for
+from tests.learner.test_learner import CHUNKS, experience, replay, run_folder
 from tests.orchestrator.run.test_pong_rainbow import PRESETS, SHORT, publish_untrained
-from upcycle.experience.chunks import Array
-from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
 from upcycle.config.io import load_config
+from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.runs.metrics import Metrics
+from upcycle.experience.chunks import Array
 from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
 from upcycle.runs.snapshots import SnapshotFolder, Tensors, read_snapshot, write_snapshot
-from upcycle.networks.torch_io import to_numpy
 
 pytestmark = pytest.mark.slow
 

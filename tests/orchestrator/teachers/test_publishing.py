@@ -15,16 +15,15 @@ from learner.training_arrays import to_train_state
 from orchestrator.cli import teacher_commands
 from orchestrator.teachers.publishing import collect_experience, publish_from_run, score_teacher
 from teacher_store.store.store import TeacherStore
-from teacher_store.training_state import read_training_state
-from upcycle.experience.chunks import decode_chunk, encode_chunk
 from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.chunks import decode_chunk, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogWriter
 from upcycle.networks.q_network import build_network
+from upcycle.networks.torch_io import to_numpy
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
 from upcycle.runs.snapshots import SnapshotFolder
-from upcycle.networks.torch_io import to_numpy
 
 ENV = EnvConfig(task="CartPole-v1", max_episode_steps=60)
 CPU = torch.device("cpu")
@@ -105,7 +104,7 @@ def test_the_newest_checkpoint_goes_along_for_those_that_fine_tune(run: RunFolde
     record = publish_from_run(run.path, store, name="balancer")
     assert record.training_state is not None
     assert (record.training_state.optimizer, record.training_state.learner_steps) == ("adam", 1)
-    arrays = read_training_state(record, store)
+    arrays = store.training_state(record)
     network = build_network(NETWORK, frame_shape=(4,), stack=1, num_actions=2)
     student = TrainState(network, run.config.learner, CPU)
     student.load_state_dict(to_train_state(arrays, network, student.optimizer))

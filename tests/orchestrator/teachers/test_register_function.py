@@ -12,9 +12,9 @@ from orchestrator.teachers.register_function import RegisterOptions, register_fu
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from tests.helpers.in_process import run_in_process
+from tests.helpers.installed import install
 from tests.orchestrator.run.test_methods import FADING, GOOD_RETURN, small
 from tests.orchestrator.run.test_several_teachers import states, values_of_going_to
-from tests.helpers.installed import install
 from upcycle.errors import UserError
 
 pytestmark = pytest.mark.slow

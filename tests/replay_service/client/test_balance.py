@@ -9,10 +9,10 @@ from itertools import count
 import numpy as np
 import pytest
 
-from replay_service.wire.inspection_messages import TableInspection
-from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.server.shard import ReplayShard
 from replay_service.table.types import TableConfig
+from replay_service.wire.inspection_messages import TableInspection
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, guarded, make_data, running_shards, table_config
 from upcycle.runs.metrics import Metrics
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from replay_service.client.sharded_replay import ReplayTimeout
 from replay_service.table.types import TableStats
+from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, guarded, make_data, table_config
 from tests.helpers.shard_process import ShardProcess
 from upcycle.experience.chunks import decode_chunk

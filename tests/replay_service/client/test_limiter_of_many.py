@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.table.rate_limiter import Flow
 from replay_service.server.shard import ReplayShard
+from replay_service.table.rate_limiter import Flow
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, guarded, make_data, running_shards, table_config
 
 pytestmark = pytest.mark.slow

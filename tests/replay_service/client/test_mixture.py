@@ -9,8 +9,8 @@ import pytest
 from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, ShardedReplay
 from replay_service.table.types import Tier, Transport
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
-from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array
 
 TEACHER = 100
 """Chunks of the table `teacher` are numbered from here on, so that a row shows which table it is of."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.wire.errors import ShardUnavailable
 from replay_service.server.log_sink import LogPart, read_part
+from replay_service.wire.errors import ShardUnavailable
 from tests.helpers.chunk_factory import (
     ENV,
     SPEC,
@@ -18,8 +18,8 @@ from tests.helpers.chunk_factory import (
     running_shards,
     table_config,
 )
-from upcycle.experience.chunks import ChunkSpec, encode_chunk
 from upcycle.errors import UserError
+from upcycle.experience.chunks import ChunkSpec, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 
 

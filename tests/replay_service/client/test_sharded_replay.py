@@ -9,8 +9,8 @@ import pytest
 
 from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
-from upcycle.experience.chunks import MAX_PRIORITY, Array
 from upcycle.errors import UserError
+from upcycle.experience.chunks import MAX_PRIORITY, Array
 from upcycle.runs.metrics import Metrics
 
 BIG = table_config(capacity_steps=400)

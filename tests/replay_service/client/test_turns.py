@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.table.rate_limiter import Flow
 from replay_service.client.turns import Turns, weights
+from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import TableStats
 from tests.helpers.fleet import STEPS, Fleet, spread
 

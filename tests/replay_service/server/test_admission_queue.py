@@ -7,12 +7,12 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replay_service.server.admission_queue import WaitingLine
+from replay_service.server.log_sink import EncodedChunk
 from replay_service.server.reservations import Reservations
 from replay_service.server.served_table import ServedTable
-from replay_service.server.log_sink import EncodedChunk
 from replay_service.server.size_gauge import SizeGauge
 from replay_service.table.table import Table
-from replay_service.server.admission_queue import WaitingLine
 from tests.helpers.chunk_factory import SPEC, make_chunk, make_data, table_config
 from tests.replay_service.wire.test_inspection import make_table
 from upcycle.runs.metrics import Metrics

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.server.served_table import ServedTable
 from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
 from replay_service.server.log_sink import EncodedChunk
+from replay_service.server.served_table import ServedTable
 from replay_service.table.types import SampledBatch, TableDraw, TableStats
 from tests.helpers.chunk_factory import (
     ENV,
@@ -22,8 +22,8 @@ from tests.helpers.chunk_factory import (
     running_shards,
     table_config,
 )
-from tests.replay_service.wire.test_inspection import make_table
 from tests.replay_service.server.test_admission_queue import WAIT_SECONDS, served, wait_until
+from tests.replay_service.wire.test_inspection import make_table
 from upcycle.errors import UserError
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.runs.metrics import Metrics

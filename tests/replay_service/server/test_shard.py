@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.wire.errors import ShardUnavailable
 from replay_service.server.shard import ReplayShard
+from replay_service.wire.errors import ShardUnavailable
 from tests.helpers.chunk_factory import (
     ENV,
     SPEC,
@@ -22,8 +22,8 @@ from tests.helpers.chunk_factory import (
     sample_request,
     table_config,
 )
-from upcycle.experience.chunks import ChunkSpec, encode_chunk
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.chunks import ChunkSpec, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.runs.metrics import Metrics
 

@@ -8,16 +8,16 @@ import pytest
 
 from benchmarks.relay import CountingRelay
 from replay_service.client.shard_client import ShardClient
-from replay_service.server.served_table import ServedTable
 from replay_service.server.log_sink import EncodedChunk
+from replay_service.server.served_table import ServedTable
 from tests.helpers.chunk_factory import (
     SPEC,
     running_shards,
     sample_request,
     table_config,
 )
-from tests.replay_service.server.test_shard import LIMITED, insert, reserve
 from tests.replay_service.server.test_admission_queue import wait_until
+from tests.replay_service.server.test_shard import LIMITED, insert, reserve
 from upcycle.errors import CorruptDataError
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from replay_service.__main__ import main
-from replay_service.server.served_table import EncodedChunk, ServedTable
 from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.server.served_table import EncodedChunk, ServedTable
 from replay_service.table.types import TableStats
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from tests.helpers.shard_process import ShardProcess

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.storage.annotations import Annotations
 from replay_service.client.mapped_arena import MappedArena
 from replay_service.client.sharded_replay import SampledBatch, ScannedBatch, ShardedReplay
+from replay_service.storage.annotations import Annotations
 from replay_service.storage.arena import Arena
 from replay_service.table.table import Table
 from replay_service.table.types import ScanCursor, Tier, TransitionKeys, Transport
@@ -25,8 +25,8 @@ from tests.helpers.chunk_factory import (
     running_shards,
     table_config,
 )
-from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array
 from upcycle.runs.metrics import Metrics
 
 WIDTH, SLOTS = 3, 3

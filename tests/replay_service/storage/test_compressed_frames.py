@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.server.shard import ReplayShard
 from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.server.shard import ReplayShard
 from replay_service.storage.arena import Arena
 from replay_service.table.types import TableConfig, Transport
 from tests.helpers.chunk_factory import sample_request
 from tests.replay_service.storage.test_packed_storage import SPEC, make_chunks
-from upcycle.experience.chunks import Chunk, Codec, decode_chunk, encode_chunk
 from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Chunk, Codec, decode_chunk, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
-from upcycle.runs.metrics import Metrics
 from upcycle.experience.windows import View
+from upcycle.runs.metrics import Metrics
 
 VIEW = View(n_step=2, stack=4, stack_fill="zeros")
 CAPACITY = 400

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replay_service.storage.arena import Arena
+from replay_service.storage.packed_storage import PackedStorage
 from replay_service.storage.packed_windows import PackedCodec, PackedWindows, unpack_windows
 from replay_service.storage.spill_files import SpillFiles
-from replay_service.storage.arena import Arena
 from replay_service.table.table import Table
-from replay_service.storage.packed_storage import PackedStorage, Storage
+from replay_service.table.tiers import Storage
 from replay_service.table.types import TableConfig, Tier
 from tests.helpers.lanes import cut_chunks, make_lane
-from upcycle.experience.chunks import Array, Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.chunks import Array, Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.experience.windows import View, valid_starts
 
 SPEC = ChunkSpec(frame_shape=(6, 5), frame_dtype="uint8", num_actions=5, steps=8, history=3, lookahead=3)

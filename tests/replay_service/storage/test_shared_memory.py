@@ -12,13 +12,19 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from replay_service.client.shard_client import ShardClient
 from replay_service.client.batch_drawer import BatchDrawer
 from replay_service.client.mapped_arena import MappedArena
 from replay_service.client.membership import Membership
+from replay_service.client.shard_client import ShardClient
 from replay_service.server.shard import ReplayShard
-from replay_service.storage.shared_memory import SegmentHandle, SegmentUnreachable, SharedSegment, can_share, map_segment
 from replay_service.storage.arena import Arena
+from replay_service.storage.shared_memory import (
+    SegmentHandle,
+    SegmentUnreachable,
+    SharedSegment,
+    can_share,
+    map_segment,
+)
 from replay_service.table.types import SampledBatch, TableStats, Transport
 from tests.helpers.chunk_factory import (
     SPEC,

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.table.scan import MAX_SLOTS, next_items
 from replay_service.client.sharded_replay import ReplayTimeout, ScanIncomplete, ScannedBatch, ShardedReplay
+from replay_service.table.scan import MAX_SLOTS, next_items
 from replay_service.table.table import Table
 from replay_service.table.types import ScanCursor, Tier, Transport
 from tests.helpers.chunk_factory import (
@@ -27,8 +27,8 @@ from tests.helpers.chunk_factory import (
     table_config,
 )
 from tests.helpers.shard_process import ShardProcess
-from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array
 from upcycle.experience.windows import View
 
 Key = tuple[int, int, int, int]

@@ -11,8 +11,8 @@ from replay_service.table.table import Table
 from replay_service.table.types import TableConfig
 from tests.helpers.chunk_factory import SPEC, VIEW, make_chunk, table_config
 from tests.helpers.lanes import cut_chunks, expected_transition, make_lane
-from upcycle.experience.chunks import MAX_PRIORITY
 from upcycle.errors import UserError
+from upcycle.experience.chunks import MAX_PRIORITY
 from upcycle.experience.windows import View
 
 SLOTS = 3

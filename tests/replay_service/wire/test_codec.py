@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.wire import codec
 from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import TableStats
+from replay_service.wire import codec
 from tests.helpers.chunk_factory import SPEC
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 from upcycle.experience.windows import View
 
 LAYOUT: codec.Layout = {"slot": ("int64", ()), "mark": ("uint8", ()), "frames": ("uint8", (3, 2)), "p": ("float32", ())}

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.wire.inspection_messages import QUANTILES, TableInspection, ages, histogram
 from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.contents import QUANTILES, ages, histogram
 from replay_service.table.table import Table
 from replay_service.table.types import TableConfig
+from replay_service.wire.inspection_messages import TableInspection
 from tests.helpers.chunk_factory import (
     SPEC,
     VIEW,
@@ -20,8 +21,8 @@ from tests.helpers.chunk_factory import (
     running_shards,
     table_config,
 )
-from upcycle.experience.chunks import MAX_PRIORITY, Array
 from upcycle.errors import UpcycleError
+from upcycle.experience.chunks import MAX_PRIORITY, Array
 from upcycle.experience.windows import View
 
 LIMITED = table_config(samples_per_insert=2.0, error_buffer_steps=64, min_size_to_sample=8)

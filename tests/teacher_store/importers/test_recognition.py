@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.importers.registry import IMPORTERS
 from teacher_store.importers.readers.source import Source
-from tests.helpers.paths import FIXTURES
+from teacher_store.importers.registry import IMPORTERS
 from tests.helpers.fixture_files import unzip
 from tests.helpers.minari_files import unpack
+from tests.helpers.paths import FIXTURES
 
 NAMES = {importer.name for importer in IMPORTERS}
 SOURCES = sorted(

@@ -15,11 +15,11 @@ import pytest
 from teacher_store.importers.imported import ImportedExperience, Rows
 from teacher_store.importers.lane_chunks import lane_chunks
 from teacher_store.importers.writing import write_experience
-from upcycle.experience.chunks import ChunkSpec, encode_chunk
+from tests.helpers.paths import ROOT
 from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.chunks import ChunkSpec, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader
-from tests.helpers.paths import ROOT
 
 ENV = EnvConfig()
 SPEC = ChunkSpec((6, 5), "uint8", 4, steps=8, history=3, lookahead=2)

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from teacher_store.records.action_order import action_order, check_taken_as_is
+from teacher_store.records.action_order import action_order, check_agrees, check_taken_as_is
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
-from upcycle.networks.action_names import action_names
 from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import UserError
+from upcycle.networks.action_names import action_names
 from upcycle.networks.q_network import QNetwork, build_network
-from upcycle.runs.snapshots import write_snapshot
 from upcycle.networks.torch_io import to_numpy
+from upcycle.runs.snapshots import write_snapshot
 
 MINIMAL = EnvConfig(frame_size=42)
 FULL = MINIMAL.model_copy(update={"full_action_space": True})
@@ -69,7 +69,7 @@ def test_a_teacher_with_its_own_order_teaches_and_plays_in_that_of_the_environme
 def test_a_student_with_an_action_that_the_teacher_lacks_is_refused(store: TeacherStore) -> None:
     record, _ = publish(store, MINIMAL, 6)
     with pytest.raises(UserError, match=r"knows noop, .*, and not up, down, .*; set env\.full_action_space=False"):
-        record.check_agrees(FULL, num_actions=18)
+        check_agrees(record, FULL, num_actions=18)
     record, _ = publish(store, MINIMAL, 6, name="other", actions=("noop", "up", "a", "b", "c", "d"))
     with pytest.raises(UserError, match=r"teacher\.id .* not fire, right, .*; choose another teacher"):
         load_teacher(record, store, env=MINIMAL)
@@ -79,7 +79,7 @@ def test_sets_that_are_the_same_need_no_mapping(store: TeacherStore) -> None:
     seaquest = MINIMAL.model_copy(update={"task": "Seaquest-v5"})
     record, _ = publish(store, seaquest, 18)
     full = seaquest.model_copy(update={"full_action_space": True})
-    record.check_agrees(full, num_actions=18)
+    check_agrees(record, full, num_actions=18)
     check_taken_as_is(record, full, weights=True, buffer=True)
     assert action_order(record, full) is None
 
@@ -88,9 +88,9 @@ def test_nothing_is_mapped_where_nobody_knows_what_actions_mean(store: TeacherSt
     record, _ = publish(store, MINIMAL.model_copy(update={"task": "Unknown-v5"}), 5)
     assert action_order(record, record.env) is None
     with pytest.raises(UserError, match=r"env\.full_action_space = True: .* trained with False"):
-        record.check_agrees(record.env.model_copy(update={"full_action_space": True}))
+        check_agrees(record, record.env.model_copy(update={"full_action_space": True}))
     with pytest.raises(UserError, match="has 5 actions, the environment 6"):
-        record.check_agrees(record.env, num_actions=6)
+        check_agrees(record, record.env, num_actions=6)
 
 
 def test_weights_and_buffers_are_taken_with_their_own_numbers_alone(store: TeacherStore) -> None:

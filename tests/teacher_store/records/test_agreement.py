@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from teacher_store.records.action_order import check_agrees
 from teacher_store.records.record import OptimizerKind
 from teacher_store.records.reload import check_reload
 from teacher_store.store.store import TeacherStore
@@ -32,14 +33,14 @@ def test_a_student_that_would_see_something_else_is_refused(
 ) -> None:
     record = publish(store, make_weights(tmp_path))
     with pytest.raises(UserError, match=message):
-        record.check_agrees(ENV.model_copy(update=change), num_actions=6)
+        check_agrees(record, ENV.model_copy(update=change), num_actions=6)
 
 
 def test_a_student_may_start_and_end_its_episodes_differently(store: TeacherStore, tmp_path: Path) -> None:
     record = publish(store, make_weights(tmp_path))
-    record.check_agrees(ENV.model_copy(update={"noop_max": 1, "episodic_life": True}), num_actions=6)
+    check_agrees(record, ENV.model_copy(update={"noop_max": 1, "episodic_life": True}), num_actions=6)
     with pytest.raises(UserError, match="has 6 actions, the environment 18"):
-        record.check_agrees(ENV, num_actions=18)
+        check_agrees(record, ENV, num_actions=18)
 
 
 @pytest.mark.parametrize(

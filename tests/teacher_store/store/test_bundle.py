@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.store.bundle import RECORD, SUMS, export_bundle
 from teacher_store.importers.formats.upcycle_bundle import is_bundle, open_bundle
 from teacher_store.importers.readers.source import Source
 from teacher_store.records.record import TeacherRecord
+from teacher_store.store.bundle import RECORD, SUMS, export_bundle
 from teacher_store.store.store import TeacherStore
-from tests.helpers.teacher_bundles import rewrite
 from tests.helpers.stored import make_log, make_training_state, make_weights, publish
+from tests.helpers.teacher_bundles import rewrite
 from upcycle.errors import CorruptDataError, UserError
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.store.publishing import hashes_of
 from teacher_store.records.record import Function, TeacherRecord
+from teacher_store.store.publishing import hashes_of
 from teacher_store.store.store import TeacherStore
 from tests.helpers.stored import ENV, SCORE, make_log, make_training_state, make_weights, publish
 from tests.helpers.writers import publish_into_folder

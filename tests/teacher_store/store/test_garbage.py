@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from teacher_store.records.record import TeacherRecord, Weights
 from teacher_store.store.garbage import Contents, collect_garbage, plan_garbage
 from teacher_store.store.leases import Lease, hold_lease, mark_sweep
 from teacher_store.store.publishing import hashes_of
-from teacher_store.records.record import TeacherRecord, Weights
 from teacher_store.store.revisions import Revision
 from teacher_store.store.storage import Entry, object_name
 from teacher_store.store.store import TeacherStore

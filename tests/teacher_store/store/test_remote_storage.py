@@ -13,15 +13,14 @@ from pathlib import Path
 import boto3
 import pytest
 
-from teacher_store.store.bundle import export_bundle
-from teacher_store.store.garbage import collect_garbage
 from teacher_store.importers.formats.upcycle_bundle import open_bundle
 from teacher_store.importers.readers.source import Source
+from teacher_store.store.bundle import export_bundle
+from teacher_store.store.garbage import collect_garbage
 from teacher_store.store.publishing import hashes_of
 from teacher_store.store.remote_storage import RemoteStorage
 from teacher_store.store.storage import object_name
 from teacher_store.store.store import TeacherStore
-from teacher_store.training_state import read_training_state
 from tests.helpers.s3 import serve
 from tests.helpers.stored import make_log, make_training_state, make_weights, publish
 from tests.helpers.writers import publish_into_bucket
@@ -81,7 +80,7 @@ def test_a_teacher_in_a_bucket_is_whole_on_another_machine(store: TeacherStore, 
     assert sha256_of(weights) == record.weights.sha256
     assert not list((tmp_path / "other").rglob("*.log"))  # only what is asked for
     assert other.open_log(record).num_transitions == 84
-    assert read_training_state(record, other).learner_steps == 7
+    assert other.training_state(record).learner_steps == 7
     other.verify(record)
     scored = other.replace(record.model_copy(update={"random_score": -20.0}))
     assert store.get(record.id) == scored

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from teacher_store.records.record import Provenance, TeacherRecord
 from teacher_store.store.storage import object_name
 from teacher_store.store.store import TeacherStore
-from teacher_store.training_state import read_training_state
 from tests.helpers.stored import make_log, make_training_state, make_weights, old_folder, publish
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.files import sha256_of
@@ -162,7 +161,7 @@ def test_a_teacher_in_an_old_folder_loses_nothing_by_a_change(store: TeacherStor
         shutil.rmtree(tmp_path / place / "pong-dqn")
         again = TeacherStore(own.root, bundled=None)
         own.verify(again.get(record.id))
-        assert read_training_state(again.get(record.id), again).learner_steps == 7
+        assert again.training_state(again.get(record.id)).learner_steps == 7
         assert again.open_log(again.get(record.id)).num_transitions == (84 if change else 28)
         old_folder(store, record, tmp_path / place / "pong-dqn")
 
@@ -211,7 +210,7 @@ def test_the_training_state_goes_along_and_is_verified(store: TeacherStore, tmp_
     assert (record.training_state.optimizer, record.training_state.learner_steps) == ("adam", 7)
     assert record.training_state.bytes == (tmp_path / "state").stat().st_size
     store.verify(record)
-    read = read_training_state(store.get(record.id), store)
+    read = store.training_state(store.get(record.id))
     assert (read.kind, read.learner_steps) == ("adam", 7)
     np.testing.assert_equal(
         (read.online, read.target, read.optimizer), (arrays.online, arrays.target, arrays.optimizer)
@@ -221,7 +220,7 @@ def test_the_training_state_goes_along_and_is_verified(store: TeacherStore, tmp_
     path.unlink()
     path.write_bytes(content[:-1] + b"x")
     with pytest.raises(CorruptDataError, match=r"training_state\.safetensors: SHA-256"):
-        read_training_state(record, store)
+        store.training_state(record)
     with pytest.raises(CorruptDataError, match=r"training_state\.safetensors: SHA-256"):
         store.verify(record)
 
@@ -233,7 +232,7 @@ def test_a_teacher_of_before_has_none_and_says_so(store: TeacherStore, tmp_path:
         assert line in path.read_text()
         path.write_text(path.read_text().replace(line, ""))
     with pytest.raises(UserError, match=r"without its training state; set teacher\.optimizer=fresh"):
-        read_training_state(store.get(record.id), store)
+        store.training_state(store.get(record.id))
 
 
 @pytest.mark.parametrize(

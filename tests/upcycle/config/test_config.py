@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.config.run import RunConfig
-from upcycle.config.io import dump_config, load_config, parse_config
-from upcycle.errors import UserError
 from tests.helpers.paths import PRESETS
+from upcycle.config.io import dump_config, load_config, parse_config
+from upcycle.config.run import RunConfig
+from upcycle.errors import UserError
 
 PRESET_FILES = sorted(PRESETS.glob("*.toml"))
 

@@ -1,9 +1,7 @@
 """The configuration reference says what the models say."""
 
-from pathlib import Path
-
-from upcycle.config.docs import reference
 from tests.helpers.paths import ROOT
+from upcycle.config.docs import reference
 
 
 def test_the_page_is_up_to_date() -> None:

@@ -1,15 +1,14 @@
 """The shipped presets against the published settings (Reincarnating RL, Dopamine), written out once more."""
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from upcycle.config.run import RunConfig
-from upcycle.config.io import load_config
-from upcycle.config.teacher_use import has_teacher, with_protocol_of
 from tests.helpers.paths import PRESETS
+from upcycle.config.io import load_config
+from upcycle.config.run import RunConfig
+from upcycle.config.teacher_use import has_teacher, with_protocol_of
 
 SMALL = {"cartpole", "catch", "pong_cpu", "pong_rainbow", "pong_teacher"}
 

@@ -1,5 +1,5 @@
-from upcycle.config.run import EnvConfig
 from upcycle.config.io import parse_config
+from upcycle.config.run import EnvConfig
 from upcycle.config.teacher_use import with_protocol_of
 
 TEACHER = EnvConfig(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from zlib_ng import zlib_ng
 
 from tests.helpers.lanes import cut_chunks, make_lane
-from upcycle.experience.chunks import COLUMNS, MAX_PRIORITY, Chunk, ChunkSpec, Codec, decode_chunk, encode_chunk
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import COLUMNS, MAX_PRIORITY, Chunk, ChunkSpec, Codec, decode_chunk, encode_chunk
 
 SPEC = ChunkSpec(frame_shape=(3, 2), frame_dtype="uint8", num_actions=5, steps=8, history=3, lookahead=2)
 PREFIX = struct.Struct("<4sHHI")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.paths import ROOT
-from upcycle.experience.chunks import ChunkSpec
 from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.experience.log_segment import list_segments
 

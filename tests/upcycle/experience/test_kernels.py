@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from upcycle.experience import kernels, native_kernels, plain_kernels
 from upcycle.errors import CorruptDataError
+from upcycle.experience import kernels, native_kernels, plain_kernels
 from upcycle.experience.kernel_building import build_kernels
 
 SHAPE, GROUP = (12, 11), 4

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from envpool.atari.registration import atari_game_list
 
-from upcycle.networks.action_names import action_names
-from upcycle.experience.chunks import Array
 from upcycle.config.run import EnvConfig
+from upcycle.experience.chunks import Array
+from upcycle.networks.action_names import action_names
 
 
 def task_of(game: str) -> str:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.helpers.network_oracle import dense, expected_values, impala_features, nature_features
-from upcycle.experience.chunks import Array
 from upcycle.config.run import NetworkConfig
+from upcycle.experience.chunks import Array
 from upcycle.networks.q_network import QNetwork, build_network
 from upcycle.networks.torch_io import to_numpy
 

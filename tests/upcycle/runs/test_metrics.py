@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.paths import ROOT
 from upcycle.config.io import parse_config
 from upcycle.errors import UserError
 from upcycle.runs.metrics import METRICS, Metrics, metrics_target
 from upcycle.runs.run_folder import RunFolder
-from tests.helpers.paths import ROOT
-
 
 
 def scrape(address: str) -> str:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.config.run import RunConfig
 from upcycle.config.io import parse_config
+from upcycle.config.run import RunConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.runs.run_folder import RunFolder
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upcycle.experience.chunks import Array
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 from upcycle.runs.snapshots import SnapshotFolder, SnapshotRef, read_snapshot, write_snapshot
 
 TENSORS: dict[str, Array] = {

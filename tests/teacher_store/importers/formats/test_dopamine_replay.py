@@ -9,13 +9,13 @@ import pytest
 
 from teacher_store.importers.formats.dopamine_replay import IMPORTER
 from teacher_store.importers.imported import ImportedExperience, Request
-from teacher_store.importers.registry import find_importers
 from teacher_store.importers.readers.source import Source
+from teacher_store.importers.registry import find_importers
 from tests.helpers.imported_transitions import Transition, assert_same_transitions, imported_transitions
-from tests.helpers.replay_files import npy_bytes, write_replay
-from upcycle.experience.chunks import Array
-from upcycle.errors import CorruptDataError, UserError
 from tests.helpers.paths import FIXTURES
+from tests.helpers.replay_files import npy_bytes, write_replay
+from upcycle.errors import CorruptDataError, UserError
+from upcycle.experience.chunks import Array
 
 REPLAYS = FIXTURES / "dopamine_replay"
 NAMES = sorted(path.name for path in REPLAYS.iterdir())

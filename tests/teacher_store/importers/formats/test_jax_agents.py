@@ -12,8 +12,8 @@ import pytest
 
 from teacher_store.importers.formats import cleanrl_jax, dopamine_jax, dopamine_tf
 from teacher_store.importers.imported import Request
-from teacher_store.importers.registry import find_importers
 from teacher_store.importers.readers.source import Source
+from teacher_store.importers.registry import find_importers
 from tests.helpers.fixture_files import unzip
 from tests.helpers.parity import BY_FOLDER, imported, largest_difference, read
 from upcycle.config.run import EnvConfig

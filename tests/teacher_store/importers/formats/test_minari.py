@@ -9,13 +9,13 @@ import pytest
 
 from orchestrator.teachers.importing import ImportOptions, import_experience_into, import_teacher
 from teacher_store.importers.imported import ImportedExperience, Request, Rows
-from teacher_store.importers.registry import find_importers
 from teacher_store.importers.readers.source import Source
+from teacher_store.importers.registry import find_importers
 from teacher_store.store.store import TeacherStore
 from tests.helpers.imported_transitions import Transition, assert_same_transitions, imported_transitions
 from tests.helpers.minari_files import change_metadata, read, reference, unpack
-from upcycle.experience.chunks import Array
 from upcycle.errors import UserError
+from upcycle.experience.chunks import Array
 
 FRAMES = ("frames", "frames-jpeg", "stacks-first", "stacks-last")
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from orchestrator.teachers.importing import ImportOptions, import_teacher
+from teacher_store.importers.formats.minari import IMPORTER
 from teacher_store.importers.readers import hdf5_process
 from teacher_store.importers.readers.hdf5_process import Hdf5Process
-from teacher_store.importers.formats.minari import IMPORTER
 from teacher_store.importers.readers.source import Source
 from teacher_store.store.store import TeacherStore
 from tests.helpers.fuzz_buffers import attempt, spoil

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from teacher_store.importers.formats.dopamine_replay import IMPORTER
 from teacher_store.importers.imported import Request
 from teacher_store.importers.readers.source import Source
-from upcycle.errors import CorruptDataError, UserError
 from tests.helpers.paths import FIXTURES
+from upcycle.errors import CorruptDataError, UserError
 
 WRAPPED = FIXTURES / "dopamine_replay" / "time_limits"
 FILES = sorted(path.name for path in WRAPPED.glob("*.gz"))

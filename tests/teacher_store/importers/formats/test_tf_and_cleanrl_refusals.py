@@ -9,8 +9,8 @@ import pytest
 
 from teacher_store.importers.formats import cleanrl_jax, dopamine_jax, dopamine_tf
 from teacher_store.importers.imported import ImportedAgent, Request
-from teacher_store.importers.registry import IMPORTERS
 from teacher_store.importers.readers.source import Source
+from teacher_store.importers.registry import IMPORTERS
 from tests.helpers.fixture_files import unzip
 from tests.helpers.jax_agents import Params, layer, nature
 from upcycle.errors import CorruptDataError, UserError

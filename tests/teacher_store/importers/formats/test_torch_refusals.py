@@ -11,8 +11,8 @@ from torch import Tensor
 
 from teacher_store.importers.formats import cleanrl_torch, gogianu, stable_baselines3
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
-from teacher_store.importers.registry import IMPORTERS
 from teacher_store.importers.readers.source import Source
+from teacher_store.importers.registry import IMPORTERS
 from tests.helpers.torch_agents import Evil, Tensors, cleanrl, dqn_zip, layer, nature, read, saved
 from upcycle.errors import CorruptDataError, UserError
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from teacher_store.importers.formats import cleanrl_torch, gogianu, stable_baselines3
-from teacher_store.importers.readers.source import Source
 from teacher_store.importers.layers.torch_wrappers import mentions
-from tests.teacher_store.importers.formats.test_torch_refusals import KINDS, read_kind
+from teacher_store.importers.readers.source import Source
 from tests.helpers.torch_agents import Tensors, cleanrl, read, saved
+from tests.teacher_store.importers.formats.test_torch_refusals import KINDS, read_kind
 from upcycle.errors import CorruptDataError, UserError
 
 WRAPPERS = ["_orig_mod", "module", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
