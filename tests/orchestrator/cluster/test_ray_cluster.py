@@ -30,6 +30,8 @@ from upcycle.runs.run_folder import RunFolder
 SMALL = ("rl.env_frames=2000", "evaluation.episodes=5", "evaluation.final_episodes=10", "evaluation.period_seconds=5")
 GCS_PORT, DASHBOARD_PORT = 6411, 8277
 BIN = Path(sys.executable).parent
+POLITELY = ("nice", "-n", "5")
+"""For runs that train as fast as they can until they are stopped: other tests have the right of way."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def test_a_run_survives_kills_stops_cleanly_and_is_resumed(head: Head, tmp_path:
     runs = tmp_path / "runs"
     folder = RunFolder(runs / "catch")
     endless = (*SMALL, "rl.env_frames=1000000", "replay.num_shards=1", "learner.ranks=2")
-    begin = command("run", CATCH, "--runs", runs, sets=endless)
+    begin = [*POLITELY, *command("run", CATCH, "--runs", runs, sets=endless)]
     with (tmp_path / "output").open("wb") as output:
         driver = subprocess.Popen(begin, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
     try:

@@ -22,7 +22,7 @@ from replay_service.client.sharded_replay import ShardedReplay
 from tests.helpers.chunk_factory import make_chunk
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import CATCH, catch, plan_for, wait_until
-from tests.orchestrator.cluster.test_ray_cluster import SMALL, command, progress, status
+from tests.orchestrator.cluster.test_ray_cluster import POLITELY, SMALL, command, progress, status
 from tests.orchestrator.processes.test_process import Stage
 from upcycle.experience.chunks import encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
@@ -179,7 +179,7 @@ def test_a_run_that_is_scaled_up_and_down_goes_on_and_is_resumed(tmp_path: Path)
     runs = tmp_path / "runs"
     folder = RunFolder(runs / "catch")
     sets = (*SMALL, "rl.env_frames=1000000", "replay.num_shards=1", "replay.capacity_steps=400000")
-    begin = command("run", CATCH, "--runs", runs, sets=sets)
+    begin = [*POLITELY, *command("run", CATCH, "--runs", runs, sets=sets)]
     with (tmp_path / "output").open("wb") as output:
         driver = subprocess.Popen(begin, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
 
