@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from replay_service.wire import replay_pb2 as replay__service_dot_replay__pb2
+from replay_service.wire import replay_pb2 as replay__service_dot_wire_dot_replay__pb2
 
 GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__
@@ -36,63 +36,63 @@ class ReplayStub(object):
         """
         self.Insert = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Insert',
-                request_serializer=replay__service_dot_replay__pb2.InsertRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.InsertReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.InsertRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.InsertReply.FromString,
                 _registered_method=True)
         self.Reserve = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Reserve',
-                request_serializer=replay__service_dot_replay__pb2.ReserveRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.ReserveReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.ReserveRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.ReserveReply.FromString,
                 _registered_method=True)
         self.Admit = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Admit',
-                request_serializer=replay__service_dot_replay__pb2.AdmitRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.AdmitReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.AdmitRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.AdmitReply.FromString,
                 _registered_method=True)
         self.Sample = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Sample',
-                request_serializer=replay__service_dot_replay__pb2.SampleRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.SampleReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.SampleRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.SampleReply.FromString,
                 _registered_method=True)
         self.Attach = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Attach',
-                request_serializer=replay__service_dot_replay__pb2.AttachRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.AttachReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.AttachRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.AttachReply.FromString,
                 _registered_method=True)
         self.UpdatePriorities = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/UpdatePriorities',
-                request_serializer=replay__service_dot_replay__pb2.UpdatePrioritiesRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.UpdatePrioritiesReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.UpdatePrioritiesRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.UpdatePrioritiesReply.FromString,
                 _registered_method=True)
         self.Annotate = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Annotate',
-                request_serializer=replay__service_dot_replay__pb2.AnnotateRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.AnnotateReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.AnnotateRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.AnnotateReply.FromString,
                 _registered_method=True)
         self.Scan = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Scan',
-                request_serializer=replay__service_dot_replay__pb2.ScanRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.ScanReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.ScanRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.ScanReply.FromString,
                 _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Stats',
-                request_serializer=replay__service_dot_replay__pb2.StatsRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.StatsReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.StatsRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.StatsReply.FromString,
                 _registered_method=True)
         self.Seed = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Seed',
-                request_serializer=replay__service_dot_replay__pb2.SeedRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.SeedReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.SeedRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.SeedReply.FromString,
                 _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Drain',
-                request_serializer=replay__service_dot_replay__pb2.DrainRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.DrainReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.DrainRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.DrainReply.FromString,
                 _registered_method=True)
         self.Inspect = channel.unary_unary(
                 '/upcycle.replay.v1.Replay/Inspect',
-                request_serializer=replay__service_dot_replay__pb2.InspectRequest.SerializeToString,
-                response_deserializer=replay__service_dot_replay__pb2.InspectReply.FromString,
+                request_serializer=replay__service_dot_wire_dot_replay__pb2.InspectRequest.SerializeToString,
+                response_deserializer=replay__service_dot_wire_dot_replay__pb2.InspectReply.FromString,
                 _registered_method=True)
 
 
@@ -193,63 +193,63 @@ def add_ReplayServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Insert': grpc.unary_unary_rpc_method_handler(
                     servicer.Insert,
-                    request_deserializer=replay__service_dot_replay__pb2.InsertRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.InsertReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.InsertRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.InsertReply.SerializeToString,
             ),
             'Reserve': grpc.unary_unary_rpc_method_handler(
                     servicer.Reserve,
-                    request_deserializer=replay__service_dot_replay__pb2.ReserveRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.ReserveReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.ReserveRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.ReserveReply.SerializeToString,
             ),
             'Admit': grpc.unary_unary_rpc_method_handler(
                     servicer.Admit,
-                    request_deserializer=replay__service_dot_replay__pb2.AdmitRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.AdmitReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.AdmitRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.AdmitReply.SerializeToString,
             ),
             'Sample': grpc.unary_unary_rpc_method_handler(
                     servicer.Sample,
-                    request_deserializer=replay__service_dot_replay__pb2.SampleRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.SampleReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.SampleRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.SampleReply.SerializeToString,
             ),
             'Attach': grpc.unary_unary_rpc_method_handler(
                     servicer.Attach,
-                    request_deserializer=replay__service_dot_replay__pb2.AttachRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.AttachReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.AttachRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.AttachReply.SerializeToString,
             ),
             'UpdatePriorities': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdatePriorities,
-                    request_deserializer=replay__service_dot_replay__pb2.UpdatePrioritiesRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.UpdatePrioritiesReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.UpdatePrioritiesRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.UpdatePrioritiesReply.SerializeToString,
             ),
             'Annotate': grpc.unary_unary_rpc_method_handler(
                     servicer.Annotate,
-                    request_deserializer=replay__service_dot_replay__pb2.AnnotateRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.AnnotateReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.AnnotateRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.AnnotateReply.SerializeToString,
             ),
             'Scan': grpc.unary_unary_rpc_method_handler(
                     servicer.Scan,
-                    request_deserializer=replay__service_dot_replay__pb2.ScanRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.ScanReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.ScanRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.ScanReply.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
-                    request_deserializer=replay__service_dot_replay__pb2.StatsRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.StatsReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.StatsRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.StatsReply.SerializeToString,
             ),
             'Seed': grpc.unary_unary_rpc_method_handler(
                     servicer.Seed,
-                    request_deserializer=replay__service_dot_replay__pb2.SeedRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.SeedReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.SeedRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.SeedReply.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
-                    request_deserializer=replay__service_dot_replay__pb2.DrainRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.DrainReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.DrainRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.DrainReply.SerializeToString,
             ),
             'Inspect': grpc.unary_unary_rpc_method_handler(
                     servicer.Inspect,
-                    request_deserializer=replay__service_dot_replay__pb2.InspectRequest.FromString,
-                    response_serializer=replay__service_dot_replay__pb2.InspectReply.SerializeToString,
+                    request_deserializer=replay__service_dot_wire_dot_replay__pb2.InspectRequest.FromString,
+                    response_serializer=replay__service_dot_wire_dot_replay__pb2.InspectReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -277,8 +277,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Insert',
-            replay__service_dot_replay__pb2.InsertRequest.SerializeToString,
-            replay__service_dot_replay__pb2.InsertReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.InsertRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.InsertReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -304,8 +304,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Reserve',
-            replay__service_dot_replay__pb2.ReserveRequest.SerializeToString,
-            replay__service_dot_replay__pb2.ReserveReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.ReserveRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.ReserveReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -331,8 +331,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Admit',
-            replay__service_dot_replay__pb2.AdmitRequest.SerializeToString,
-            replay__service_dot_replay__pb2.AdmitReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.AdmitRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.AdmitReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -358,8 +358,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Sample',
-            replay__service_dot_replay__pb2.SampleRequest.SerializeToString,
-            replay__service_dot_replay__pb2.SampleReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.SampleRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.SampleReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -385,8 +385,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Attach',
-            replay__service_dot_replay__pb2.AttachRequest.SerializeToString,
-            replay__service_dot_replay__pb2.AttachReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.AttachRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.AttachReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -412,8 +412,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/UpdatePriorities',
-            replay__service_dot_replay__pb2.UpdatePrioritiesRequest.SerializeToString,
-            replay__service_dot_replay__pb2.UpdatePrioritiesReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.UpdatePrioritiesRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.UpdatePrioritiesReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -439,8 +439,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Annotate',
-            replay__service_dot_replay__pb2.AnnotateRequest.SerializeToString,
-            replay__service_dot_replay__pb2.AnnotateReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.AnnotateRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.AnnotateReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -466,8 +466,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Scan',
-            replay__service_dot_replay__pb2.ScanRequest.SerializeToString,
-            replay__service_dot_replay__pb2.ScanReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.ScanRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.ScanReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -493,8 +493,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Stats',
-            replay__service_dot_replay__pb2.StatsRequest.SerializeToString,
-            replay__service_dot_replay__pb2.StatsReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.StatsRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.StatsReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -520,8 +520,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Seed',
-            replay__service_dot_replay__pb2.SeedRequest.SerializeToString,
-            replay__service_dot_replay__pb2.SeedReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.SeedRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.SeedReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -547,8 +547,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Drain',
-            replay__service_dot_replay__pb2.DrainRequest.SerializeToString,
-            replay__service_dot_replay__pb2.DrainReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.DrainRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.DrainReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -574,8 +574,8 @@ class Replay(object):
             request,
             target,
             '/upcycle.replay.v1.Replay/Inspect',
-            replay__service_dot_replay__pb2.InspectRequest.SerializeToString,
-            replay__service_dot_replay__pb2.InspectReply.FromString,
+            replay__service_dot_wire_dot_replay__pb2.InspectRequest.SerializeToString,
+            replay__service_dot_wire_dot_replay__pb2.InspectReply.FromString,
             options,
             channel_credentials,
             insecure,

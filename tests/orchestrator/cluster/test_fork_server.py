@@ -20,7 +20,7 @@ from tests.helpers.runs import wait_until
 
 pytestmark = pytest.mark.slow
 
-SERVER = "import socket; from orchestrator import fork_server; fork_server.serve(socket.socket(fileno={fileno}))"
+SERVER = "import socket; from orchestrator.cluster import fork_server; fork_server.serve(socket.socket(fileno={fileno}))"
 WORKER = """
 import json, os, sys, time
 print(json.dumps({
@@ -125,7 +125,7 @@ def test_a_server_that_has_threads_after_its_imports_ends(worker: Path, tmp_path
         "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
     )
     code = (
-        "import socket; from orchestrator import fork_server; fork_server.MODULES = ('starts_a_thread',); "
+        "import socket; from orchestrator.cluster import fork_server; fork_server.MODULES = ('starts_a_thread',); "
         "fork_server._main(socket.socket(), 'Catch-v0')"
     )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "RAY_RAYLET_PID": str(os.getpid())}

@@ -223,7 +223,7 @@ def test_too_few_gpus_are_refused(device: Literal["auto", "cuda"], gpus: int, fi
 @pytest.mark.slow
 def test_a_killed_driver_leaves_a_run_that_says_so(tmp_path: Path):
     code = (
-        "import sys, time; from pathlib import Path; from orchestrator import lease; "
+        "import sys, time; from pathlib import Path; from orchestrator.run import lease; "
         "from tests.helpers.runs import new_run, catch; "
         "folder = new_run(Path(sys.argv[1]), catch(), state='running');\n"
         "with lease.hold(folder): print('up', flush=True); time.sleep(60)"

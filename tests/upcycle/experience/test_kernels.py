@@ -176,7 +176,7 @@ def test_places_outside_the_data_are_refused() -> None:
             kernels.copy_pieces(base, np.array([begin]), np.zeros((1, 10), np.uint8))
 
 
-TRY = "from upcycle import kernels; print(kernels.native, kernels.why_plain, kernels.native_kernels.LIBRARY)"
+TRY = "from upcycle.experience import kernels; print(kernels.native, kernels.why_plain, kernels.native_kernels.LIBRARY)"
 
 
 def start_without_library(package: Path, **environment: str) -> "subprocess.Popen[str]":
