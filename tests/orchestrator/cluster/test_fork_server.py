@@ -20,7 +20,7 @@ from tests.helpers.runs import wait_until
 
 pytestmark = pytest.mark.slow
 
-SERVER = "import socket; from orchestrator.cluster import fork_server; fork_server.serve(socket.socket(fileno={fileno}))"
+SERVER = "import socket; from orchestrator.cluster.fork_server import serve; serve(socket.socket(fileno={fileno}))"
 WORKER = """
 import json, os, sys, time
 print(json.dumps({
