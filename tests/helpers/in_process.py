@@ -18,6 +18,7 @@ from orchestrator.run.plan import make_plan, with_teacher_protocol
 from orchestrator.run.progress import SilentView
 from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
 from teacher_store.store.store import TeacherStore
+from upcycle.config.io import load_config
 from upcycle.config.run import RunConfig
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.windows import View
@@ -113,7 +114,23 @@ def run_in_process(config: RunConfig, path: Path, store: TeacherStore) -> InProc
     config = with_teacher_protocol(config, store)
     plan = make_plan(config, store, stop=StopSignal(), view=SilentView())
     folder = RunFolder.create(path, config, **(plan.to_manifest() | {"preset": config.name, "versions": {}}))
-    failed, deadline = threading.Event(), time.monotonic() + _RUN_SECONDS
+    return _play(folder)
+
+
+def resume_in_process(path: Path, store: TeacherStore, *overrides: str) -> InProcessRun:
+    """Resumes a stopped run as `upcycle resume` does, and plays it as `run_in_process` does."""
+    folder = RunFolder.open(path)
+    config = load_config(path / "config.toml", overrides, stored=True)
+    plan = make_plan(config, store, stop=StopSignal(), view=SilentView(), begins=False)
+    folder.replace_config(config)
+    known = plan.to_manifest()
+    folder.update_manifest(teacher=known["teacher"], teachers=known["teachers"])
+    folder.forget_processes()
+    return _play(folder)
+
+
+def _play(folder: RunFolder) -> InProcessRun:
+    config, failed, deadline = folder.config, threading.Event(), time.monotonic() + _RUN_SECONDS
     processes: list[InProcess] = []
 
     def start(role: Role, index: int = 0) -> InProcess:
