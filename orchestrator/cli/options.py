@@ -1,16 +1,15 @@
 """Options that several verbs share, and what is checked about them before anything heavy is imported."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 from tyro.conf import UseAppendAction, arg
 
+from orchestrator.api.presets import RUNS, find_preset
 from upcycle.errors import UserError
 
-PRESETS: Final = Path(__file__).resolve().parents[2] / "deploy" / "presets"
-RUNS: Final = Path(os.environ.get("UPCYCLE_RUNS", "runs"))
+__all__ = ["RUNS", "STOPPED", "Overrides", "References", "check_positive", "check_report", "find_preset", "open_run"]
 
 STOPPED: Final = 3
 """Exit code of a run that was stopped before its end, and can be resumed."""
@@ -20,12 +19,6 @@ Overrides = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar=
 
 References = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="RUN|RETURN")]
 """`--reference NAME` or `--reference 8.6`, any number of times."""
-
-
-def find_preset(preset: str) -> Path:
-    """The file of a preset: a path, or the name of one that ships with Upcycle."""
-    shipped = PRESETS / f"{preset}.toml"
-    return shipped if not Path(preset).suffix and shipped.is_file() else Path(preset)
 
 
 def open_run(runs: Path, run: str) -> Path:

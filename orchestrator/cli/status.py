@@ -1,24 +1,18 @@
 """`upcycle status` and `upcycle stop`: read from the run folder, so they work without Ray, Redis or the driver."""
 
-import os
-import signal
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from orchestrator.cli.printing import print_json, print_table
-from orchestrator.run import lease
 from orchestrator.run.shard_totals import in_words
 from orchestrator.run.standstill import WORDS, clock_time
 from orchestrator.run.state import describe
-from upcycle.errors import UpcycleError, UserError
+from orchestrator.run.stopping import stop_run
+from upcycle.errors import UpcycleError
 from upcycle.runs.run_folder import Record, RunFolder
 from upcycle.runs.runtime import Games
 from upcycle.runs.waits import Wait
-
-_POLL_SECONDS: Final = 0.2
 
 
 def describe_any(path: Path) -> Record:
@@ -124,25 +118,12 @@ def stop(path: Path, *, timeout_seconds: float, as_json: bool) -> int:
 
     Raises: UserError if the run is not running, or has not ended in time.
     """
-    folder = RunFolder.open(path)
-    record = describe(folder)
-    if record["state"] not in ("running", "created"):
-        raise UserError("run", path.name, f"is not running ({record['state']})", "nothing to stop")
-    folder.request_stop()
-    if record["pid"] is not None:
-        with suppress(ProcessLookupError):  # it has ended by itself meanwhile
-            os.kill(record["pid"], signal.SIGTERM)
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        state = describe(folder)["state"]
-        if state not in ("running", "created") and lease.holder(folder) is None:
-            if as_json:
-                print_json({"name": path.name, "state": state})
-            else:
-                print(f"{path.name}: {state}")
-            return 0
-        time.sleep(_POLL_SECONDS)
-    raise UserError("run", path.name, f"has not ended within {timeout_seconds:g} s", "see its logs, or wait longer")
+    state = stop_run(RunFolder.open(path), timeout_seconds=timeout_seconds)
+    if as_json:
+        print_json({"name": path.name, "state": state})
+    else:
+        print(f"{path.name}: {state}")
+    return 0
 
 
 def _progress(record: Record) -> str:

@@ -47,7 +47,9 @@ class ReplayShard:
     account of the limiter and the generations of slots begin anew with each shard object.
 
     Args:
-      log: of this shard alone. The shard syncs it when it stops; whoever opened it closes it, after that.
+      log: of this shard alone, if it keeps one. The shard syncs it when it stops; whoever opened it closes it after
+        that.
+      metrics: where it counts; by default in an object of its own that nothing serves.
       rng: draws are a function of it and of the calls; None takes another one each time.
       host, port: where to listen; port 0 takes a free one.
       shared_memory: keep tables where clients on this host can read them, if this system has such memory.
@@ -60,8 +62,8 @@ class ReplayShard:
         index: int,
         spec: ChunkSpec,
         tables: Sequence[TableConfig],
-        log: ExperienceLogWriter | None,
-        metrics: Metrics,
+        log: ExperienceLogWriter | None = None,
+        metrics: Metrics | None = None,
         rng: np.random.Generator | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -70,6 +72,7 @@ class ReplayShard:
         self.index, self.spec = index, spec
         self._host, self._port = host, port
         self._log = SharedLog(log) if log is not None else None
+        metrics = metrics or Metrics("replay", "run", index)
         size = SizeGauge(metrics)
         generators = (rng or np.random.default_rng()).spawn(len(tables))
         self._tables = dict[str, ServedTable]()
