@@ -3,8 +3,9 @@
 # torch's operations over lists of tensors, which its own optimizers are made of, have names that begin with _foreach.
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
+import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,30 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: LearnerConfig) -
 
     Adam's epsilon is added after bias correction (optax, torch; TensorFlow 1 differs).
     """
+    _leave_compiler_out()
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
+        return Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
     return CentredRMSProp(
         parameters, learning_rate=config.learning_rate, decay=config.rmsprop_decay, epsilon=config.rmsprop_epsilon
     )
+
+
+def _leave_compiler_out() -> None:
+    """Spares a process the import of torch._dynamo, which takes as long as that of PyTorch itself.
+
+    The methods of an optimizer import it on their first call, to keep themselves out of compiled graphs. Ours are never
+    called from one: only networks are compiled. In a PyTorch whose internals differ this does nothing.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        if inspect.isfunction(method) and method.__code__.co_filename.endswith("_compile.py"):
+            original: Any = inspect.unwrap(method)
+            original.__dynamo_disable = original
+
+
+class Adam(torch.optim.Adam):
+    """PyTorch's own, whose step imports no compiler either."""
+
+    step = torch.no_grad()(cast(Callable[..., None], inspect.unwrap(cast(Any, torch.optim.Adam.step))))
 
 
 class CentredRMSProp(torch.optim.Optimizer):

@@ -32,7 +32,6 @@ MODULES: Final = (
     "orchestrator.processes.evaluator",
     "actors.actor",
     "actors.weights",
-    "torch._dynamo",  # wanted by the first optimizer; takes as long as PyTorch itself
 )
 """What the processes of a run import."""
 JOB: Final = "RAY_JOB_ID"

@@ -1,5 +1,7 @@
 """Optimizers against NumPy, step by step, and where each has its epsilon."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 from learner.optimizers import CentredRMSProp, build_optimizer
+from tests.helpers.paths import ROOT
 from upcycle.config.run import LearnerConfig
 from upcycle.experience.chunks import Array
 
@@ -124,3 +127,41 @@ def test_the_rate_is_the_groups_and_a_parameter_without_gradient_stays(name: str
     optimizer.step()
     assert torch.equal(weights[1], before[1])
     assert not torch.equal(weights[0], before[0])
+
+
+def test_adam_is_pytorch_s_bit_by_bit():
+    config = LearnerConfig(optimizer="adam")
+    ours, theirs = parameters(torch.float32), parameters(torch.float32)
+    theirs_optimizer = torch.optim.Adam(theirs, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
+    ours_optimizer = build_optimizer(ours, config)
+    for _ in range(STEPS):
+        for mine, its in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            its.grad = mine.grad.clone()
+        ours_optimizer.step()
+        theirs_optimizer.step()
+    for mine, its in zip(ours, theirs, strict=True):
+        assert torch.equal(mine, its)
+
+
+def test_optimizers_import_no_compiler():
+    code = """
+import sys
+import torch
+from learner.optimizers import build_optimizer
+from upcycle.config.run import LearnerConfig
+
+for kind in ("adam", "rmsprop"):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = build_optimizer([parameter], LearnerConfig(optimizer=kind))
+    parameter.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert not parameter.requires_grad or parameter.grad is None
+print("torch._dynamo" in sys.modules)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=200
+    )
+    assert run.stdout.strip() == "False"
