@@ -49,6 +49,7 @@ from learner.train_step import train_step
 from learner.tuning import Tuning, candidates, choose_device
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.table.types import TableConfig
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from upcycle.config.run import NetworkConfig, RunConfig
@@ -265,13 +266,15 @@ def _teacher(config: RunConfig, spec: ChunkSpec, scratch: Path, device: torch.de
     write_snapshot(scratch / "weights", to_numpy(module.state_dict()), {})
     store = TeacherStore(scratch / "teachers", bundled=None)
     record = store.publish(
-        name="bench",
-        env=config.env,
-        network=network,
-        frame_shape=spec.frame_shape,
-        frame_stack=VIEW.stack,
-        num_actions=spec.num_actions,
-        weights=scratch / "weights",
+        NewTeacher(
+            name="bench",
+            env=config.env,
+            network=network,
+            frame_shape=spec.frame_shape,
+            frame_stack=VIEW.stack,
+            num_actions=spec.num_actions,
+            weights=scratch / "weights",
+        )
     )
     return load_teacher(record, store, device)
 

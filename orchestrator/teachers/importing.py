@@ -19,6 +19,7 @@ from teacher_store.importers.readers.source import Source as Files
 from teacher_store.importers.registry import find_importers
 from teacher_store.importers.writing import write_experience
 from teacher_store.records.record import Provenance, Source, TeacherRecord, teacher_id
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from upcycle.config.io import parse_config, with_overrides
 from upcycle.config.run import EnvConfig
@@ -113,20 +114,22 @@ def import_teacher(
     with _staging(store, options) as folder:
         weights = None if agent is None else _write_weights(agent, folder, store, options.name)
         record = store.publish(
-            name=options.name,
-            env=env,
-            network=None if agent is None else agent.network,
-            frame_shape=spec.frame_shape,
-            frame_stack=spec.stack,
-            num_actions=spec.num_actions,
-            actions=action_names(env),
-            weights=weights,
-            kind="experience" if agent is None else agent.kind,
-            differences=() if agent is None else agent.differences,
-            parity=parity,
-            log_directory=_write_log(contents.experience, folder, options, env, stop=stop, on_progress=on_progress),
-            licence=options.licence,
-            provenance=_provenance(options, contents),
+            NewTeacher(
+                name=options.name,
+                env=env,
+                network=None if agent is None else agent.network,
+                frame_shape=spec.frame_shape,
+                frame_stack=spec.stack,
+                num_actions=spec.num_actions,
+                actions=action_names(env),
+                weights=weights,
+                kind="experience" if agent is None else agent.kind,
+                differences=() if agent is None else agent.differences,
+                parity=parity,
+                log_directory=_write_log(contents.experience, folder, options, env, stop=stop, on_progress=on_progress),
+                licence=options.licence,
+                provenance=_provenance(options, contents),
+            )
         )
     if agent is None or options.episodes == 0:
         return record

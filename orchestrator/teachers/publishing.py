@@ -18,6 +18,7 @@ from learner.training_arrays import to_training_arrays
 from orchestrator.baselines import encoder_of, parents_of
 from orchestrator.teachers.acting import acting, to_score, way_of_acting
 from teacher_store.records.record import Provenance, Score, TeacherRecord
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from teacher_store.training_state import write_training_state
@@ -191,28 +192,30 @@ def publish_from_run(
     random = manifest.get("random_score")
     with _training_state(folder if with_training_state else None, store) as training_state:
         return store.publish(
-            name=name,
-            env=config.env,
-            network=config.network,
-            frame_shape=spec.frame_shape,
-            frame_stack=spec.stack,
-            num_actions=spec.num_actions,
-            actions=action_names(config.env),
-            weights=path,
-            score=to_score(returns, config.evaluation.epsilon),
-            random_score=float(random) if random is not None else _random_score(config.env, config.seed),
-            training_state=training_state,
-            log_directory=folder.experience if with_experience and _has_log(folder) else None,
-            licence=licence,
-            parents=parents_of(manifest),
-            provenance=Provenance(
-                run_id=str(manifest["run_id"]),
-                config=dump_config(config),
-                learner_steps=int(snapshot.metadata["learner_steps"]),
-                env_frames=int(snapshot.metadata["env_frames"]),
-                encoder=encoder_of(manifest).get("sha256"),
-                versions=manifest.get("versions", {}),
-            ),
+            NewTeacher(
+                name=name,
+                env=config.env,
+                network=config.network,
+                frame_shape=spec.frame_shape,
+                frame_stack=spec.stack,
+                num_actions=spec.num_actions,
+                actions=action_names(config.env),
+                weights=path,
+                score=to_score(returns, config.evaluation.epsilon),
+                random_score=float(random) if random is not None else _random_score(config.env, config.seed),
+                training_state=training_state,
+                log_directory=folder.experience if with_experience and _has_log(folder) else None,
+                licence=licence,
+                parents=parents_of(manifest),
+                provenance=Provenance(
+                    run_id=str(manifest["run_id"]),
+                    config=dump_config(config),
+                    learner_steps=int(snapshot.metadata["learner_steps"]),
+                    env_frames=int(snapshot.metadata["env_frames"]),
+                    encoder=encoder_of(manifest).get("sha256"),
+                    versions=manifest.get("versions", {}),
+                ),
+            )
         )
 
 

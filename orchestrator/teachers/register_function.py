@@ -14,6 +14,7 @@ from orchestrator.teachers.importing import parse_environment
 from orchestrator.teachers.publishing import score_teacher
 from teacher_store.functions import PolicyFunction, find_function
 from teacher_store.records.record import Function, TeacherKind, TeacherRecord
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
@@ -74,17 +75,19 @@ def register_function(
         problem = f"has the actions {', '.join(known)}, the function names {', '.join(found.actions)}"
         raise UserError("--task", options.task, problem, "let it name them as the task does, or not at all")
     record = store.publish(
-        name=options.name,
-        kind=found.kind,
-        function=try_function(found, _observations(env, options.seed), spec.num_actions),
-        env=env,
-        network=None,
-        weights=None,
-        frame_shape=spec.frame_shape,
-        frame_stack=spec.stack,
-        num_actions=spec.num_actions,
-        actions=found.actions or known,
-        licence=options.licence,
+        NewTeacher(
+            name=options.name,
+            kind=found.kind,
+            function=try_function(found, _observations(env, options.seed), spec.num_actions),
+            env=env,
+            network=None,
+            weights=None,
+            frame_shape=spec.frame_shape,
+            frame_stack=spec.stack,
+            num_actions=spec.num_actions,
+            actions=found.actions or known,
+            licence=options.licence,
+        )
     )
     if options.episodes == 0:
         return record

@@ -1,20 +1,102 @@
 """What becomes of a publisher's files: checked, hashed, described. Nothing here knows where a store keeps them."""
 
 import re
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from teacher_store.functions import digest_of_function
-from teacher_store.records.record import Experience, Function, TeacherKind, TeacherRecord, Weights, digest_of_files
+from teacher_store.records.record import (
+    Experience,
+    Function,
+    Parity,
+    Provenance,
+    Score,
+    TeacherKind,
+    TeacherRecord,
+    TrainingState,
+    Weights,
+    digest_of_files,
+    teacher_id,
+)
+from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.experience_log import ExperienceLogReader
 from upcycle.experience.log_folder import link_log
 from upcycle.files import disk_full_explained, sha256_of
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTeacher:
+    """A teacher to publish: the facts of its record, and where its files are.
+
+    Attributes:
+      weights, training_state, log_directory: its files, None where it has none; the store shares them if it can.
+    The others are those of `teacher_store.records.record.TeacherRecord`.
+    """
+
+    name: str
+    env: EnvConfig
+    network: NetworkConfig | None
+    frame_shape: tuple[int, ...]
+    frame_stack: int
+    num_actions: int
+    weights: Path | None
+    kind: TeacherKind = "q_values"
+    function: Function | None = None
+    actions: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    parity: Parity | None = None
+    score: Score | None = None
+    random_score: float | None = None
+    training_state: Path | None = None
+    log_directory: Path | None = None
+    licence: str = "Apache-2.0"
+    parents: tuple[str, ...] = ()
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def to_record(
+        self, weights: Weights | None, training_state: TrainingState | None, experience: Experience | None
+    ) -> TeacherRecord:
+        """Its record, with the entries of its files. It counts as created now."""
+        return TeacherRecord(
+            id=teacher_id(self.name, self._digest(weights, experience)),
+            name=self.name,
+            kind="experience" if self.weights is None and self.function is None else self.kind,
+            env=self.env,
+            network=self.network,
+            function=self.function,
+            frame_shape=self.frame_shape,
+            frame_stack=self.frame_stack,
+            num_actions=self.num_actions,
+            actions=self.actions,
+            differences=self.differences,
+            parity=self.parity,
+            weights=weights,
+            score=self.score,
+            random_score=self.random_score,
+            experience=experience,
+            training_state=training_state,
+            licence=self.licence,
+            parents=self.parents,
+            provenance=self.provenance.model_copy(update={"created": time.time()}),
+        )
+
+    def _digest(self, weights: Weights | None, experience: Experience | None) -> str:
+        """What tells it from others: the SHA-256 of its weights, else of its function's name, else of its log."""
+        if weights is not None:
+            return weights.sha256
+        if self.function is not None:
+            return digest_of_function(self.function, self.kind)
+        if experience is not None:
+            return digest_of_files(experience.files)
+        raise ValueError("a teacher without weights, function and experience")
 
 
 def check_name(name: str) -> None:
@@ -74,22 +156,9 @@ def verify_log(directory: Path, experience: Experience) -> ExperienceLogReader:
     return reader
 
 
-def describe_weights(path: Path, sha256: str) -> Weights:
+def describe_weights(path: Path) -> Weights:
     """The entry of a record about a weight file."""
-    return Weights(sha256=sha256, bytes=path.stat().st_size)
-
-
-def identify(
-    weights_sha256: str | None, function: Function | None, kind: TeacherKind, experience: Experience | None
-) -> str:
-    """What tells a teacher from others: the SHA-256 of its weights, else of its function's name, else of its log."""
-    if weights_sha256 is not None:
-        return weights_sha256
-    if function is not None:
-        return digest_of_function(function, kind)
-    if experience is not None:
-        return digest_of_files(experience.files)
-    raise ValueError("a teacher without weights, function and experience")
+    return Weights(sha256=sha256_of(path), bytes=path.stat().st_size)
 
 
 def hashes_of(record: TeacherRecord) -> dict[str, str]:

@@ -11,29 +11,20 @@ Teachers that ship with Upcycle, and those of stores that older versions wrote (
 where they are; a change to one writes a revision and its objects beside them.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from teacher_store.records.record import (
-    Function,
-    Parity,
-    Provenance,
-    Score,
-    TeacherKind,
-    TeacherRecord,
-    teacher_id,
-)
+from teacher_store.records.record import TeacherRecord
 from teacher_store.store.catalogue import Catalogue
 from teacher_store.store.leases import put_leased
 from teacher_store.store.locations import default_location, open_storage
 from teacher_store.store.publishing import (
+    NewTeacher,
     check_name,
     compare_files,
     describe_weights,
     files_of,
-    identify,
     shared_log,
     verify_log,
 )
@@ -41,7 +32,6 @@ from teacher_store.store.revisions import Revision, changed_fields
 from teacher_store.store.storage import STAGING
 from teacher_store.store.views import place
 from teacher_store.training_state import TrainingArrays, describe_training_state, read_training_state
-from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import UserError
 from upcycle.experience.experience_log import ExperienceLogReader
 from upcycle.files import disk_full_explained, sha256_of
@@ -163,65 +153,23 @@ class TeacherStore:
         if record.experience is not None:
             self.open_log(record).verify()
 
-    def publish(
-        self,
-        *,
-        name: str,
-        env: EnvConfig,
-        network: NetworkConfig | None,
-        frame_shape: tuple[int, ...],
-        frame_stack: int,
-        num_actions: int,
-        weights: Path | None,
-        kind: TeacherKind = "q_values",
-        function: Function | None = None,
-        actions: tuple[str, ...] = (),
-        differences: tuple[str, ...] = (),
-        parity: Parity | None = None,
-        score: Score | None = None,
-        random_score: float | None = None,
-        training_state: Path | None = None,
-        log_directory: Path | None = None,
-        licence: str = "Apache-2.0",
-        parents: tuple[str, ...] = (),
-        provenance: Provenance | None = None,
-    ) -> TeacherRecord:
+    def publish(self, new: NewTeacher) -> TeacherRecord:
         """Adds a teacher: its weight file and, if given, training state and experience, shared where they can be.
 
         Raises: UserError if it is there already, the name is unfit or the disk is full; CorruptDataError if the log
           or the training state is damaged. The list is as it was then.
         """
-        check_name(name)
-        state = None if training_state is None else describe_training_state(training_state)
-        sha256 = None if weights is None else sha256_of(weights)
-        with shared_log(log_directory, self.storage.local / STAGING) as (experience, files):
-            if sha256 is not None and weights is not None:
-                files = {**files, sha256: weights}
-            if state is not None and training_state is not None:
-                files = {**files, state.sha256: training_state}
-            record = TeacherRecord(
-                id=teacher_id(name, identify(sha256, function, kind, experience)),
-                name=name,
-                kind="experience" if weights is None and function is None else kind,
-                env=env,
-                network=network,
-                function=function,
-                frame_shape=frame_shape,
-                frame_stack=frame_stack,
-                num_actions=num_actions,
-                actions=actions,
-                differences=differences,
-                parity=parity,
-                weights=None if sha256 is None or weights is None else describe_weights(weights, sha256),
-                score=score,
-                random_score=random_score,
-                experience=experience,
-                training_state=state,
-                licence=licence,
-                parents=parents,
-                provenance=(provenance or Provenance()).model_copy(update={"created": time.time()}),
-            )
-            return self.add(record, files)
+        check_name(new.name)
+        files = dict[str, Path]()
+        state = weights = None
+        if new.training_state is not None:
+            state = describe_training_state(new.training_state)
+            files[state.sha256] = new.training_state
+        if new.weights is not None:
+            weights = describe_weights(new.weights)
+            files[weights.sha256] = new.weights
+        with shared_log(new.log_directory, self.storage.local / STAGING) as (experience, log_files):
+            return self.add(new.to_record(weights, state, experience), {**log_files, **files})
 
     def add(
         self, record: TeacherRecord, files: Mapping[str, Path], ancestors: Sequence[TeacherRecord] = ()

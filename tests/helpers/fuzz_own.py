@@ -22,6 +22,7 @@ from teacher_store.importers.formats.upcycle_bundle import is_bundle
 from teacher_store.importers.readers.reference import read_reference
 from teacher_store.importers.readers.source import Source
 from teacher_store.store.bundle import RECORD, export_bundle
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from tests.helpers.fuzz import entries, mutate
 from tests.helpers.stored import ENV, SCORE, make_log, make_training_state, make_weights, publish
@@ -47,17 +48,19 @@ def make_bundle(folder: Path) -> Path:
     write_snapshot(folder / "weights", to_numpy(network.state_dict()), {})
     make_training_state(folder / "state")
     store.publish(
-        name="pong",
-        env=ENV,
-        network=NETWORK,
-        frame_shape=(42, 42),
-        frame_stack=4,
-        num_actions=6,
-        weights=folder / "weights",
-        score=SCORE,
-        training_state=folder / "state",
-        log_directory=make_log(folder / "log", chunks=2),
-        parents=(second.id,),
+        NewTeacher(
+            name="pong",
+            env=ENV,
+            network=NETWORK,
+            frame_shape=(42, 42),
+            frame_stack=4,
+            num_actions=6,
+            weights=folder / "weights",
+            score=SCORE,
+            training_state=folder / "state",
+            log_directory=make_log(folder / "log", chunks=2),
+            parents=(second.id,),
+        )
     )
     export_bundle(store, "pong", folder / "pong.zip")
     return folder / "pong.zip"

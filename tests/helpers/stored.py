@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from teacher_store.records.record import Provenance, Score, TeacherRecord
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.training_state import TrainingArrays, write_training_state
 from upcycle.config.run import EnvConfig, NetworkConfig
@@ -51,19 +52,21 @@ def publish(
     provenance: Provenance | None = None,
 ) -> TeacherRecord:
     return store.publish(
-        name=name,
-        env=ENV,
-        network=NetworkConfig(),
-        frame_shape=(42, 42),
-        frame_stack=4,
-        num_actions=6,
-        weights=weights,
-        score=SCORE,
-        random_score=-20.5,
-        training_state=training_state,
-        log_directory=log,
-        parents=parents,
-        provenance=provenance,
+        NewTeacher(
+            name=name,
+            env=ENV,
+            network=NetworkConfig(),
+            frame_shape=(42, 42),
+            frame_stack=4,
+            num_actions=6,
+            weights=weights,
+            score=SCORE,
+            random_score=-20.5,
+            training_state=training_state,
+            log_directory=log,
+            parents=parents,
+            provenance=provenance or Provenance(),
+        )
     )
 
 

@@ -17,6 +17,7 @@ from replay_service.client.sharded_replay import ShardedReplay, TransitionKeys
 from replay_service.server.shard import ReplayShard
 from replay_service.table.types import TableConfig
 from teacher_store.functions import PolicyFunction
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.learner.test_learner import BASE, CHUNKS, experience
@@ -46,13 +47,15 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[Teacher]:
         network = build_network(config, frame_shape=(4,), stack=1, num_actions=2)
         write_snapshot(path / name, to_numpy(network.state_dict()), {})
         record = store.publish(
-            name=name,
-            env=RunConfig.model_validate(BASE).env,
-            network=config,
-            frame_shape=(4,),
-            frame_stack=1,
-            num_actions=2,
-            weights=path / name,
+            NewTeacher(
+                name=name,
+                env=RunConfig.model_validate(BASE).env,
+                network=config,
+                frame_shape=(4,),
+                frame_stack=1,
+                num_actions=2,
+                weights=path / name,
+            )
         )
         loaded.append(load_teacher(record, store))
     return loaded

@@ -18,6 +18,7 @@ from learner.learner import Learner
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.server.shard import ReplayShard
 from replay_service.table.types import TableConfig
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from upcycle.config.run import NetworkConfig, RunConfig
@@ -66,13 +67,15 @@ def teacher(tmp_path: Path) -> Teacher:
     write_snapshot(tmp_path / "weights", to_numpy(network.state_dict()), {})
     store = TeacherStore(tmp_path / "store", bundled=None)
     record = store.publish(
-        name="teacher",
-        env=RunConfig.model_validate(BASE).env,
-        network=NetworkConfig(kind="mlp", hidden=64),
-        frame_shape=(4,),
-        frame_stack=1,
-        num_actions=2,
-        weights=tmp_path / "weights",
+        NewTeacher(
+            name="teacher",
+            env=RunConfig.model_validate(BASE).env,
+            network=NetworkConfig(kind="mlp", hidden=64),
+            frame_shape=(4,),
+            frame_stack=1,
+            num_actions=2,
+            weights=tmp_path / "weights",
+        )
     )
     return load_teacher(record, store)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from teacher_store.records.record import TeacherRecord
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from upcycle.config.run import EnvConfig, NetworkConfig
@@ -27,13 +28,15 @@ def publish(store: TeacherStore, tmp_path: Path, *, network: NetworkConfig = NET
     original = build_network(NETWORK, frame_shape=(42, 42), stack=4, num_actions=6)
     write_snapshot(tmp_path / "w", to_numpy(original.state_dict()), {})
     record = store.publish(
-        name="pong",
-        env=ENV,
-        network=network,
-        frame_shape=(42, 42),
-        frame_stack=4,
-        num_actions=6,
-        weights=tmp_path / "w",
+        NewTeacher(
+            name="pong",
+            env=ENV,
+            network=network,
+            frame_shape=(42, 42),
+            frame_stack=4,
+            num_actions=6,
+            weights=tmp_path / "w",
+        )
     )
     return record, original
 

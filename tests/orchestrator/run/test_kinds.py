@@ -11,6 +11,7 @@ from orchestrator.reports.summary import plain_words, summarise
 from orchestrator.teachers.acting import acting
 from orchestrator.teachers.publishing import collect_experience, publish_from_run, score_teacher
 from teacher_store.records.record import TeacherKind, TeacherRecord
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.helpers.in_process import run_in_process
@@ -36,14 +37,16 @@ def publish(store: TeacherStore, name: str, *, kind: TeacherKind = "probabilitie
     path = store.root.with_name(f"{name}.weights")
     write_snapshot(path, to_numpy(network.state_dict()), {})
     return store.publish(
-        name=name,
-        kind=kind,
-        env=ENV,
-        network=NETWORK,
-        frame_shape=FRAME_SHAPE,
-        frame_stack=1,
-        num_actions=NUM_ACTIONS,
-        weights=path,
+        NewTeacher(
+            name=name,
+            kind=kind,
+            env=ENV,
+            network=NETWORK,
+            frame_shape=FRAME_SHAPE,
+            frame_stack=1,
+            num_actions=NUM_ACTIONS,
+            weights=path,
+        )
     )
 
 
@@ -55,15 +58,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TeacherStore:
     record, _ = score_teacher(publish(store, "player"), store, episodes=40, seed=0)
     record = collect_experience(record, store, frames=1500, epsilons=(0.1, 0.4), seed=0)
     store.publish(
-        name="buffer",
-        kind="experience",
-        env=ENV,
-        network=None,
-        frame_shape=FRAME_SHAPE,
-        frame_stack=1,
-        num_actions=NUM_ACTIONS,
-        weights=None,
-        log_directory=store.log_directory(record),
+        NewTeacher(
+            name="buffer",
+            kind="experience",
+            env=ENV,
+            network=None,
+            frame_shape=FRAME_SHAPE,
+            frame_stack=1,
+            num_actions=NUM_ACTIONS,
+            weights=None,
+            log_directory=store.log_directory(record),
+        )
     )
     return store
 

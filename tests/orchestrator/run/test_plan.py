@@ -8,6 +8,7 @@ from orchestrator.baselines import Baselines, teachers_of
 from orchestrator.run.plan import make_plan
 from orchestrator.run.progress import SilentView
 from teacher_store.records.record import Score, TeacherRecord
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from tests.helpers.runs import catch, plan_for
 from tests.orchestrator.processes.test_evaluator import weights
@@ -40,7 +41,7 @@ def publish(store: TeacherStore, tmp_path: Path, *, mean_return: float | None = 
         "score": score,
         "random_score": -0.6,
     }
-    return store.publish(**(arguments | changes))
+    return store.publish(NewTeacher(**(arguments | changes)))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from teacher_store.records.record import Score
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import BUNDLED, TeacherStore
 from tests.helpers.in_process import run_in_process
 from tests.helpers.paths import PRESETS
@@ -38,15 +39,17 @@ def publish_untrained(root: Path, env: EnvConfig) -> TeacherStore:
     write_snapshot(root / "weights", weights, {})
     store = TeacherStore(root / "store", bundled=None)
     store.publish(
-        name="untrained",
-        env=env,
-        network=network,
-        frame_shape=shape,
-        frame_stack=4,
-        num_actions=6,
-        weights=root / "weights",
-        score=Score(mean_return=-20.0, episodes=1, epsilon=0.0, interval_low=-20.0, interval_high=-20.0),
-        random_score=-20.7,
+        NewTeacher(
+            name="untrained",
+            env=env,
+            network=network,
+            frame_shape=shape,
+            frame_stack=4,
+            num_actions=6,
+            weights=root / "weights",
+            score=Score(mean_return=-20.0, episodes=1, epsilon=0.0, interval_low=-20.0, interval_high=-20.0),
+            random_score=-20.7,
+        )
     )
     return store
 

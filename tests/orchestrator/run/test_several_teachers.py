@@ -15,6 +15,7 @@ from learner.losses import gated_teacher
 from orchestrator.reports.summary import summarise
 from orchestrator.teachers.publishing import collect_experience, score_teacher
 from teacher_store.records.record import TeacherRecord
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from tests.helpers.in_process import run_in_process
 from tests.orchestrator.run.test_methods import small
@@ -102,13 +103,15 @@ def publish(store: TeacherStore, folder: Path, name: str, column: Array, *, seed
     """A teacher with a measured score, and a buffer in which it has also made mistakes."""
     write_snapshot(folder / name, to_numpy(fitted(column, seed=seed).state_dict()), {})
     record = store.publish(
-        name=name,
-        env=ENV,
-        network=NETWORK,
-        frame_shape=FRAME_SHAPE,
-        frame_stack=1,
-        num_actions=NUM_ACTIONS,
-        weights=folder / name,
+        NewTeacher(
+            name=name,
+            env=ENV,
+            network=NETWORK,
+            frame_shape=FRAME_SHAPE,
+            frame_stack=1,
+            num_actions=NUM_ACTIONS,
+            weights=folder / name,
+        )
     )
     record, _ = score_teacher(record, store, episodes=EPISODES, seed=0)
     spec = chunk_spec(ENV, 16, 5)

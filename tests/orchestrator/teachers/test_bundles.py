@@ -8,6 +8,7 @@ import pytest
 from orchestrator.cli.app import main
 from orchestrator.teachers.bundles import import_bundle
 from teacher_store.store.bundle import RECORD
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from tests.helpers.stored import ENV, SCORE, make_log, make_weights, publish
 from tests.helpers.teacher_bundles import rewrite
@@ -29,16 +30,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TeacherStore:
     network = build_network(NETWORK, frame_shape=(42, 42), stack=4, num_actions=6)
     write_snapshot(path / "weights", to_numpy(network.state_dict()), {})
     store.publish(
-        name="child",
-        env=ENV,
-        network=NETWORK,
-        frame_shape=(42, 42),
-        frame_stack=4,
-        num_actions=6,
-        weights=path / "weights",
-        score=SCORE,
-        log_directory=make_log(path / "log"),
-        parents=(parent.id,),
+        NewTeacher(
+            name="child",
+            env=ENV,
+            network=NETWORK,
+            frame_shape=(42, 42),
+            frame_stack=4,
+            num_actions=6,
+            weights=path / "weights",
+            score=SCORE,
+            log_directory=make_log(path / "log"),
+            parents=(parent.id,),
+        )
     )
     return store
 

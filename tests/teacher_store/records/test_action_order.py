@@ -9,6 +9,7 @@ import torch
 
 from teacher_store.records.action_order import action_order, check_agrees, check_taken_as_is
 from teacher_store.records.record import TeacherRecord
+from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from upcycle.config.run import EnvConfig, NetworkConfig
@@ -43,7 +44,7 @@ def publish(store: TeacherStore, env: EnvConfig, num_actions: int, **changes: An
         "num_actions": num_actions,
         "weights": path,
     }
-    return store.publish(**(arguments | changes)), network
+    return store.publish(NewTeacher(**(arguments | changes))), network
 
 
 def test_a_teacher_of_all_actions_teaches_those_that_the_game_knows(store: TeacherStore) -> None:

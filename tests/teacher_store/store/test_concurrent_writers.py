@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from teacher_store.records.record import Function, TeacherRecord
-from teacher_store.store.publishing import hashes_of
+from teacher_store.store.publishing import NewTeacher, hashes_of
 from teacher_store.store.store import TeacherStore
 from tests.helpers.stored import ENV, SCORE, make_log, make_training_state, make_weights, publish
 from tests.helpers.writers import publish_into_folder
@@ -104,14 +104,16 @@ def test_a_function_is_a_teacher_without_weights(store: TeacherStore):
 
 def register(store: TeacherStore, function: Function) -> TeacherRecord:
     return store.publish(
-        name="expert",
-        kind="probabilities",
-        function=function,
-        env=ENV,
-        network=None,
-        frame_shape=(42, 42),
-        frame_stack=4,
-        num_actions=6,
-        weights=None,
-        score=SCORE,
+        NewTeacher(
+            name="expert",
+            kind="probabilities",
+            function=function,
+            env=ENV,
+            network=None,
+            frame_shape=(42, 42),
+            frame_stack=4,
+            num_actions=6,
+            weights=None,
+            score=SCORE,
+        )
     )
