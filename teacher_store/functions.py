@@ -15,7 +15,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def find_function(
     (entry,) = found
     distribution, version = _distribution(entry)
     try:
-        loaded: Any = entry.load()
+        loaded: object = entry.load()
         loaded = loaded() if isinstance(loaded, type) else loaded
     except Exception as error:  # foreign code may raise anything
         problem = f"{entry.value} of {distribution} {version} cannot be loaded ({type(error).__name__}: {error})"

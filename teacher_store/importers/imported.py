@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from teacher_store.importers.readers.source import Source
 from teacher_store.records.record import TeacherKind
 from upcycle.config.run import NetworkConfig
 from upcycle.experience.chunks import Array
 
-Protocol = Mapping[str, Any]
+EnvFields = Mapping[str, object]
 """Fields of `upcycle.config.run.EnvConfig`, by name."""
 
 
@@ -49,7 +48,7 @@ class ImportedAgent:
     frame_shape: tuple[int, ...]
     frame_stack: int
     num_actions: int
-    protocol: Protocol
+    protocol: EnvFields
     sha256: str
     kind: TeacherKind = "q_values"
     differences: tuple[str, ...] = ()
@@ -109,7 +108,7 @@ class ImportedExperience:
     frame_dtype: str
     num_actions: int | None
     num_rows: int
-    protocol: Protocol
+    protocol: EnvFields
     fingerprint: str
     task: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict[str, str])

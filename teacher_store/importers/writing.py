@@ -5,13 +5,14 @@ one lane says by itself how far it came: its chunks begin a fixed number of rows
 `import.json`, says what was being imported.
 """
 
-import json
 import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from pydantic import BaseModel, ValidationError
 
 from teacher_store.importers.imported import ImportedExperience, Rows
 from teacher_store.importers.lane_chunks import lane_chunks, rows_before
@@ -25,6 +26,13 @@ from upcycle.runs.runtime import OnProgress, Stop
 
 _STATE: Final = "import.json"
 _WAITING_CHUNKS: Final = 8  # for each thread that compresses: enough that none ever waits for the reader's next block
+
+
+class _State(BaseModel):
+    """The file beside the segments of a log."""
+
+    source: str
+    """Fingerprint of what is being imported."""
 
 
 def write_experience(
@@ -75,12 +83,11 @@ def _claim(directory: Path, experience: ImportedExperience) -> None:
     if _STATE not in names:
         if names:
             raise UserError("log", str(directory), "holds something that is no import", "choose an empty folder")
-        write_atomically(path, json.dumps({"source": experience.fingerprint}).encode())
+        write_atomically(path, _State(source=experience.fingerprint).model_dump_json().encode())
         return
     try:
-        state: Any = json.loads(path.read_bytes())
-        source = state["source"]
-    except (ValueError, KeyError, TypeError) as error:
+        source = _State.model_validate_json(path.read_bytes()).source
+    except ValidationError as error:
         raise UserError("log", str(directory), f"has an unreadable {_STATE}", "remove the folder") from error
     if source != experience.fingerprint:
         problem = "holds the beginning of another import"

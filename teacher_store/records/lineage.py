@@ -5,7 +5,7 @@ not know are in it as well, by their ids.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import networkx as nx
 
@@ -26,7 +26,7 @@ def build_lineage(records: Iterable[TeacherRecord]) -> "nx.DiGraph[str]":
                 graph.add_node(parent, record=None)
             graph.add_edge(parent, record.id)
     if not nx.is_directed_acyclic_graph(graph):
-        cycle = " -> ".join(str(edge[0]) for edge in cast(list[tuple[str, str]], nx.find_cycle(graph)))
+        cycle = " -> ".join(edge[0] for edge in cast(list[tuple[str, str]], nx.find_cycle(graph)))
         raise CorruptDataError(f"teacher store: a teacher descends from itself: {cycle}")
     return graph
 
@@ -44,15 +44,15 @@ def relatives(graph: "nx.DiGraph[str]", identity: str) -> "nx.DiGraph[str]":
 
 def record_of(graph: "nx.DiGraph[str]", identity: str) -> TeacherRecord | None:
     """The record of a node, None of a parent that the store does not know."""
-    return cast(Mapping[str, Any], graph.nodes[identity])["record"]
+    return cast(Mapping[str, TeacherRecord | None], graph.nodes[identity])["record"]
 
 
 def generations(graph: "nx.DiGraph[str]") -> list[list[str]]:
     """Ids by generation: those without parents first, every other one right after the last of its parents."""
-    return [sorted(generation) for generation in cast(Iterable[list[str]], nx.topological_generations(graph))]
+    return [sorted(generation) for generation in nx.topological_generations(graph)]
 
 
-def to_json(graph: "nx.DiGraph[str]") -> dict[str, Any]:
+def to_json(graph: "nx.DiGraph[str]") -> dict[str, object]:
     """Nodes and edges as plain values, for programs."""
     return {
         "teachers": [
@@ -64,7 +64,7 @@ def to_json(graph: "nx.DiGraph[str]") -> dict[str, Any]:
     }
 
 
-def _node(identity: str, generation: int, record: TeacherRecord | None) -> dict[str, Any]:
+def _node(identity: str, generation: int, record: TeacherRecord | None) -> dict[str, object]:
     if record is None:
         return {"id": identity, "generation": generation, "known": False}
     made = record.provenance

@@ -15,7 +15,9 @@ from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
+
+from pydantic import BaseModel, ValidationError
 
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.publishing import hashes_of
@@ -42,6 +44,13 @@ class Lease:
     """
 
     entry: Entry
+    objects: frozenset[str]
+    teachers: frozenset[str]
+
+
+class _Content(BaseModel):
+    """The JSON object that a lease is."""
+
     objects: frozenset[str]
     teachers: frozenset[str]
 
@@ -123,7 +132,7 @@ def _wait_for_sweeps(storage: Storage, name: str, wait_seconds: float) -> None:
 
 def _parse(entry: Entry, content: bytes, storage: Storage) -> Lease:
     try:
-        values = cast(dict[str, Any], json.loads(content))
-        return Lease(entry, frozenset(values["objects"]), frozenset(values["teachers"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptDataError(f"{storage.location}/{entry.name}: is no lease ({error!r})") from error
+        values = _Content.model_validate_json(content)
+    except ValidationError as error:
+        raise CorruptDataError(f"{storage.location}/{entry.name}: is no lease ({error})") from error
+    return Lease(entry, values.objects, values.teachers)

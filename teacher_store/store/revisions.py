@@ -10,13 +10,14 @@ merge is by fields: what a writer did not touch is as the newest revision has it
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final
 
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.storage import Entry, Storage
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.narrowing import is_named, parse_json
 
 TEACHERS: Final = "teachers/"
 _NAME: Final = re.compile(r"teachers/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/(\d{8})\.json")
@@ -53,7 +54,9 @@ class Revision:
     def from_bytes(cls, data: bytes, *, name: str, where: str) -> "Revision":
         """Inverse of `to_bytes`, for what was found under `name`. Raises: CorruptDataError naming `where`."""
         try:
-            values = cast(dict[str, Any], json.loads(data))
+            values = parse_json(data)
+            if not is_named(values):
+                raise TypeError("no JSON object")
             expected, listed = values.pop("sha256"), values["listed"]
             record = TeacherRecord.from_bytes(json.dumps(values["record"]), where=where)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -81,7 +84,7 @@ def number_revisions(entries: Iterable[Entry]) -> dict[str, dict[int, Entry]]:
     return found
 
 
-def changed_fields(base: TeacherRecord, changed: TeacherRecord) -> dict[str, Any]:
+def changed_fields(base: TeacherRecord, changed: TeacherRecord) -> dict[str, object]:
     """What of a record was changed, by field."""
     names = set(TeacherRecord.model_fields) - {"revision"}
     return {name: getattr(changed, name) for name in names if getattr(changed, name) != getattr(base, name)}
@@ -144,5 +147,5 @@ class Revisions:
         raise UserError("teacher", identity, "is being changed by others all the time", "try again later")
 
 
-def _digest(values: dict[str, Any]) -> str:
+def _digest(values: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

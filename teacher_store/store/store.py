@@ -13,7 +13,7 @@ where they are; a change to one writes a revision and its objects beside them.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.catalogue import Catalogue
@@ -227,7 +227,7 @@ class TeacherStore:
         self.catalogue.revisions.append(record.id, lambda before: Revision((before or Revision(record)).record, False))
         return record
 
-    def _change(self, base: TeacherRecord, changes: Mapping[str, Any], files: Mapping[str, Path]) -> TeacherRecord:
+    def _change(self, base: TeacherRecord, changes: Mapping[str, object], files: Mapping[str, Path]) -> TeacherRecord:
         """Changes fields of a teacher's newest record; one in an old folder becomes one of this store with that."""
 
         def change(before: Revision | None) -> Revision:

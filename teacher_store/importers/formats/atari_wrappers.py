@@ -5,10 +5,10 @@ Source: Stable-Baselines3 2.9.2, `common/atari_wrappers.py`; the limit of an epi
 
 from typing import Final
 
-from teacher_store.importers.imported import Protocol
+from teacher_store.importers.imported import EnvFields
 
 FRAME_SKIP: Final = 4
-PROTOCOL: Final[Protocol] = {
+PROTOCOL: Final[EnvFields] = {
     "frame_skip": FRAME_SKIP,
     "resize_order": "pool_first",
     "interpolation": "area",

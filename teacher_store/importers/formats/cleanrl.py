@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, cast
+from typing import Final
 
 from teacher_store.importers.formats import checkpoints
 from teacher_store.importers.formats.atari_wrappers import FIRE, FRAME_SKIP, PROTOCOL
-from teacher_store.importers.imported import ImportedAgent, Protocol, Request
+from teacher_store.importers.imported import EnvFields, ImportedAgent, Request
 from teacher_store.importers.layers.network_shapes import MAX_ATOMS, Support, Weights
 from teacher_store.importers.readers.source import Source
 from teacher_store.records.record import TeacherKind
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.narrowing import is_named
 
 FRAME_SHAPE: Final = (84, 84)
 MAX_FILES: Final = 5_000
@@ -18,7 +19,7 @@ _NUMBER: Final = re.compile(r"-offline-([0-9]{1,9})\.cleanrl_model$")
 """Of what QDagger saves while it still learns from its teacher."""
 _FRAME_STACK: Final = 4
 _MAX_FACT: Final = 200
-_PROTOCOL: Final[Protocol] = {
+_PROTOCOL: Final[EnvFields] = {
     **PROTOCOL,
     "frame_size": FRAME_SHAPE[0],
     "frame_stack": _FRAME_STACK,
@@ -37,17 +38,17 @@ def choose(source: Source, names: Iterable[str], request: Request) -> str:
     return checkpoints.choose_last(source, checkpoints.numbered(source, names, _NUMBER), request)
 
 
-def read_arguments(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read_arguments(values: Mapping[str, object], where: str) -> dict[str, object]:
     """The command line, where a model keeps it: C51 agents do. Raises: CorruptDataError."""
     if "model_weights" not in values:
         return {}
     arguments = values.get("args")
-    if not isinstance(arguments, dict):
+    if not is_named(arguments):
         raise CorruptDataError(f"{where}: args is no map")
-    return cast(dict[str, Any], arguments)
+    return arguments
 
 
-def support_of(arguments: Mapping[str, Any], where: str) -> Support | None:
+def support_of(arguments: Mapping[str, object], where: str) -> Support | None:
     """The atoms of a C51 agent, from its command line; None of an agent that keeps none.
 
     Raises: CorruptDataError if it has no atoms, UserError if they are not around 0.
@@ -66,7 +67,7 @@ def support_of(arguments: Mapping[str, Any], where: str) -> Support | None:
 
 
 def agent(
-    weights: Weights, arguments: Mapping[str, Any], *, where: str, sha256: str, kind: TeacherKind = "q_values"
+    weights: Weights, arguments: Mapping[str, object], *, where: str, sha256: str, kind: TeacherKind = "q_values"
 ) -> ImportedAgent:
     """The agent that has these weights. Raises: CorruptDataError if it does not see what CleanRL's agents see.
 

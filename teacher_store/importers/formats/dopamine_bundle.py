@@ -9,18 +9,18 @@ agents, `discrete_domains/checkpointer.py` and `run_experiment.py`.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final
 
-import numpy as np
 from typing_extensions import override
 
 from teacher_store.importers.formats import checkpoints
-from teacher_store.importers.imported import Protocol, Request
+from teacher_store.importers.imported import EnvFields, Request
 from teacher_store.importers.readers.pickle_numpy import plain_constructors
 from teacher_store.importers.readers.pickle_reader import Construct, Global, Pending, read_pickle
 from teacher_store.importers.readers.source import Source
 from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.narrowing import is_array, is_dict, is_named, is_tuple
 
 DIFFERENCES: Final = (
     "Dopamine opens an episode with the first frame of the game; EnvPool lets one frame of no-op pass first, the least "
@@ -31,7 +31,7 @@ DEFAULT_FRAME: Final = (84, 84)
 _NUMBER: Final = re.compile(r"[0-9]{1,9}$")
 
 
-def protocol(frame_shape: tuple[int, ...], frame_stack: int) -> Protocol:
+def protocol(frame_shape: tuple[int, ...], frame_stack: int) -> EnvFields:
     """What Dopamine trains Atari agents under (Machado et al. 2018, with game over as the only end of an episode)."""
     return {
         "frame_size": frame_shape[0],
@@ -74,7 +74,7 @@ class Bundle:
     frame_stack: int | None
     training_steps: int | None
     iteration: int | None
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
 
     @property
     def env_frames(self) -> int | None:
@@ -94,9 +94,8 @@ def read_bundle(data: bytes, where: str) -> Bundle:
     Raises: CorruptDataError if it is damaged, is no bundle, or would construct anything else than numbers.
     """
     values, _ = read_pickle(data, _CONSTRUCTORS, where=where)
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in cast(dict[Any, Any], values)):
-        raise CorruptDataError(f"{where}: no bundle of a Dopamine agent, but a {type(cast(object, values)).__name__}")
-    values = cast(dict[str, Any], values)
+    if not is_named(values):
+        raise CorruptDataError(f"{where}: no bundle of a Dopamine agent, but a {type(values).__name__}")
     shape, stack = _seen(values.get("state"), where)
     counts = [_count(values.get(name), f"{where}: {name}") for name in ("training_steps", "current_iteration")]
     return Bundle(shape, stack, counts[0], counts[1], values)
@@ -124,23 +123,21 @@ def choose(source: Source, names: Iterable[str], request: Request) -> str:
     return checkpoints.choose(source, numbers, request)
 
 
-def _seen(state: Any, where: str) -> tuple[tuple[int, int], int | None]:
+def _seen(state: object, where: str) -> tuple[tuple[int, int], int | None]:
     """Frame shape and number of frames of the last observation."""
     if state is None:
         return DEFAULT_FRAME, None
-    if not isinstance(state, np.ndarray) or state.ndim not in (3, 4):  # [1, H, W, frames] of older versions
+    if not is_array(state) or state.ndim not in (3, 4):  # [1, H, W, frames] of older versions
         raise CorruptDataError(f"{where}: state is no array [H, W, frames]")
-    rows, columns, stack = cast(tuple[int, ...], state.shape)[-3:]
+    rows, columns, stack = state.shape[-3:]
     if rows != columns or not 24 <= rows <= 256:
         remedy = "supported are square frames of 24 to 256 pixels"
         raise UserError("PATH", where, f"holds an agent that sees frames of {rows}x{columns}", remedy)
     return (rows, columns), stack
 
 
-def _count(value: Any, where: str) -> int | None:
-    count = value
-    if isinstance(value, np.ndarray) and cast(Any, value).size == 1:
-        count = cast(Any, value).item()
+def _count(value: object, where: str) -> int | None:
+    count = value.item() if is_array(value) and value.size == 1 else value
     if count is not None and (type(count) is not int or not 0 <= count < 2**53):
         raise CorruptDataError(f"{where} is no count")
     return count
@@ -160,26 +157,28 @@ class _Constructors(dict[tuple[str, str], Construct]):
 
     @staticmethod
     def _is_optax(key: object) -> bool:
-        return isinstance(key, tuple) and str(cast(tuple[object, ...], key)[0]).split(".")[0] == "optax"
+        return is_tuple(key) and str(key[0]).split(".")[0] == "optax"
 
 
-def _tuple(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _tuple(arguments: tuple[object, ...]) -> tuple[object, ...]:
     return arguments
 
 
-def _frozen_dict(arguments: tuple[Any, ...]) -> Any:
+def _frozen_dict(arguments: tuple[object, ...]) -> dict[object, object]:
     (values,) = arguments
-    if not isinstance(values, dict):
+    if not is_dict(values):
         raise CorruptDataError(f"a FrozenDict of a {type(values).__name__}")
-    return cast(dict[Any, Any], values)
+    return values
 
 
-def _jax_array(arguments: tuple[Any, ...]) -> Pending:
+def _jax_array(arguments: tuple[object, ...]) -> Pending:
     """A NumPy array, as its `__reduce__` takes it apart, and what JAX knows of its type beside."""
     function, call, state, _ = arguments
-    if not isinstance(function, Global) or function.name != "_reconstruct" or not isinstance(call, tuple):
+    if not isinstance(function, Global) or function.name != "_reconstruct" or not is_tuple(call):
         raise CorruptDataError("a JAX array that is made of no NumPy array")
-    array = _CONSTRUCTORS[function.module, function.name](cast(tuple[Any, ...], call))
+    array = _CONSTRUCTORS[function.module, function.name](call)
+    if not isinstance(array, Pending):
+        raise CorruptDataError("a JAX array that is made of no NumPy array")
     array.set_state(state)
     return array
 

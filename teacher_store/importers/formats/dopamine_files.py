@@ -4,7 +4,7 @@ import hashlib
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final, Self, cast
+from typing import Final, Self
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from teacher_store.importers.readers.pickle_reader import read_pickle
 from teacher_store.importers.readers.source import Source
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.chunks import Array
+from upcycle.narrowing import is_set
 
 FRAMES: Final = "$store$_observation"
 ENDS: Final = "episode_end_indices"
@@ -154,9 +155,9 @@ def _ends(source: Source, files: ReplayFiles, capacity: int) -> Array:
         return ended
     where = _where(source, files, ENDS)
     value, _ = read_pickle(source.gunzip(files.names[ENDS], limit=_MAX_PICKLE_BYTES), plain_constructors(), where=where)
-    if not isinstance(value, set):
+    if not is_set(value):
         raise CorruptDataError(f"{where}: a {type(value).__name__} where a set belongs")
-    for index in cast(set[Any], value):
+    for index in value:
         if type(index) is not int or not 0 <= index < capacity:
             raise CorruptDataError(f"{where}: {index!r} is no row of the buffer")
         ended[index] = True

@@ -9,9 +9,7 @@ one. Only the score that an import measures tells.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final, cast
-
-import numpy as np
+from typing import Final
 
 from teacher_store.importers.formats import checkpoints, dopamine_bundle
 from teacher_store.importers.formats.dopamine_bundle import read_bundle
@@ -20,7 +18,7 @@ from teacher_store.importers.layers.flax_weights import convert
 from teacher_store.importers.readers.flax_layers import flatten
 from teacher_store.importers.readers.source import Source
 from upcycle.errors import CorruptDataError
-from upcycle.experience.chunks import Array
+from upcycle.narrowing import is_array, is_dict, is_sequence
 
 _SEARCHED_BYTES: Final = 8 << 20
 """Where "online_params" stands at the latest: the state comes before it, float64 of up to 256x256x16."""
@@ -62,11 +60,10 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
     )
 
 
-def _layers(params: Any, where: str) -> dict[str, Any]:
+def _layers(params: object, where: str) -> dict[str, object]:
     """Arrays by Linen's names without "params"."""
-    if not isinstance(params, dict):
+    if not is_dict(params):
         raise CorruptDataError(f"{where}: online_params is no dict")
-    params = cast(dict[Any, Any], params)
     arrays = flatten(params, where=f"{where}: online_params")
     if "params" in params:
         outside = [name for name in arrays if not name.startswith("params/")]
@@ -76,7 +73,7 @@ def _layers(params: Any, where: str) -> dict[str, Any]:
     return _with_counters_by_class(arrays, where)
 
 
-def _with_counters_by_class(arrays: dict[str, Any], where: str) -> dict[str, Any]:
+def _with_counters_by_class(arrays: dict[str, object], where: str) -> dict[str, object]:
     """Linen's names for those of one counter over all layers, which must leave out no number."""
     layers = dict[int, str]()
     for name in arrays:
@@ -94,19 +91,19 @@ def _with_counters_by_class(arrays: dict[str, Any], where: str) -> dict[str, Any
     return {renamed[name.partition("/")[0]] + name[len(name.partition("/")[0]) :]: arrays[name] for name in arrays}
 
 
-def _gradient_steps(state: Any) -> int | None:
+def _gradient_steps(state: object) -> int | None:
     """The count of Adam's state (count, first moments, second moments), somewhere in a chain of transformations."""
     waiting = [state]
     for _ in range(_MAX_NODES):
         if not waiting:
             break
         node = waiting.pop()
-        if not isinstance(node, tuple | list):
+        if not is_sequence(node):
             continue
-        parts = list(cast(tuple[Any, ...], node)[:_MAX_NODES])
+        parts = list(node[:_MAX_NODES])
         count = parts[0] if len(parts) == 3 else None
-        if isinstance(count, np.ndarray) and cast(Array, count).shape == () and cast(Array, count).dtype.kind in "iu":
-            return max(0, int(cast(Any, count)))
+        if is_array(count) and count.shape == () and count.dtype.kind in "iu":
+            return max(0, int(count))
         waiting += parts
     return None
 

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 from teacher_store.importers.formats import checkpoints, dopamine_bundle
 from teacher_store.importers.formats.dopamine_bundle import Bundle, read_bundle
@@ -18,6 +18,7 @@ from teacher_store.importers.readers.flax_layers import unsupported
 from teacher_store.importers.readers.source import Source
 from teacher_store.importers.readers.tensor_bundle import MAGIC, Entry, read_index, read_tensor
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 
 _MAX_INDEX_BYTES: Final = 16 << 20
 _MAX_FILES: Final = 5_000
@@ -88,7 +89,7 @@ def _layers(index: dict[str, Entry], where: str) -> dict[str, tuple[str, Entry]]
     return found
 
 
-def _arrays(source: Source, prefix: str, layers: dict[str, tuple[str, Entry]]) -> dict[str, Any]:
+def _arrays(source: Source, prefix: str, layers: dict[str, tuple[str, Entry]]) -> dict[str, Array]:
     name = _data(prefix)
     where = source.locate(name)
     with source.open(name) as file:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from teacher_store.importers.formats import checkpoints
-from teacher_store.importers.imported import ImportedAgent, Importer, Protocol, Request
+from teacher_store.importers.imported import EnvFields, ImportedAgent, Importer, Request
 from teacher_store.importers.layers.torch_weights import Layout, choose_layout, convert, named, support_of
 from teacher_store.importers.layers.torch_wrappers import mentions, unwrapped
 from teacher_store.importers.readers.source import Source
@@ -37,7 +37,7 @@ _FRAME_SHAPE: Final = (84, 84)
 _FRAME_STACK: Final = 4
 _FRAME_SKIP: Final = 4
 _MAX_FACT: Final = 80
-_COMMON: Final[Protocol] = {
+_COMMON: Final[EnvFields] = {
     "frame_size": _FRAME_SHAPE[0],
     "frame_stack": _FRAME_STACK,
     "frame_skip": _FRAME_SKIP,
@@ -49,7 +49,7 @@ _COMMON: Final[Protocol] = {
     "clip_rewards": True,
     "max_episode_steps": 27_000,
 }
-_PROTOCOLS: Final[dict[str, Protocol]] = {
+_PROTOCOLS: Final[dict[str, EnvFields]] = {
     "modern": {**_COMMON, "sticky_actions": 0.25, "noop_max": 1, "episodic_life": False},
     "classic": {**_COMMON, "sticky_actions": 0.0, "noop_max": 30, "episodic_life": True},
 }

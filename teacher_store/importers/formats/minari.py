@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -111,7 +111,7 @@ def _facts(dataset: _Dataset) -> dict[str, str]:
     return facts | ({"frames": f"kept {stored}"} if metadata.dtype == "uint8" else {})
 
 
-def _layout(metadata: Metadata, *, first: int, block_rows: int) -> dict[str, Any]:
+def _layout(metadata: Metadata, *, first: int, block_rows: int) -> dict[str, object]:
     return {
         "jpeg": metadata.is_lossy,
         "shape": metadata.shape,

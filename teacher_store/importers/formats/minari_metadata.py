@@ -5,12 +5,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
 from teacher_store.importers.readers.source import Source
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.narrowing import is_named, parse_json
 
 _MAX_BYTES: Final = 64 << 20
 _MAX_STACK: Final = 16
@@ -45,7 +46,7 @@ class Metadata:
     episodes: int
     steps: int
     task: str | None
-    protocol: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    protocol: Mapping[str, object] = field(default_factory=dict[str, object])
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -65,12 +66,12 @@ def read_values(source: Source, name: str) -> dict[str, Any]:
     """The values of `metadata.json`. Raises: CorruptDataError if they are none."""
     where = source.locate(name)
     try:
-        values: Any = json.loads(source.read(name, limit=_MAX_BYTES))
+        values = parse_json(source.read(name, limit=_MAX_BYTES))
     except (ValueError, RecursionError) as error:
         raise CorruptDataError(f"{where}: no JSON ({str(error)[:200]})") from error
-    if not isinstance(values, dict):
+    if not is_named(values):
         raise CorruptDataError(f"{where}: no JSON object")
-    return cast(dict[str, Any], values)
+    return values
 
 
 def read_metadata(source: Source, name: str) -> Metadata:
@@ -149,13 +150,13 @@ def _is_image(space: Any, shape: tuple[int, ...], dtype: str) -> bool:
     return bool((low == 0).all() and (high == 255).all())
 
 
-def _environment(spec: Any) -> tuple[str | None, dict[str, Any]]:
+def _environment(spec: Any) -> tuple[str | None, dict[str, object]]:
     """The EnvPool task of a Gymnasium specification, if there is one beyond doubt, and what it says of the protocol."""
     if not isinstance(spec, str):
         return None, {}
     values = json.loads(spec)
     name, kwargs = str(values["id"]), dict[str, Any](values.get("kwargs") or {})
-    protocol = dict[str, Any]()
+    protocol = dict[str, object]()
     if (found := _ALE.fullmatch(name)) is not None:
         protocol["sticky_actions"] = float(kwargs.get("repeat_action_probability", 0.25))
         protocol["full_action_space"] = bool(kwargs.get("full_action_space", False))

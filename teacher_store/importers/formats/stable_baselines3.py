@@ -6,10 +6,9 @@ optimizer's state and `pytorch_variables.pth` are left alone. Source: Stable-Bas
 `common/policies.py`, `common/torch_layers.py` and `common/atari_wrappers.py`.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, cast
+from typing import Final
 
 from teacher_store.importers.formats import checkpoints
 from teacher_store.importers.formats.atari_wrappers import FIRE, FRAME_SKIP, PROTOCOL
@@ -20,6 +19,7 @@ from teacher_store.importers.readers.source import Source
 from teacher_store.importers.readers.stored_zip import LOCAL_MAGIC, StoredZip
 from teacher_store.importers.readers.torch_file import read_torch_file
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.narrowing import is_list, is_named, parse_json
 
 _DATA: Final = "data"
 _POLICY: Final = "policy.pth"
@@ -104,22 +104,21 @@ def _read_agent(source: Source, request: Request) -> ImportedAgent:
     )
 
 
-def _count(value: Any) -> int | None:
+def _count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < 2**48 else None
 
 
-def _settings(data: bytes, where: str) -> dict[str, Any]:
+def _settings(data: bytes, where: str) -> dict[str, object]:
     try:
-        values = json.loads(data)
+        values = parse_json(data)
     except (ValueError, RecursionError) as error:
         raise CorruptDataError(f"{where}: damaged JSON ({str(error)[:200]})") from error
     return named(values, where)
 
 
-def _check_settings(data: Mapping[str, Any], where: str) -> None:
+def _check_settings(data: Mapping[str, object], where: str) -> None:
     """Raises: UserError if a policy computes something else than its tensors' names tell."""
-    kwargs: Any = data.get("policy_kwargs")
-    kwargs = cast(dict[str, Any], kwargs) if isinstance(kwargs, dict) else {}
+    kwargs = _part(data, "policy_kwargs")
     if kwargs.get("normalize_images", True) is not True:
         raise _unsupported(where, "a policy that does not scale its frames (normalize_images=False)")
     extractor = str(kwargs.get("features_extractor_class", "NatureCNN"))
@@ -130,22 +129,22 @@ def _check_settings(data: Mapping[str, Any], where: str) -> None:
         raise _unsupported(where, f"a policy over actions of {str(actions)[:100]}")
 
 
-def _frame_shape(data: Mapping[str, Any], where: str) -> tuple[int, int]:
+def _frame_shape(data: Mapping[str, object], where: str) -> tuple[int, int]:
     """Of the space of observations, which has channels first; 84x84 where the file does not say."""
-    shape: Any = _part(data, "observation_space").get("_shape")
+    shape = _part(data, "observation_space").get("_shape")
     if shape is None:
         return (_FRAME, _FRAME)
-    lengths = [_count(length) for length in cast(list[Any], shape)] if isinstance(shape, list) else []
+    lengths = [_count(length) for length in shape] if is_list(shape) else []
     if len(lengths) != 3 or not lengths[1] or not lengths[2]:
-        raise _unsupported(where, f"a policy over observations of the shape {str(cast(object, shape))[:100]}")
+        raise _unsupported(where, f"a policy over observations of the shape {str(shape)[:100]}")
     if lengths[1] != lengths[2]:
         raise _unsupported(where, f"a policy over frames of {lengths[1]}x{lengths[2]}, which are not square,")
     return (lengths[1], lengths[2])
 
 
-def _part(data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value: Any = data.get(name)
-    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+def _part(data: Mapping[str, object], name: str) -> dict[str, object]:
+    value = data.get(name)
+    return value if is_named(value) else {}
 
 
 def _unsupported(where: str, what: str) -> UserError:

@@ -5,7 +5,6 @@ says, and nothing else. Whatever differs is refused, and nothing is written outs
 """
 
 import hashlib
-import json
 import stat
 import struct
 import zipfile
@@ -13,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Final
 
 from teacher_store.importers.readers.source import Source
 from teacher_store.records.lineage import build_lineage
@@ -24,6 +23,7 @@ from teacher_store.store.old_folders import RECORD
 from teacher_store.store.publishing import hashes_of
 from upcycle.errors import CorruptDataError
 from upcycle.files import disk_full_explained
+from upcycle.narrowing import parse_json
 
 _MAX_FILES: Final = 100_000
 _MAX_DIRECTORY_BYTES: Final = 32 << 20
@@ -153,9 +153,9 @@ def _read_texts(archive: zipfile.ZipFile, sizes: dict[str, int], where: str) -> 
     return texts
 
 
-def _description(texts: dict[str, bytes], where: str) -> dict[str, Any]:
+def _description(texts: dict[str, bytes], where: str) -> object:
     try:
-        return cast(dict[str, Any], json.loads(texts[DESCRIPTION]))
+        return parse_json(texts[DESCRIPTION])
     except (ValueError, RecursionError) as error:
         raise CorruptDataError(f"{where}: {DESCRIPTION}: is no JSON ({error})") from error
 

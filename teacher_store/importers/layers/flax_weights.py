@@ -10,7 +10,7 @@ Source of names and order of layers: the networks of Dopamine and of Reincarnati
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ _NOISY_SIGMA: Final = 0.1
 
 
 def convert(
-    arrays: Mapping[str, Any],
+    arrays: Mapping[str, object],
     *,
     where: str,
     frame_shape: tuple[int, int],

@@ -7,7 +7,7 @@ ones pad their pools on every side.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from teacher_store.importers.readers.torch_file import TorchFile
 from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.chunks import Array
+from upcycle.narrowing import is_named
 
 _PARTS: Final = (".weight", ".bias")
 
@@ -64,15 +65,15 @@ class Layout:
         return {name for name in names - self.names if not name.startswith(self.others)}
 
 
-def named(value: Any, where: str) -> dict[str, Any]:
+def named(value: object, where: str) -> dict[str, object]:
     """`value`, if it is a dict by names, as a state dict is. Raises: CorruptDataError."""
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in cast(dict[Any, Any], value)):
-        kind = type(cast(object, value)).__name__
+    if not is_named(value):
+        kind = type(value).__name__
         raise CorruptDataError(f"{where}: a {kind} where a state dict belongs, or one with other keys than names")
-    return cast(dict[str, Any], value)
+    return value
 
 
-def choose_layout(tensors: Mapping[str, Any], layouts: Sequence[Layout], where: str) -> Layout:
+def choose_layout(tensors: Mapping[str, object], layouts: Sequence[Layout], where: str) -> Layout:
     """The layout of a network.
 
     Args:
@@ -94,7 +95,7 @@ def choose_layout(tensors: Mapping[str, Any], layouts: Sequence[Layout], where: 
 
 def convert(
     file: TorchFile,
-    tensors: Mapping[str, Any],
+    tensors: Mapping[str, object],
     layout: Layout,
     *,
     where: str,
@@ -142,7 +143,7 @@ def convert(
     return Weights(network, read.ours, frame_stack, outputs // atoms)
 
 
-def support_of(file: TorchFile, atoms: Any, where: str) -> Support:
+def support_of(file: TorchFile, atoms: object, where: str) -> Support:
     """What the tensor of a C51 network's atoms says. Raises: CorruptDataError if they do not lie evenly around 0.
 
     Args:
@@ -169,7 +170,7 @@ class _Reader:
       ours: what was read, by the names of `QNetwork.state_dict`.
     """
 
-    def __init__(self, file: TorchFile, tensors: Mapping[str, Any], where: str) -> None:
+    def __init__(self, file: TorchFile, tensors: Mapping[str, object], where: str) -> None:
         self._file, self._tensors, self._where = file, tensors, where
         self.ours = dict[str, Array]()
 

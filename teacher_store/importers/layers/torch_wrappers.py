@@ -9,11 +9,12 @@ or Fabric's `model`, and in it the network under the name of an attribute, besid
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Final
 
 from teacher_store.importers.layers.torch_weights import Layout, choose_layout, named
 from teacher_store.importers.readers.torch_file import Tensor
 from upcycle.errors import CorruptDataError, UserError
+from upcycle.narrowing import is_named
 
 _WRAPPERS: Final = (
     "_orig_mod",
@@ -38,12 +39,12 @@ def mentions(head: bytes, name: str) -> bool:
     return re.search(rf"\.(?:{_WRAPPED})*".join(parts).encode(), head) is not None
 
 
-def unwrapped(tensors: Mapping[str, Any], where: str) -> dict[str, Any]:
+def unwrapped(tensors: Mapping[str, object], where: str) -> dict[str, object]:
     """A state dict without what wrappers put into its names.
 
     Raises: CorruptDataError if two different tensors have one name then.
     """
-    plain = dict[str, Any]()
+    plain = dict[str, object]()
     for name, tensor in tensors.items():
         short = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
         if short in _COUNTERS:
@@ -55,8 +56,8 @@ def unwrapped(tensors: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def find_network(
-    value: Mapping[str, Any], layouts: Sequence[Layout], where: str, *, inside: str | None = None
-) -> tuple[dict[str, Any], Layout]:
+    value: Mapping[str, object], layouts: Sequence[Layout], where: str, *, inside: str | None = None
+) -> tuple[dict[str, object], Layout]:
     """The network of a checkpoint, under the names of its framework, and its layout.
 
     Args:
@@ -82,17 +83,17 @@ def find_network(
     return saved, choose_layout(saved, layouts, where)
 
 
-def _state_dicts(value: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _state_dicts(value: Mapping[str, object], where: str) -> Iterator[tuple[str, dict[str, object]]]:
     """Names and contents of all dicts by names in a checkpoint, itself among them."""
     yield "", unwrapped(value, where)
     for place, inner in value.items():
-        if isinstance(inner, dict) and all(isinstance(name, str) for name in cast(dict[Any, Any], inner)):
-            yield place, unwrapped(cast(dict[str, Any], inner), where)
+        if is_named(inner):
+            yield place, unwrapped(inner, where)
 
 
 def _networks(
-    state: tuple[str, dict[str, Any]], layouts: Sequence[Layout]
-) -> Iterator[tuple[str, tuple[dict[str, Any], Layout]]]:
+    state: tuple[str, dict[str, object]], layouts: Sequence[Layout]
+) -> Iterator[tuple[str, tuple[dict[str, object], Layout]]]:
     """Networks of these layouts in a state dict, each with all that has the same prefix."""
     place, tensors = state
     for layout in layouts:

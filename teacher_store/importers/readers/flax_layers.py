@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final
 
 import numpy as np
 
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.chunks import Array
+from upcycle.narrowing import is_array, is_dict
 
 _MAX_LAYERS: Final = 64
 _MAX_DEPTH: Final = 8
@@ -43,27 +44,26 @@ class Layer:
         return self.kernel.shape[-1]
 
 
-def flatten(tree: Mapping[Any, Any], *, where: str) -> dict[str, Any]:
+def flatten(tree: dict[object, object], *, where: str) -> dict[str, object]:
     """The leaves of nested dicts, by path, in no order. Raises: CorruptDataError if there are too many."""
-    leaves, waiting = dict[str, Any](), [("", cast(Any, tree), 0)]
+    leaves, waiting = dict[str, object](), list[tuple[str, object, int]]([("", tree, 0)])
     for _ in range(_MAX_NODES):
         if not waiting:
             return leaves
         path, node, depth = waiting.pop()
-        if not isinstance(node, dict):
+        if not is_dict(node):
             leaves[path] = node
             continue
-        children = cast(dict[Any, Any], node)
-        if depth == _MAX_DEPTH or len(children) > _MAX_NODES:
+        if depth == _MAX_DEPTH or len(node) > _MAX_NODES:
             break
-        for key, value in children.items():
+        for key, value in node.items():
             if not isinstance(key, str):
                 raise CorruptDataError(f"{where}: a name that is a {type(key).__name__}")
             waiting.append((f"{path}/{key}" if path else key, value, depth + 1))
     raise CorruptDataError(f"{where}: nested deeper than {_MAX_DEPTH}, or over {_MAX_NODES} parts")
 
 
-def read_layers(arrays: Mapping[str, Any], where: str) -> dict[str, Layer]:
+def read_layers(arrays: Mapping[str, object], where: str) -> dict[str, Layer]:
     """Every layer by its name: finite float32 of matching shapes, nothing missing or left over.
 
     Args:
@@ -102,10 +102,10 @@ def _layer(name: str, parts: dict[str, Array], where: str) -> Layer:
     return Layer(name, kernel, bias, deviations)
 
 
-def _checked(value: Any, where: str) -> Array:
-    if not isinstance(value, np.ndarray):
+def _checked(value: object, where: str) -> Array:
+    if not is_array(value):
         raise CorruptDataError(f"{where} is a {type(value).__name__}, no array")
-    array = cast(Array, value)
+    array = value
     if array.dtype.kind != "f" or not array.size:
         raise CorruptDataError(f"{where} is an array of {array.dtype} and shape {array.shape}, no weights")
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, which is refused

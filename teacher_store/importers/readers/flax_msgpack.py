@@ -7,7 +7,8 @@ over 1 GiB a map with the key `__msgpack_chunked_array__`, its shape and flat ch
 """
 
 import math
-from typing import Any, Final, cast
+from collections.abc import Callable
+from typing import Final, TypeGuard, cast
 
 import msgpack
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from teacher_store.importers.readers.flax_layers import flatten
 from upcycle.errors import CorruptDataError
 from upcycle.experience.chunks import Array
+from upcycle.narrowing import is_array, is_dict, is_list, is_named
 
 _MAX_LENGTH: Final = 4_096
 """Entries of one map or array: msgpack takes the memory that a length asks for before it has seen the entries."""
@@ -25,7 +27,7 @@ _ARRAY: Final = 1
 _SCALAR: Final = 3
 
 
-def read_msgpack(data: bytes, where: str) -> dict[str, Any]:
+def read_msgpack(data: bytes, where: str) -> dict[str, object]:
     """The nested dicts, numbers, texts and NumPy arrays.
 
     Raises: CorruptDataError if it is damaged, no map, or holds anything else.
@@ -37,16 +39,16 @@ def read_msgpack(data: bytes, where: str) -> dict[str, Any]:
     except (ValueError, TypeError, OverflowError, MemoryError, msgpack.exceptions.UnpackException) as error:
         problem = f"{type(error).__name__}: {str(error)[:200]}"
         raise CorruptDataError(f"{where}: damaged msgpack ({problem})") from error
-    if not isinstance(value, dict):
-        raise CorruptDataError(f"{where}: msgpack of a {type(value).__name__}, not of a map")
-    return cast(dict[str, Any], value)
+    if not is_named(value):
+        raise CorruptDataError(f"{where}: msgpack of a {type(value).__name__}, not of a map by names")
+    return value
 
 
-def arrays_of(tree: Any, where: str) -> dict[str, Any]:
+def arrays_of(tree: object, where: str) -> dict[str, object]:
     """The arrays of a tree, by path, put together again from their chunks. Raises: CorruptDataError."""
-    if not isinstance(tree, dict):
+    if not is_dict(tree):
         raise CorruptDataError(f"{where}: a {type(tree).__name__} where parameters belong")
-    leaves = flatten(cast(dict[str, Any], tree), where=where)
+    leaves = flatten(tree, where=where)
     for name in [name for name in leaves if name.rpartition("/")[2] == _CHUNKED]:
         path = name.rpartition("/")[0]
         parts = {key: leaves.pop(key) for key in list(leaves) if key.startswith(f"{path}/")}
@@ -54,32 +56,37 @@ def arrays_of(tree: Any, where: str) -> dict[str, Any]:
     return leaves
 
 
-def _joined(parts: dict[str, Any], where: str) -> Array:
+def _joined(parts: dict[str, object], where: str) -> Array:
     """Args: parts: "shape/0", "shape/1", ... and "chunks/0", "chunks/1", ..., and the key that says so."""
-    shape = [parts[f"shape/{axis}"] for axis in range(_MAX_AXES) if f"shape/{axis}" in parts]
-    chunks = [parts[f"chunks/{index}"] for index in range(len(parts)) if f"chunks/{index}" in parts]
-    whole = len(shape) + len(chunks) + 1 == len(parts)
-    if not whole or not chunks or not all(type(length) is int and 0 <= length < 2**40 for length in shape):
+    lengths = [parts[f"shape/{axis}"] for axis in range(_MAX_AXES) if f"shape/{axis}" in parts]
+    found = [parts[f"chunks/{index}"] for index in range(len(parts)) if f"chunks/{index}" in parts]
+    shape = [length for length in lengths if _is_length(length)]
+    if len(lengths) + len(found) + 1 != len(parts) or not found or len(shape) != len(lengths):
         raise CorruptDataError(f"{where}: a chunked array whose chunks do not fit together")
-    if not all(isinstance(chunk, np.ndarray) and chunk.ndim == 1 for chunk in chunks):
+    chunks = [chunk for chunk in found if is_array(chunk) and chunk.ndim == 1]
+    if len(chunks) != len(found):
         raise CorruptDataError(f"{where}: a chunked array of something else than flat arrays")
     if sum(chunk.size for chunk in chunks) != math.prod(shape):
         raise CorruptDataError(f"{where}: a chunked array whose chunks do not make up its shape {tuple(shape)}")
     return np.concatenate(chunks).reshape(shape)
 
 
-def _extension(code: int, data: bytes) -> Any:
+def _is_length(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 2**40
+
+
+def _extension(code: int, data: bytes) -> object:
     if code not in (_ARRAY, _SCALAR):
         raise CorruptDataError(f"an extension of type {code}; only arrays are known")
     parts = _unpack(data)
-    if not isinstance(parts, list) or len(cast(list[Any], parts)) != 3:
+    if not is_list(parts) or len(parts) != 3:
         raise CorruptDataError("an array that is no (shape, dtype, bytes)")
-    shape, name, raw = cast(list[Any], parts)
-    if not isinstance(shape, list) or not isinstance(name, str) or not isinstance(raw, bytes):
+    shape, name, raw = parts
+    if not is_list(shape) or not isinstance(name, str) or not isinstance(raw, bytes):
         raise CorruptDataError("an array that is no (shape, dtype, bytes)")
-    lengths = cast(list[Any], shape)
-    if len(lengths) > _MAX_AXES or not all(type(length) is int and 0 <= length < 2**40 for length in lengths):
-        raise CorruptDataError(f"an array of the shape {str(lengths)[:100]}")
+    lengths = [length for length in shape if _is_length(length)]
+    if len(lengths) > _MAX_AXES or len(lengths) != len(shape):
+        raise CorruptDataError(f"an array of the shape {str(shape)[:100]}")
     if name not in ("float16", "float32", "float64", "int32", "int64", "uint8", "uint32", "bool"):
         raise CorruptDataError(f"an array of dtype {name[:40]!r}")
     dtype = np.dtype(name).newbyteorder("<") if name != "bool" else np.dtype(name)
@@ -89,9 +96,9 @@ def _extension(code: int, data: bytes) -> Any:
     return array.item() if code == _SCALAR and array.size == 1 else array
 
 
-def _unpack(data: bytes, **options: Any) -> Any:
+def _unpack(data: bytes, ext_hook: Callable[[int, bytes], object] = msgpack.ExtType) -> object:
     return cast(
-        Any,
+        object,
         msgpack.unpackb(
             data,
             raw=False,
@@ -101,6 +108,6 @@ def _unpack(data: bytes, **options: Any) -> Any:
             max_str_len=_MAX_TEXT,
             max_bin_len=len(data),
             max_ext_len=len(data),
-            **options,
+            ext_hook=ext_hook,
         ),
     )

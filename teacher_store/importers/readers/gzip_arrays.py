@@ -4,11 +4,12 @@ Nothing of NumPy's own reader is used: it would take memory for whatever shape a
 Python expressions. See "A simple file format for NumPy arrays", NumPy Enhancement Proposal 1.
 """
 
+import io
 import math
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 from zlib_ng import gzip_ng, zlib_ng
@@ -36,7 +37,7 @@ class StoredArray:
       shape: of the array.
     """
 
-    def __init__(self, file: BinaryIO, where: str) -> None:
+    def __init__(self, file: io.BufferedIOBase, where: str) -> None:
         self._file, self._where = file, where
         self.dtype, self.shape = self._header()
         self._left = math.prod(self.shape) * self.dtype.itemsize
@@ -97,7 +98,7 @@ class StoredArray:
     def _fill(self, view: memoryview) -> None:
         try:
             while view:
-                count = cast(Any, self._file).readinto(view)
+                count = self._file.readinto(view)
                 if not count:
                     raise CorruptDataError(f"{self._where}: cut off")
                 view = view[count:]
@@ -115,4 +116,4 @@ class StoredArray:
 def open_array(source: Source, name: str) -> Generator[StoredArray]:
     """The array of a gzip file. Raises: CorruptDataError if there is none."""
     with source.open(name) as compressed, gzip_ng.GzipFile(fileobj=compressed) as file:
-        yield StoredArray(cast(BinaryIO, file), str(source.locate(name)))
+        yield StoredArray(file, str(source.locate(name)))

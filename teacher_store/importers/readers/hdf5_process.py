@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Hdf5Process:
     """
 
     def __init__(
-        self, source: Source, name: str, layout: dict[str, Any], *, silent_seconds: float = SILENT_SECONDS
+        self, source: Source, name: str, layout: Mapping[str, object], *, silent_seconds: float = SILENT_SECONDS
     ) -> None:
         self._where, self._silent_seconds = str(source.locate(name)), silent_seconds
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process

@@ -2,12 +2,14 @@
 
 import math
 import re
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
 from teacher_store.importers.readers.pickle_reader import Construct, Global, Pending, flat_key
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
+from upcycle.narrowing import is_list, is_sequence, is_tuple
 
 _MAX_AXES: Final = 8
 
@@ -31,31 +33,31 @@ def plain_constructors() -> dict[tuple[str, str], Construct]:
     return constructors
 
 
-def refuse_call(_: tuple[Any, ...]) -> Any:
+def refuse_call(_: tuple[object, ...]) -> object:
     """Stands in for a class that a stream may name, and never call."""
     raise CorruptDataError("it would call a class that it may only name")
 
 
-def _ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
+def _ordered_dict(arguments: tuple[object, ...]) -> dict[object, object]:
     """With the items as an argument, as Python 2 spells it; later ones set them afterwards."""
-    pairs = _list(arguments)
-    if any(not isinstance(pair, tuple | list) or len(cast(list[Any], pair)) != 2 for pair in pairs):
+    pairs = [pair for pair in _list(arguments) if is_sequence(pair) and len(pair) == 2]
+    if len(pairs) != len(_list(arguments)):
         raise CorruptDataError("a dictionary of something else than pairs")
     return {flat_key(key): value for key, value in pairs}
 
 
-def _set(arguments: tuple[Any, ...]) -> set[Any]:
+def _set(arguments: tuple[object, ...]) -> set[object]:
     return {flat_key(value) for value in _list(arguments)}
 
 
-def _list(arguments: tuple[Any, ...]) -> list[Any]:
-    values: Any = arguments[0] if arguments else []
-    if not isinstance(values, list) or len(arguments) > 1:
+def _list(arguments: tuple[object, ...]) -> list[object]:
+    values = arguments[0] if arguments else list[object]()
+    if not is_list(values) or len(arguments) > 1:
         raise CorruptDataError("a container that is not made of a list")
-    return cast(list[Any], values)
+    return values
 
 
-def _encoded(arguments: tuple[Any, ...]) -> bytes:
+def _encoded(arguments: tuple[object, ...]) -> bytes:
     """Bytes, as protocols below 3 spell them."""
     text, encoding = arguments
     if encoding not in ("latin1", "latin-1"):
@@ -64,41 +66,43 @@ def _encoded(arguments: tuple[Any, ...]) -> bytes:
 
 
 class _Dtype(Pending):
-    def __init__(self, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, arguments: tuple[object, ...]) -> None:
         self._name, self._order = _text(arguments[0]), "="
 
-    def set_state(self, state: Any) -> None:
-        if len(state) < 3 or state[2] is not None or (len(state) > 3 and state[3] is not None):
+    def set_state(self, state: object) -> None:
+        if not is_sequence(state) or len(state) < 3 or any(part is not None for part in state[2:4]):
             raise CorruptDataError("an array of records")
         self._order = _text(state[1])
 
     def finish(self) -> "np.dtype[Any]":
         dtype = _number_dtype(self._name)
-        return dtype.newbyteorder(cast(Any, self._order)) if self._order in ("<", ">") else dtype
+        return dtype.newbyteorder(self._order) if self._order == "<" or self._order == ">" else dtype
 
 
 class _PendingArray(Pending):
-    def __init__(self, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, arguments: tuple[object, ...]) -> None:
         if arguments and arguments[0] != Global("numpy", "ndarray"):
             raise CorruptDataError("an array that is no numpy.ndarray")
-        self._value: np.ndarray[Any, Any] | None = None
+        self._value: Array | None = None
 
-    def set_state(self, state: Any) -> None:
+    def set_state(self, state: object) -> None:
+        if not is_sequence(state) or len(state) != 5:
+            raise TypeError("an array whose state is none")
         _, shape, dtype, is_fortran, raw = state
         self._value = _array(raw, dtype, shape, order="F" if is_fortran else "C")
 
-    def finish(self) -> Any:
+    def finish(self) -> Array:
         if self._value is None:
             raise CorruptDataError("an array without data")
         return self._value
 
 
-def _frombuffer(arguments: tuple[Any, ...]) -> Any:
+def _frombuffer(arguments: tuple[object, ...]) -> Array:
     raw, dtype, shape, order = arguments
     return _array(raw, dtype, shape, order=_text(order))
 
 
-def _scalar(arguments: tuple[Any, ...]) -> Any:
+def _scalar(arguments: tuple[object, ...]) -> object:
     dtype, raw = arguments
     return _array(raw, dtype, ()).item()
 
@@ -110,26 +114,26 @@ def _number_dtype(name: str) -> "np.dtype[Any]":
     return np.dtype(name)
 
 
-def _array(raw: Any, dtype: Any, shape: Any, *, order: str = "C") -> Any:
+def _array(raw: object, dtype: object, shape: object, *, order: str = "C") -> Array:
     kind = dtype.finish() if isinstance(dtype, _Dtype) else _number_dtype(_text(dtype))
     data = raw.encode("latin-1") if isinstance(raw, str) else raw
     if not isinstance(data, bytes | bytearray) or order not in ("C", "F"):
         raise CorruptDataError("an array whose data are no plain numbers")
-    if not isinstance(shape, tuple) or len(cast(tuple[Any, ...], shape)) > _MAX_AXES:
+    if not is_tuple(shape) or len(shape) > _MAX_AXES:
         raise CorruptDataError("an array whose shape is none")
-    lengths = [_length(length) for length in cast(tuple[Any, ...], shape)]
+    lengths = [_length(length) for length in shape]
     if math.prod(lengths) * kind.itemsize != len(data):
         raise CorruptDataError(f"an array of shape {tuple(lengths)} and dtype {kind} with {len(data)} bytes")
-    return np.frombuffer(data, kind).reshape(lengths, order=cast(Any, order)).astype(kind.newbyteorder("="))
+    return np.frombuffer(data, kind).reshape(lengths, order="F" if order == "F" else "C").astype(kind.newbyteorder("="))
 
 
-def _length(value: Any) -> int:
+def _length(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 48:
         raise CorruptDataError("an array with an axis that is no length")
     return value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("ascii")
     if not isinstance(value, str):

@@ -10,13 +10,16 @@ keys are flat (hashing a tuple of tuples of tuples takes a time exponential in i
 import pickletools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final, TypeGuard, TypeVar
 
 from upcycle.errors import CorruptDataError
+from upcycle.narrowing import is_dict, is_list, is_sequence, is_set, is_tuple
 
-Construct = Callable[[tuple[Any, ...]], Any]
+_Kind = TypeVar("_Kind")
+
+Construct = Callable[[tuple[object, ...]], object]
 """Stands in for a class or function of the stream: gets the arguments, returns plain data or a `Pending`."""
 
 Allowed = Mapping[tuple[str, str], Construct]
@@ -35,12 +38,12 @@ _COPIES_PER_BYTE: Final = 4  # a byte is text, then bytes, then part of an array
 class Pending(ABC):
     """An object whose state comes after it (opcode BUILD)."""
 
-    def set_state(self, state: Any) -> None:
+    def set_state(self, state: object) -> None:
         """Takes the state. Raises CorruptDataError if it is none of its kind."""
         raise CorruptDataError(f"a pickled {type(self).__name__} with a state")
 
     @abstractmethod
-    def finish(self) -> Any:
+    def finish(self) -> object:
         """The plain value."""
 
 
@@ -57,8 +60,8 @@ class _Mark:
 
 
 def read_pickle(
-    data: bytes, allowed: Allowed, *, where: str, persistent: Callable[[Any], Any] | None = None
-) -> tuple[Any, int]:
+    data: bytes, allowed: Allowed, *, where: str, persistent: Callable[[object], object] | None = None
+) -> tuple[object, int]:
     """The value that a pickle describes, as dicts, lists, tuples, sets, scalars, bytes and NumPy arrays.
 
     Args:
@@ -80,29 +83,29 @@ def read_pickle(
         raise CorruptDataError(f"{where}: damaged pickle ({type(error).__name__}: {str(error)[:200]})") from error
 
 
-def _run(machine: "_Machine", data: bytes) -> tuple[Any, int]:
+def _run(machine: "_Machine", data: bytes) -> tuple[object, int]:
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
         if count > _MAX_OPCODES:
             raise CorruptDataError(f"more than {_MAX_OPCODES:,} opcodes")
-        if opcode.name == "STOP":
-            return _finished(machine.pop(), {}, 0), cast(int, position) + 1
+        if opcode.name == "STOP" and position is not None:
+            return _finished(machine.pop(), {}, 0), position + 1
         machine.step(opcode.name, argument)
     raise CorruptDataError("it has no end")
 
 
 class _Machine:
-    def __init__(self, allowed: Allowed, persistent: Callable[[Any], Any] | None, *, budget: int) -> None:
+    def __init__(self, allowed: Allowed, persistent: Callable[[object], object] | None, *, budget: int) -> None:
         self._allowed, self._persistent, self._budget = allowed, persistent, budget
-        self.stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
+        self.stack: list[object] = []
+        self._memo: dict[int, object] = {}
 
-    def pop(self) -> Any:
+    def pop(self) -> object:
         value = self.stack.pop()
         if isinstance(value, _Mark):
             raise CorruptDataError("a mark where a value belongs")
         return value
 
-    def pop_to_mark(self) -> list[Any]:
+    def pop_to_mark(self) -> list[object]:
         for place in range(len(self.stack) - 1, -1, -1):
             if isinstance(self.stack[place], _Mark):
                 values = self.stack[place + 1 :]
@@ -110,7 +113,7 @@ class _Machine:
                 return values
         raise CorruptDataError("a mark is missing")
 
-    def step(self, name: str, argument: Any) -> None:
+    def step(self, name: str, argument: object) -> None:
         """Carries out one opcode other than STOP."""
         if name in ("PROTO", "FRAME"):
             return
@@ -118,13 +121,13 @@ class _Machine:
             self.stack.append(argument)
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name]())
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self._memo[int(argument)] = self.stack[-1]
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int):
+            self._memo[argument] = self.stack[-1]
         elif name == "MEMOIZE":
             self._memo[len(self._memo)] = self.stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self.stack.append(self._memo[int(argument)])
-        elif name == "GLOBAL":
+        elif name in ("GET", "BINGET", "LONG_BINGET") and isinstance(argument, int):
+            self.stack.append(self._memo[argument])
+        elif name == "GLOBAL" and isinstance(argument, str):
             self.push_global(*argument.split(" ", 1))
         elif name == "PERSID":
             self.resolve(argument)
@@ -135,28 +138,28 @@ class _Machine:
 
     def append(self) -> None:
         value = self.pop()
-        self.top(list).append(value)
+        self.top(is_list, "list").append(value)
 
     def extend(self) -> None:
         values = self.pop_to_mark()
-        self.top(list).extend(values)
+        self.top(is_list, "list").extend(values)
 
     def add_items(self) -> None:
         values = self.pop_to_mark()
-        self.top(set).update(map(flat_key, values))
+        self.top(is_set, "set").update(map(flat_key, values))
 
     def set_item(self) -> None:
         value, key = self.pop(), self.pop()
-        self.top(dict)[flat_key(key)] = value
+        self.top(is_dict, "dict")[flat_key(key)] = value
 
     def set_items(self) -> None:
         values = self.pop_to_mark()
-        self.top(dict).update(_pairs(values))
+        self.top(is_dict, "dict").update(_pairs(values))
 
-    def top(self, kind: type) -> Any:
+    def top(self, fits: Callable[[object], TypeGuard[_Kind]], kind: str) -> _Kind:
         top = self.stack[-1]
-        if not isinstance(top, kind):
-            raise CorruptDataError(f"a {type(top).__name__} where a {kind.__name__} belongs")
+        if not fits(top):
+            raise CorruptDataError(f"a {type(top).__name__} where a {kind} belongs")
         return top
 
     def tuple_of(self, length: int) -> None:
@@ -175,20 +178,20 @@ class _Machine:
             raise CorruptDataError(f"it would construct {shown}, which no agent needs")
         self.stack.append(Global(module, name))
 
-    def construct(self, target: Any, arguments: Any) -> None:
-        if not isinstance(target, Global) or not isinstance(arguments, tuple):
+    def construct(self, target: object, arguments: object) -> None:
+        if not isinstance(target, Global) or not is_tuple(arguments):
             raise CorruptDataError(f"it would call a {type(target).__name__}")
         self.charge(arguments)
-        self.stack.append(self._allowed[target.module, target.name](cast(tuple[Any, ...], arguments)))
+        self.stack.append(self._allowed[target.module, target.name](arguments))
 
-    def charge(self, value: Any, depth: int = 3) -> None:
+    def charge(self, value: object, depth: int = 3) -> None:
         """Takes what a constructor may copy of `value` from the budget."""
-        if isinstance(value, _SIZED):
-            self._budget -= len(cast(list[Any], value))
+        if _is_sized(value):
+            self._budget -= len(value)
             if self._budget < 0:
                 raise CorruptDataError("its objects would take many times the memory of the file")
-            if depth and isinstance(value, tuple | list):
-                for item in cast(list[Any], value):
+            if depth and is_sequence(value):
+                for item in value:
                     self.charge(item, depth - 1)
 
     def reduce(self) -> None:
@@ -209,13 +212,19 @@ class _Machine:
         elif not isinstance(top, dict):  # one with a state is an OrderedDict: its attributes, as torch's _metadata
             raise CorruptDataError(f"a {type(top).__name__} with a state")
 
-    def resolve(self, identity: Any) -> None:
+    def resolve(self, identity: object) -> None:
         if self._persistent is None:
             raise CorruptDataError("it refers to objects outside of it")
         self.stack.append(self._persistent(identity))
 
 
 _SIZED: Final = (str, bytes, bytearray, tuple, list, dict, set, frozenset)
+_COLLECTIONS: Final[dict[type, Callable[[list[object]], object]]] = {
+    list: list,
+    tuple: tuple,
+    set: set,
+    frozenset: frozenset,
+}
 _SCALARS: Final = (str, bytes, int, float, type(None), Global)
 
 _LITERALS: Final = frozenset(
@@ -223,7 +232,7 @@ _LITERALS: Final = frozenset(
     | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
     | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 )
-_CONSTANTS: Final[dict[str, Callable[[], Any]]] = {
+_CONSTANTS: Final[dict[str, Callable[[], object]]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
     "NEWFALSE": lambda: False,
@@ -245,7 +254,7 @@ _OPERATIONS: Final[dict[str, Callable[[_Machine], object]]] = {
     "LIST": lambda machine: machine.stack.append(machine.pop_to_mark()),
     "TUPLE": lambda machine: machine.stack.append(tuple(machine.pop_to_mark())),
     "DICT": lambda machine: machine.stack.append(dict(_pairs(machine.pop_to_mark()))),
-    "FROZENSET": lambda machine: machine.stack.append(frozenset[Any](map(flat_key, machine.pop_to_mark()))),
+    "FROZENSET": lambda machine: machine.stack.append(frozenset[object](map(flat_key, machine.pop_to_mark()))),
     "TUPLE1": lambda machine: machine.tuple_of(1),
     "TUPLE2": lambda machine: machine.tuple_of(2),
     "TUPLE3": lambda machine: machine.tuple_of(3),
@@ -258,37 +267,43 @@ _OPERATIONS: Final[dict[str, Callable[[_Machine], object]]] = {
 }
 
 
-def _pairs(values: list[Any]) -> Iterator[tuple[Any, Any]]:
+def _is_sized(value: object) -> TypeGuard[Sized]:
+    return isinstance(value, _SIZED)
+
+
+def _is_collection(value: object) -> TypeGuard[Collection[object]]:
+    return type(value) in _COLLECTIONS
+
+
+def _pairs(values: list[object]) -> Iterator[tuple[object, object]]:
     if len(values) % 2:
         raise CorruptDataError("a key without a value")
     return zip(map(flat_key, values[::2]), values[1::2], strict=True)
 
 
-def flat_key(value: Any) -> Any:
+def flat_key(value: object) -> object:
     """`value`, if it can be a key at a cost that does not depend on what it holds: a scalar, or a flat tuple."""
-    parts: tuple[Any, ...] = cast(Any, value) if isinstance(value, tuple) else (value,)
+    parts = value if is_tuple(value) else (value,)
     if not all(isinstance(part, _SCALARS) for part in parts):
-        raise CorruptDataError(f"a {type(cast(object, value)).__name__} as a key")
-    return cast(Any, value)
+        raise CorruptDataError(f"a {type(value).__name__} as a key")
+    return value
 
 
-def _finished(value: Any, done: dict[int, Any], depth: int) -> Any:
+def _finished(value: object, done: dict[int, object], depth: int) -> object:
     """`value` with every `Pending` finished; each object once, however often it is referred to."""
     if depth > _MAX_DEPTH:
         raise CorruptDataError(f"nested deeper than {_MAX_DEPTH}, or in itself")
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, Pending):
-        result: Any = value.finish()
+        result = value.finish()
     elif isinstance(value, Global):
         result = f"{value.module}.{value.name}"
-    elif isinstance(value, dict):
-        pairs = cast(dict[Any, Any], value).items()
-        result = {_finished(key, done, depth + 1): _finished(item, done, depth + 1) for key, item in pairs}
-    elif isinstance(value, list | tuple | set | frozenset):
-        kind = cast(Callable[[list[Any]], Any], type(cast(object, value)))
-        result = kind([_finished(item, done, depth + 1) for item in cast(list[Any], value)])
+    elif is_dict(value):
+        result = {_finished(key, done, depth + 1): _finished(item, done, depth + 1) for key, item in value.items()}
+    elif _is_collection(value):
+        result = _COLLECTIONS[type(value)]([_finished(item, done, depth + 1) for item in value])
     else:
         return value
-    done[id(cast(object, value))] = result
+    done[id(value)] = result
     return result

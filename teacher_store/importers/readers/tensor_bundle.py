@@ -16,11 +16,12 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import numpy as np
 
 from upcycle.errors import CorruptDataError
+from upcycle.experience.chunks import Array
 
 _FOOTER_BYTES: Final = 48
 _TRAILER_BYTES: Final = 5
@@ -68,7 +69,7 @@ def read_index(data: bytes, where: str) -> dict[str, Entry]:
         raise CorruptDataError(f"{where}: {error}") from error
 
 
-def read_tensor(file: BinaryIO, entry: Entry, where: str) -> Any:
+def read_tensor(file: BinaryIO, entry: Entry, where: str) -> Array:
     """The values of a tensor of real numbers.
 
     Args:

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from teacher_store.importers.readers.pickle_reader import Allowed, Global, read_
 from teacher_store.importers.readers.stored_zip import LOCAL_MAGIC, StoredZip
 from upcycle.errors import CorruptDataError
 from upcycle.experience.chunks import Array
+from upcycle.narrowing import is_dict, is_list, is_tuple
 
 _DTYPES: Final = {
     "DoubleStorage": "<f8",
@@ -95,10 +96,10 @@ class TorchFile:
       value: dicts, lists, tuples, scalars, texts, NumPy's numbers, and `Tensor`.
     """
 
-    def __init__(self, value: Any, bytes_of: Callable[[Storage], bytes | memoryview], *, budget: int) -> None:
+    def __init__(self, value: object, bytes_of: Callable[[Storage], bytes | memoryview], *, budget: int) -> None:
         self.value, self._bytes_of, self._budget = value, bytes_of, budget
 
-    def array(self, tensor: Any, where: str) -> Array:
+    def array(self, tensor: object, where: str) -> Array:
         """Finite float32 values of a tensor of floating point numbers.
 
         Args:
@@ -165,20 +166,20 @@ def _read_zip(archive: StoredZip, where: str) -> TorchFile:
 def _read_legacy(data: bytes, where: str) -> TorchFile:
     """Five pickles, of a magic number, the format's version, the machine, the value, and keys; then the storages."""
     storages, at = dict[str, Storage](), 0
-    values = list[Any]()
+    values = list[object]()
     for _ in range(5):
         value, size = _unpickled(data[at : at + _MAX_PICKLE_BYTES], storages, where)
         values.append(value)
         at += size
     _, version, machine, value, keys = values
-    if version != _LEGACY_PROTOCOL or not isinstance(machine, dict):
+    if version != _LEGACY_PROTOCOL or not is_dict(machine):
         raise CorruptDataError(f"{where}: is no file of torch.save")
-    if cast(dict[Any, Any], machine).get("little_endian") is not True:
+    if machine.get("little_endian") is not True:
         raise CorruptDataError(f"{where}: its numbers are not in the order of little-endian machines")
-    if not isinstance(keys, list) or sorted(map(str, cast(list[Any], keys))) != sorted(storages):
+    if not is_list(keys) or sorted(map(str, keys)) != sorted(storages):
         raise CorruptDataError(f"{where}: its storages are not those of its tensors")
     found, view = dict[str, memoryview](), memoryview(data)
-    for key in cast(list[str], keys):
+    for key in map(str, keys):
         length, at = int.from_bytes(view[at : at + 8], "little"), at + 8
         size = storages[key].length * storages[key].item_bytes
         if length != storages[key].length or at + size > len(data):
@@ -192,10 +193,10 @@ def _read_legacy(data: bytes, where: str) -> TorchFile:
     return TorchFile(value, lambda storage: found[storage.key], budget=len(data))
 
 
-def _unpickled(data: bytes, storages: dict[str, Storage], where: str) -> tuple[Any, int]:
+def _unpickled(data: bytes, storages: dict[str, Storage], where: str) -> tuple[object, int]:
     """The value and its size in bytes; the storages that it names are added to `storages`."""
 
-    def resolve(identity: Any) -> Storage:
+    def resolve(identity: object) -> Storage:
         storage = _storage(identity)
         if storages.setdefault(storage.key, storage) != storage:
             raise CorruptDataError(f"its storage {storage.key[:40]} has two lengths or types")
@@ -204,9 +205,9 @@ def _unpickled(data: bytes, storages: dict[str, Storage], where: str) -> tuple[A
     return read_pickle(data, _allowed(), where=where, persistent=resolve)
 
 
-def _storage(identity: Any) -> Storage:
-    parts: tuple[Any, ...] = cast(Any, identity) if isinstance(identity, tuple) else ()
-    if len(parts) not in (5, 6) or parts[0] != "storage" or parts[5:] not in ((), (None,)):
+def _storage(identity: object) -> Storage:
+    parts = list(identity) if is_tuple(identity) else []
+    if len(parts) not in (5, 6) or parts[0] != "storage" or parts[5:] not in ([], [None]):
         raise CorruptDataError("it refers to something outside of it that is no storage")
     _, kind, key, _, length = parts[:5]
     if not isinstance(kind, Global) or not isinstance(key, str) or not key.isalnum():
@@ -222,35 +223,35 @@ def _allowed() -> Allowed:
     return constructors | dict.fromkeys(_ATTRIBUTE_DICTS, _empty_dict)
 
 
-def _empty_dict(_: tuple[Any, ...]) -> dict[Any, Any]:
+def _empty_dict(_: tuple[object, ...]) -> dict[object, object]:
     return {}
 
 
-def _parameter(arguments: tuple[Any, ...]) -> Any:
+def _parameter(arguments: tuple[object, ...]) -> object:
     return arguments[0]
 
 
-def _size(arguments: tuple[Any, ...]) -> tuple[int, ...]:
+def _size(arguments: tuple[object, ...]) -> tuple[int, ...]:
     return _lengths(arguments[0])
 
 
-def _tensor(arguments: tuple[Any, ...]) -> Tensor:
+def _tensor(arguments: tuple[object, ...]) -> Tensor:
     storage, offset, shape, strides, *rest = arguments
     if not isinstance(storage, Storage) or len(rest) not in (2, 3) or rest[2:] not in ([], [None], [{}]):
         raise CorruptDataError("a tensor that is no plain one")
-    shape, strides = _lengths(shape), _lengths(strides)
-    if len(shape) != len(strides):
-        raise CorruptDataError(f"a tensor of shape {shape} and strides {strides}")
-    return Tensor(storage, _whole(offset), shape, strides)
+    lengths, steps = _lengths(shape), _lengths(strides)
+    if len(lengths) != len(steps):
+        raise CorruptDataError(f"a tensor of shape {lengths} and strides {steps}")
+    return Tensor(storage, _whole(offset), lengths, steps)
 
 
-def _lengths(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, tuple) or len(cast(tuple[Any, ...], value)) > _MAX_AXES:
+def _lengths(value: object) -> tuple[int, ...]:
+    if not is_tuple(value) or len(value) > _MAX_AXES:
         raise CorruptDataError("a tensor whose shape is none")
-    return tuple(map(_whole, cast(tuple[Any, ...], value)))
+    return tuple(map(_whole, value))
 
 
-def _whole(value: Any) -> int:
+def _whole(value: object) -> int:
     if type(value) is not int or not 0 <= value < _MAX_LENGTH:
         raise CorruptDataError("a tensor or storage with a length that is none")
     return value

@@ -34,9 +34,13 @@ def opened(value: Any, *, in_zip: bool = True) -> TorchFile:
     return read_torch_file(saved(value, in_zip=in_zip), "agent.pt")
 
 
+def value_of(file: TorchFile) -> Any:
+    return file.value
+
+
 def array(tensor: Any, *, in_zip: bool = True) -> np.ndarray[Any, Any]:
     file = opened({"tensor": tensor}, in_zip=in_zip)
-    return file.array(file.value["tensor"], "agent.pt: tensor")
+    return file.array(value_of(file)["tensor"], "agent.pt: tensor")
 
 
 @BOTH
@@ -58,7 +62,7 @@ def test_what_else_a_checkpoint_holds_is_read(in_zip: bool):
         "numpy": np.float64(0.5),
         "weights": module.state_dict(),
     }
-    value = opened(checkpoint, in_zip=in_zip).value
+    value = value_of(opened(checkpoint, in_zip=in_zip))
     assert (value["step"], value["args"], value["size"]) == (50, checkpoint["args"], (2, 3))
     assert set(value["weights"]) == {"weight", "bias"}
 
@@ -66,7 +70,7 @@ def test_what_else_a_checkpoint_holds_is_read(in_zip: bool):
 @BOTH
 def test_tensors_that_share_their_numbers_are_each_read(in_zip: bool):
     file = opened({"all": BASE, "row": BASE[0]}, in_zip=in_zip)
-    np.testing.assert_array_equal(file.array(file.value["row"], "row"), BASE[0].numpy())
+    np.testing.assert_array_equal(file.array(value_of(file)["row"], "row"), BASE[0].numpy())
 
 
 @BOTH
@@ -113,9 +117,9 @@ class TestTensors:
     def test_tensors_that_name_the_same_numbers_again_and_again_are_refused(self):
         large = torch.ones(100_000)
         file = opened({str(number): large for number in range(4)})
-        file.array(file.value["0"], "0")
+        file.array(value_of(file)["0"], "0")
         with pytest.raises(CorruptDataError, match="the tensors up to this one are larger than the file"):
-            file.array(file.value["1"], "1")
+            file.array(value_of(file)["1"], "1")
 
     def test_sparse_tensors_are_refused(self):
         with pytest.raises(CorruptDataError, match=r"it would construct torch\._utils\._rebuild_sparse_tensor"):
