@@ -16,10 +16,12 @@ import numpy as np
 import structlog
 
 from actors.chunk_writer import ChunkWriter
-from actors.envs import EnvPoolLanes, LaneRows, env_spec
+from actors.envs import env_spec, make_lanes
 from actors.episodes import EpisodeTracker
+from actors.exploration import Exploration, make_exploration
 from actors.guide import Guide
-from actors.policy import QPolicy, epsilon_greedy
+from actors.lanes import LaneRows, Lanes
+from actors.policy import QPolicy
 from actors.rollout import QFunction
 from actors.sender import ChunkSender, Inserts
 from actors.weights import PolicyWeights, WeightSubscriber
@@ -94,11 +96,11 @@ class Actor:
         if self._weights is None:
             return
         config, seed = self._config.actors, self._fresh_seed(self._weights)
-        rng = np.random.default_rng(seed)
+        explore = make_exploration(config, num_actions=self._env_spec.num_actions, seed=seed)
         guide = Guide(self._config.guide, config.lanes, np.random.default_rng(seed_for(seed, "guide", self._index)))
         sender = ChunkSender(self._replay, table="online", capacity=config.lanes)
         try:
-            with EnvPoolLanes(
+            with make_lanes(
                 self._config.env,
                 lanes=config.lanes,
                 recv_batch=config.recv_batch or max(config.lanes // 2, 1),
@@ -107,7 +109,7 @@ class Actor:
                 training=True,
             ) as lanes:
                 while not self._stop.is_set():
-                    self._send(sender, self._step(lanes, guide, rng))
+                    self._send(sender, self._step(lanes, guide, explore))
                     self._follow_weights()
                     self._housekeep()
             self._send(sender, self._writer.flush())
@@ -151,7 +153,7 @@ class Actor:
         seed = seed_for(self._config.seed, "actor", self._index)
         return seed_for(seed, f"from frame {weights.metadata.get('env_frames', 0)}", self._index)
 
-    def _step(self, lanes: EnvPoolLanes, guide: Guide, rng: np.random.Generator) -> list[Chunk]:
+    def _step(self, lanes: Lanes, guide: Guide, explore: Exploration) -> list[Chunk]:
         """Serves one batch of lanes; returns the chunks that it completes."""
         assert self._weights is not None
         started = time.monotonic()
@@ -159,7 +161,7 @@ class Actor:
         q_values = self._policy.q_values(rows.observation)
         own_frames = self._frames - self._frames_at_weights
         self._epsilon = epsilon_for(self._config.actors, self._weights.metadata, own_frames=own_frames)
-        action = epsilon_greedy(q_values, self._epsilon, rng)
+        action = explore.choose(q_values, rows.lane, rows.first, epsilon=self._epsilon)
         if self._teacher is not None:
             frames = online_frames(self._weights.metadata, own_frames=own_frames * self._config.actors.num_actors)
             guided = guide.choose(rows.lane, rows.first, phase_frames=frames)

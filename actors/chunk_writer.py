@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from actors.envs import LaneRows
+from actors.lanes import LaneRows
 from upcycle.experience.chunks import COLUMNS, MAX_PRIORITY, Array, Chunk, ChunkSpec
 from upcycle.experience.windows import View
 

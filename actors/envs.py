@@ -9,7 +9,6 @@ import sys
 import types
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Final, Self, cast
@@ -17,6 +16,7 @@ from typing import Any, Final, Self, cast
 import numpy as np
 
 from actors.lane_ids import check_lane_ids
+from actors.lanes import EnvSpec, LaneRows, Lanes, custom_lanes, custom_spec
 from actors.resize_first import FRAME_BY_FRAME, ResizeFirstPool, frames_per_recv
 from actors.task_errors import failures_explained, unknown_task
 from upcycle.config.run import EnvConfig
@@ -28,62 +28,6 @@ _VERIFIED_VERSIONS: Final = frozenset({"1.2.5"})
 _LEAN_FAMILIES: Final = ("atari", "toy_text", "classic_control")
 _LEAN_ENTRY: Final = types.ModuleType("envpool.entry")
 _SEED_BOUND: Final = 2**31
-
-
-@dataclass(frozen=True, slots=True)
-class EnvSpec:
-    """What a policy must know about an environment.
-
-    Attributes:
-      frame_shape: (H, W) of an image, (D,) of a vector; tables of numbers are flattened to vectors.
-      frame_dtype: "uint8" for images, "float32" for vectors.
-      num_actions: size of the discrete action set.
-      stack: frames of one observation; 1 for vectors.
-      frame_skip: environment frames per agent step; 1 for tasks that are no emulators.
-    """
-
-    frame_shape: tuple[int, ...]
-    frame_dtype: str
-    num_actions: int
-    stack: int
-    frame_skip: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LaneRows:
-    """One row of each of M lanes. Every array has M entries.
-
-    Attributes:
-      lane: int32, distinct lane ids; the answer to `send` must name the same ones.
-      observation: [M, stack, *frame_shape], oldest frame first, after the protocol's stack fill.
-      reward: float32, raw; came back for the action sent in the lane's previous row, as did the flags that follow.
-      terminated: bool; the previous step ended the episode (with `episodic_life`, also by losing a life).
-      truncated: bool; a time limit cut the episode off after the previous step.
-      first: bool; this row opens an episode (reward 0, no flag: nothing came before it).
-      game_over: bool; as `terminated | truncated`, but a lost life does not count.
-      lives: int32, lives left; 0 in tasks that have none.
-
-    A row with `ended` holds the true final observation of its episode: the action sent in it is ignored.
-    """
-
-    lane: Array
-    observation: Array
-    reward: Array
-    terminated: Array
-    truncated: Array
-    first: Array
-    game_over: Array
-    lives: Array
-
-    @property
-    def ended(self) -> Array:
-        """Bool [M], `terminated | truncated`: no transition starts in these rows."""
-        return self.terminated | self.truncated
-
-    @property
-    def frame(self) -> Array:
-        """[M, *frame_shape], the newest frame of each observation."""
-        return self.observation[:, -1]
 
 
 class EnvPoolLanes:
@@ -175,12 +119,23 @@ class EnvPoolLanes:
             observation[row, :opening] = 0 if self._zeros else observation[row, opening]
 
 
+def make_lanes(env: EnvConfig, *, lanes: int, recv_batch: int, seed: int, threads: int, training: bool) -> Lanes:
+    """Lanes of EnvPool, or of the environment that `env.factory` names. Arguments as of `EnvPoolLanes`.
+
+    Raises: UserError as `EnvPoolLanes` does, or if the factory cannot be loaded or fails.
+    """
+    make = custom_lanes if env.factory else EnvPoolLanes
+    return make(env, lanes=lanes, recv_batch=recv_batch, seed=seed, threads=threads, training=training)
+
+
 def env_spec(env: EnvConfig) -> EnvSpec:
     """What `env` looks like, without starting it.
 
-    Raises: UserError if the task is unknown (naming the nearest), EnvPool cannot make it here, its actions are not
-    discrete, or its observations are neither grey frames nor vectors.
+    Raises: UserError if its factory cannot be loaded or fails, the task is unknown (naming the nearest), EnvPool cannot
+      make it here, its actions are not discrete, or its observations are neither grey frames nor vectors.
     """
+    if env.factory:
+        return custom_spec(env)
     is_atari = _is_atari(env.task)
     spec = _spec_of(env.task, full_action_space=is_atari and env.full_action_space)
     action, state = spec.action_array_spec, cast(Mapping[str, Any], spec.state_array_spec)

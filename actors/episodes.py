@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.envs import LaneRows
+from actors.lanes import LaneRows
 
 
 @dataclass(frozen=True, slots=True)

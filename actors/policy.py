@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from actors.envs import EnvSpec
+from actors.lanes import EnvSpec
 from upcycle.config.run import NetworkConfig
 from upcycle.experience.chunks import Array
 from upcycle.networks.q_network import build_network

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from actors.chunk_writer import ChunkWriter
-from actors.envs import EnvPoolLanes, env_spec
+from actors.envs import env_spec, make_lanes
 from actors.episodes import EpisodeTracker
 from actors.policy import epsilon_greedy
 from upcycle.config.run import EnvConfig
@@ -63,14 +63,14 @@ def play_episodes(
       threads: EnvPool's.
       stop: looked at before each step.
       on_games: called at the start, whenever counted episodes end, and every few hundred steps in between.
-    Raises: UserError as `EnvPoolLanes` does.
+    Raises: UserError as `make_lanes` does.
     """
     lanes = min(lanes, episodes)
     rng, tracker = np.random.default_rng(seed), EpisodeTracker(lanes)
     returns, lengths = np.full(episodes, np.nan), np.zeros(episodes, np.int64)
     playing = np.full(lanes, episodes)  # which episode each lane plays; `episodes` and above do not count
     num_started = num_ended = num_steps = num_rounds = 0
-    with EnvPoolLanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=threads, training=False) as pool:
+    with make_lanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=threads, training=False) as pool:
         while num_ended < episodes and not (stop and stop.is_set()):
             rows = pool.recv()
             num_steps += int(np.count_nonzero(~rows.first))
@@ -113,12 +113,12 @@ def collect_chunks(
       epsilons: exploration, dealt out over the lanes in turn.
       threads: EnvPool's.
       stop: looked at before each step; what has been played by then is still yielded.
-    Raises: UserError as `EnvPoolLanes` does.
+    Raises: UserError as `make_lanes` does.
     """
     rng, writer = np.random.default_rng(seed), ChunkWriter(spec, lanes)
     lane_epsilons = np.resize(np.asarray(epsilons, np.float64), lanes)
     num_steps = 0
-    with EnvPoolLanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=threads, training=True) as pool:
+    with make_lanes(env, lanes=lanes, recv_batch=lanes, seed=seed, threads=threads, training=True) as pool:
         while num_steps * pool.spec.frame_skip < frames and not (stop and stop.is_set()):
             rows = pool.recv()
             num_steps += int(np.count_nonzero(~rows.first))

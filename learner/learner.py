@@ -102,7 +102,9 @@ class Learner:
         self._teachers, self._initial_state, self._initial_torso = list(teachers), initial_state, initial_torso
         self._labels = TeacherLabels(teachers, device, metrics)
         self._events = open_events(folder.events, write=self._ranks.is_first)
-        self._losses = LossReport(metrics, self._events, device, num_actions=spec.num_actions)
+        self._losses = LossReport(
+            metrics, self._events, device, num_actions=spec.num_actions, custom=list(config.loss_terms)
+        )
         scores = Scoreboard(config, folder, self._events)
         self._standing = Standing(config, scores, frame_skip=config.env.frame_skip if is_image else 1)
         saving = Saving(config, spec, folder, metrics, tracker, stop)

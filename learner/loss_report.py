@@ -1,6 +1,7 @@
 """Losses of many steps, read back together: every reading waits for the device."""
 
 import math
+from collections.abc import Sequence
 from typing import Final, cast
 
 import structlog
@@ -18,11 +19,24 @@ _INDIFFERENT: Final = 0.95  # of ln A: a teacher whose policy is so even hardly 
 
 
 class LossReport:
-    """Means of the losses since the last report, as metrics and as TensorBoard scalars."""
+    """Means of the losses since the last report, as metrics and as TensorBoard scalars.
 
-    def __init__(self, metrics: Metrics, events: SummaryWriter, device: torch.device, *, num_actions: int) -> None:
+    Args:
+      custom: names of the configuration's own terms, which only TensorBoard shows.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        events: SummaryWriter,
+        device: torch.device,
+        *,
+        num_actions: int,
+        custom: Sequence[str] = (),
+    ) -> None:
         self._metrics, self._events, self._most_entropy = metrics, events, math.log(num_actions)
-        self._sums = torch.zeros(len(TERMS), device=device)
+        self._names = (*TERMS, *(f"loss_terms/{name}" for name in custom))
+        self._sums = torch.zeros(len(self._names), device=device)
         self._steps = 0
         self._warned = False
 
@@ -43,7 +57,7 @@ class LossReport:
         """
         means = cast("list[float]", (self._sums / self._steps).tolist())
         self.begin_anew()
-        values = dict(zip(TERMS, means, strict=True)) | {
+        values = dict(zip(self._names, means, strict=True)) | {
             "distillation_multiplier": order.multiplier,
             "learning_rate": order.learning_rate,
         }
@@ -51,7 +65,8 @@ class LossReport:
             spoilt = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
             return f"the loss was not finite ({spoilt})"
         for name, value in values.items():
-            self._metrics.set(f"learner_{name}", value)
+            if "/" not in name:
+                self._metrics.set(f"learner_{name}", value)
             self._events.add_scalar(f"learner/{name}", value, learner_steps)
         self._events.add_scalar("learner/env_frames", env_frames, learner_steps)
         if values["teacher_entropy"] > _INDIFFERENT * self._most_entropy and not self._warned:

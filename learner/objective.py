@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learner.loss_terms import CustomTerm, custom_terms
 from teacher_store.teacher import Teacher
 from upcycle.config.run import (
     CqlConfig,
@@ -22,7 +23,7 @@ from upcycle.experience.chunks import Array
 from upcycle.runs.run_folder import Record
 
 TERMS: Final = ("td_loss", "distillation_loss", "margin_loss", "cql_loss", "teacher_entropy")
-"""What a step reports, in this order; terms that a phase lacks are 0."""
+"""What a step reports, in this order, before the configuration's own terms; terms that a phase lacks are 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +36,7 @@ class Objective:
       teacher_weights: of their mixture, float32 [K], summing to 1; None without a teacher.
       temperatures: of the softmax that makes each teacher's policy of its values, float32 [K, 1]; None if it is
         `distillation.temperature` of all.
+      custom: loss terms of the configuration's own.
     """
 
     learner: LearnerConfig
@@ -44,6 +46,7 @@ class Objective:
     teacher: TeacherConfig | None = None
     teacher_weights: Tensor | None = None
     temperatures: Tensor | None = None
+    custom: tuple[CustomTerm, ...] = ()
 
     @classmethod
     def of_phase(
@@ -62,6 +65,7 @@ class Objective:
             teacher=config.teacher,
             teacher_weights=teacher_weights,
             temperatures=temperatures,
+            custom=custom_terms(config, phase),
         )
 
     @property

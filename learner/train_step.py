@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from learner.batch_source import Batch
+from learner.loss_terms import LossInputs
 from learner.losses import (
     categorical_loss,
     conservative_loss,
@@ -33,7 +34,7 @@ class StepResult:
 
     Attributes:
       priorities: of the TD term alone, unweighted, float32 [B]: |Q(s, a) - y| + 1e-6, or cross-entropy + 1e-10.
-      terms: importance-weighted means in the order of `objective.TERMS`, float32 [5].
+      terms: importance-weighted means in the order of `objective.TERMS`, then of the configuration's own terms.
     """
 
     priorities: Tensor
@@ -74,6 +75,7 @@ def compute_loss(
     loss = objective.learner.td_coefficient * weighted_td
     zero = torch.zeros((), device=state.device)
     distillation = margin = conservative = entropy = zero
+    log_policy: Tensor | None = None
     if multiplier > 0 and objective.imitates:
         assert teacher_values is not None, "imitation without a teacher"
         log_policy, weights_of_teacher = _teaching(outputs.q_values.detach(), teacher_values, objective)
@@ -92,8 +94,27 @@ def compute_loss(
         gap = conservative_loss(outputs.q_values, batch.action, objective.cql.temperature)
         conservative = (weights * gap).mean()
         loss = loss + objective.cql.coefficient * conservative
-    terms = torch.stack((weighted_td, distillation, margin, conservative, entropy)).detach()
+    custom = list[Tensor]()
+    for term in objective.custom:
+        mean = (weights * term.loss(_inputs(state, batch, outputs, log_policy))).mean() if term.is_active else zero
+        loss = loss + term.config.coefficient * (multiplier if term.config.fades else 1.0) * mean
+        custom.append(mean)
+    terms = torch.stack((weighted_td, distillation, margin, conservative, entropy, *custom)).detach()
     return loss, StepResult(priorities, terms)
+
+
+def _inputs(state: TrainState, batch: Batch, outputs: Outputs, log_policy: Tensor | None) -> LossInputs:
+    return LossInputs(
+        observation=batch.observation,
+        next_observation=batch.next_observation,
+        action=batch.action,
+        n_step_return=batch.n_step_return,
+        discount=batch.discount,
+        outputs=outputs,
+        teacher_log_policy=log_policy,
+        network=state.online_network,
+        target_network=state.target_network,
+    )
 
 
 def _td_term(state: TrainState, batch: Batch, outputs: Outputs, config: LearnerConfig) -> tuple[Tensor, Tensor]:

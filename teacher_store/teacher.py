@@ -10,8 +10,9 @@ from teacher_store.functions import PolicyFunction, load_function
 from teacher_store.records.action_order import action_order, check_agrees
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
+from upcycle.config.extension_use import need_extensions
 from upcycle.config.run import EnvConfig
-from upcycle.errors import CorruptDataError
+from upcycle.errors import CorruptDataError, UserError
 from upcycle.networks.q_network import QNetwork, build_network
 from upcycle.networks.torch_io import load_into
 from upcycle.runs.snapshots import read_snapshot
@@ -90,6 +91,9 @@ def load_teacher(
     index = None if order is None else torch.tensor(order, device=device)
     if record.function is not None:
         return Teacher(record, load_function(record.function, record.kind), torch.device(device), index)
+    need_extensions(
+        [known for known in record.extensions if known.kind != "environment"], owner="teacher", name=record.id
+    )
     path = store.weights_path(record)
     assert record.weights is not None
     snapshot = read_snapshot(path, sha256=record.weights.sha256)
@@ -103,12 +107,14 @@ def load_teacher(
 def build_described_network(record: TeacherRecord) -> QNetwork:
     """The network of a teacher that has one, with fresh weights.
 
-    Raises: CorruptDataError if the record describes none that can be.
+    Raises: CorruptDataError if the record describes none that can be; UserError if an extension is missing.
     """
     assert record.network is not None
     try:
         return build_network(
             record.network, frame_shape=record.frame_shape, stack=record.frame_stack, num_actions=record.num_actions
         )
+    except UserError:
+        raise
     except (ValueError, RuntimeError, OverflowError, TypeError) as error:  # TypeError: torch, of sizes beyond 64 bits
         raise CorruptDataError(f"teacher {record.id}: its record describes no network ({error})") from error

@@ -12,6 +12,9 @@ __version__ = "0.1.0"
 _PUBLIC: Final = {
     "upcycle.config.run": ("EnvConfig", "NetworkConfig", "RunConfig"),
     "upcycle.errors": ("CorruptDataError", "UpcycleError", "UserError"),
+    "upcycle.extensions": ("environment", "exploration", "head", "loss_term", "torso"),
+    "actors.lanes": ("EnvSpec", "LaneRows", "Lanes"),
+    "learner.loss_terms": ("LossInputs",),
     "orchestrator.api.evaluation": ("Evaluation", "evaluate"),
     "orchestrator.api.batch": ("Batch",),
     "orchestrator.api.log": ("ExperienceLog", "open_log"),

@@ -1,5 +1,9 @@
 """The public Python API; see `docs/python_api.md`. `__init__.py` has the same table, and a test compares both."""
 
+from actors.lanes import EnvSpec as EnvSpec
+from actors.lanes import LaneRows as LaneRows
+from actors.lanes import Lanes as Lanes
+from learner.loss_terms import LossInputs as LossInputs
 from orchestrator.api.batch import Batch as Batch
 from orchestrator.api.evaluation import Evaluation as Evaluation
 from orchestrator.api.evaluation import evaluate as evaluate
@@ -30,13 +34,22 @@ from upcycle.config.run import RunConfig as RunConfig
 from upcycle.errors import CorruptDataError as CorruptDataError
 from upcycle.errors import UpcycleError as UpcycleError
 from upcycle.errors import UserError as UserError
+from upcycle.extensions import environment as environment
+from upcycle.extensions import exploration as exploration
+from upcycle.extensions import head as head
+from upcycle.extensions import loss_term as loss_term
+from upcycle.extensions import torso as torso
 
 __all__ = [
     "Batch",
     "CorruptDataError",
     "EnvConfig",
+    "EnvSpec",
     "Evaluation",
     "ExperienceLog",
+    "LaneRows",
+    "Lanes",
+    "LossInputs",
     "NetworkConfig",
     "Progress",
     "ReplayBatch",
@@ -52,17 +65,22 @@ __all__ = [
     "UserError",
     "__version__",
     "connect_replay",
+    "environment",
     "evaluate",
+    "exploration",
+    "head",
     "import_teacher",
     "list_presets",
     "list_teachers",
     "load_preset",
     "load_teacher",
+    "loss_term",
     "open_log",
     "open_run",
     "publish_teacher",
     "run",
     "start_replay",
+    "torso",
 ]
 
 __version__: str

@@ -8,7 +8,7 @@ from typing import Final, Self
 import numpy as np
 
 from actors.chunk_writer import ChunkWriter
-from actors.envs import LaneRows
+from actors.lanes import LaneRows
 from orchestrator.api.batch import Batch, batch_of_windows
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.table.types import TableStats, TransitionKeys

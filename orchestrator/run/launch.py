@@ -32,6 +32,7 @@ from orchestrator.run.timings import Timings
 from orchestrator.run.tracking import check_redis, rebuild, start_tracker
 from teacher_store.store.store import TeacherStore
 from upcycle import __version__
+from upcycle.config.extension_use import need_extensions
 from upcycle.config.io import load_config
 from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
@@ -114,6 +115,7 @@ def resume(
     with stop_on_signals(stop), view, lease.hold(folder):
         old, config = folder.config, load_config(path / "config.toml", overrides, stored=True)
         _check_changes(folder, old, config)
+        need_extensions(folder.extensions, owner="run", name=path.name)
         check_disk(path, config.cluster)
         check_redis(config)
         with timings.step("plan"):
@@ -128,7 +130,7 @@ def resume(
                 return None
             folder.replace_config(config)
             known = plan.to_manifest()
-            folder.update_manifest(teacher=known["teacher"], teachers=known["teachers"])
+            folder.update_manifest(**{key: known[key] for key in ("teacher", "teachers", "extensions")})
             folder.forget_processes()
             with _logging(folder):
                 tracker = start_tracker(folder, cluster, resources, timings)

@@ -15,6 +15,7 @@ from actors.rollout import random_score
 from learner.distillation import check_teacher
 from orchestrator.baselines import Baselines
 from orchestrator.run.drawing_checks import check_drawing
+from orchestrator.run.extension_checks import describe_extensions, try_extensions
 from orchestrator.run.progress import Progress, View
 from orchestrator.teachers.pretrained_encoder import Encoder, find_encoder
 from orchestrator.teachers.publishing import collect_experience, score_teacher
@@ -78,6 +79,7 @@ class Plan:
             "teacher": None if self.best is None else self._describe(self.best),
             "teachers": [self._describe(teacher) for teacher in self.teachers],
             "random_score": self.baselines.random,
+            "extensions": describe_extensions(self.config),
             "encoder": None if self.encoder is None else self.encoder.to_manifest(),
         }
 
@@ -109,6 +111,7 @@ def make_plan(config: RunConfig, store: TeacherStore, *, stop: StopSignal, view:
       no better than random or without what the run needs, or that could not draw; CorruptDataError for damaged files.
     """
     spec = chunk_spec(config.env, config.replay.chunk_steps, config.replay.max_n_step)
+    try_extensions(config)
     _check_network(config, spec)
     check_drawing(config, spec, frame_skip=env_spec(config.env).frame_skip)
     encoder = find_encoder(config, env_spec(config.env), store) if begins else None
@@ -276,12 +279,8 @@ def _adopt(spec: ChunkSpec, log: ExperienceLogReader, *, n_step: int) -> ChunkSp
             f"set learner.n_step={theirs.lookahead} or collect another buffer",
         )
     if theirs.history < spec.history:
-        raise UserError(
-            "env.frame_stack",
-            spec.history + 1,
-            f"the teacher's buffer serves {theirs.history + 1} frames at most",
-            "collect another buffer",
-        )
+        problem = f"the teacher's buffer serves {theirs.history + 1} frames at most"
+        raise UserError("env.frame_stack", spec.history + 1, problem, "collect another buffer")
     return theirs
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from actors.envs import EnvSpec, chunk_spec, env_spec
+from actors.envs import chunk_spec, env_spec
+from actors.lanes import EnvSpec
 from teacher_store.importers.formats.upcycle_bundle import is_bundle
 from teacher_store.importers.imported import ImportedAgent, ImportedExperience, Request
 from teacher_store.importers.readers.source import Source as Files

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from actors.envs import EnvSpec
+from actors.lanes import EnvSpec
 from teacher_store.importers.imported import ImportedAgent
 from teacher_store.importers.readers.reference import read_reference
 from teacher_store.records.record import Parity, TeacherKind

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from actors.envs import EnvSpec
+from actors.lanes import EnvSpec
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
 from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
@@ -127,7 +127,7 @@ def _check_metadata(config: RunConfig, name: str, snapshot: Snapshot) -> None:
 def _check_network(config: RunConfig, name: str, network: NetworkConfig) -> None:
     """Raises UserError for the first field of the student's network that makes another torso of it."""
     fields = ("kind", "hidden", "noisy") if network.kind == "mlp" else ("kind", "width", "padding")
-    for field in fields:
+    for field in (*fields, "custom_torso", "torso_options"):
         mine, theirs = getattr(network, field), getattr(config.network, field)
         if mine != theirs:
             _refuse(f"network.{field}", theirs, f"the torso of {name} has {mine!r}", f"set network.{field}={mine}")

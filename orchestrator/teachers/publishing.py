@@ -22,6 +22,7 @@ from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import load_teacher
 from teacher_store.training_state import write_training_state
+from upcycle.config.extension_use import need_extensions
 from upcycle.config.io import dump_config
 from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
@@ -243,10 +244,10 @@ def find_weights(folder: RunFolder, policy_version: int | None) -> tuple[Path, S
 
     Args:
       folder: of the run.
-      policy_version: one of those that it keeps; None for the one that it gives back: the one that was evaluated best
-        so far, or the newest if none has been.
-    Raises: UserError if there are none, or not these.
+      policy_version: one of those that it keeps; None takes the one evaluated best so far, or else the newest.
+    Raises: UserError if there are none, or not these, or the run's extensions are missing.
     """
+    need_extensions(folder.extensions, owner="run", name=folder.path.name)
     snapshots = SnapshotFolder(folder.snapshots)
     if policy_version is None and (best := snapshots.best()) is not None:
         return best, read_snapshot(best)

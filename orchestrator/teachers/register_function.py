@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from actors.envs import EnvPoolLanes, env_spec
+from actors.envs import env_spec, make_lanes
 from orchestrator.teachers.importing import parse_environment
 from orchestrator.teachers.publishing import score_teacher
 from teacher_store.functions import PolicyFunction, find_function
@@ -125,7 +125,7 @@ def _observations(env: EnvConfig, seed: int) -> Array:
     """One batch of what random play sees."""
     seed = seed_for(seed, "register", 0)
     rng, seen = np.random.default_rng(seed), list[Array]()
-    with EnvPoolLanes(env, lanes=_LANES, recv_batch=_LANES, seed=seed, threads=1, training=False) as pool:
+    with make_lanes(env, lanes=_LANES, recv_batch=_LANES, seed=seed, threads=1, training=False) as pool:
         for _ in range(_BATCH // _LANES):
             rows = pool.recv()
             seen.append(rows.observation.copy())

@@ -13,6 +13,8 @@ from upcycle.networks.action_names import action_names
 
 _AGREED: Final = (
     "task",
+    "factory",
+    "factory_options",
     "frame_size",
     "frame_stack",
     "frame_skip",

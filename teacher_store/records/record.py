@@ -6,8 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from upcycle.config.extension_use import RecordedExtension
 from upcycle.config.io import scrub_config
 from upcycle.config.run import EnvConfig, NetworkConfig
+from upcycle.config.section import WHERE_USED
 from upcycle.errors import CorruptDataError
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -201,6 +203,8 @@ class TeacherRecord(_Part):
     """Ids of the teachers that it was reincarnated from."""
     provenance: Provenance = Provenance()
     """Where the weights come from."""
+    extensions: Annotated[tuple[RecordedExtension, ...], WHERE_USED] = ()
+    """What its network and its environment need beside Upcycle."""
 
     @property
     def cacheable(self) -> bool:
@@ -228,7 +232,9 @@ class TeacherRecord(_Part):
             return f"Python function {self.function.entry_point} of {made_by} ({self.kind.replace('_', ' ')})"
         if self.network is None:
             return "experience without a policy"
+        custom = [name for name in (self.network.custom_torso, self.network.custom_head) if name]
         words = f"{self.network.kind}, width {self.network.width:g}, hidden {self.network.hidden}"
+        words = ", ".join([words, *custom])
         return words + (", gives probabilities" if self.kind == "probabilities" else "")
 
 

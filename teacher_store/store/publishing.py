@@ -23,6 +23,7 @@ from teacher_store.records.record import (
     digest_of_files,
     teacher_id,
 )
+from upcycle.config.extension_use import extensions_of_policy, record_extensions
 from upcycle.config.run import EnvConfig, NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.experience_log import ExperienceLogReader
@@ -86,6 +87,7 @@ class NewTeacher:
             licence=self.licence,
             parents=self.parents,
             provenance=self.provenance.model_copy(update={"created": time.time()}),
+            extensions=record_extensions(extensions_of_policy(self.env, self.network)),
         )
 
     def _digest(self, weights: Weights | None, experience: Experience | None) -> str:

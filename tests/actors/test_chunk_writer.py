@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.chunk_writer import ChunkWriter, td_priorities
-from actors.envs import LaneRows
+from actors.lanes import LaneRows
 from upcycle.experience.chunks import MAX_PRIORITY, Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.experience.windows import View
 

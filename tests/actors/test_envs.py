@@ -4,8 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from actors.envs import EnvPoolLanes, EnvSpec, LaneRows, chunk_spec, env_spec
+from actors.envs import EnvPoolLanes, chunk_spec, env_spec
 from actors.lane_ids import check_lane_ids
+from actors.lanes import EnvSpec, LaneRows
 from upcycle.config.run import EnvConfig
 from upcycle.errors import UserError
 from upcycle.experience.chunks import Array

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.envs import EnvSpec
+from actors.lanes import EnvSpec
 from actors.policy import QPolicy, epsilon_greedy
 from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from actors.chunk_writer import ChunkWriter
-from actors.envs import EnvPoolLanes, LaneRows, chunk_spec
+from actors.envs import EnvPoolLanes, chunk_spec
+from actors.lanes import LaneRows
 from upcycle.config.run import EnvConfig
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec, decode_chunk, encode_chunk
 from upcycle.experience.windows import StackFill, View, gather_windows, valid_starts

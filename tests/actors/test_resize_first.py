@@ -7,7 +7,8 @@ import envpool
 import numpy as np
 import pytest
 
-from actors.envs import EnvPoolLanes, LaneRows
+from actors.envs import EnvPoolLanes
+from actors.lanes import LaneRows
 from actors.resize_first import FRAME_BY_FRAME, ResizeFirstPool, frames_per_recv
 from upcycle.config.run import EnvConfig
 from upcycle.experience.chunks import Array

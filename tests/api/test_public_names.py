@@ -25,6 +25,29 @@ SIGNATURES = {
     "CorruptDataError": "exception",
     "UpcycleError": "exception",
     "UserError": "exception",
+    "environment": "(extension: ~_T) -> ~_T",
+    "exploration": "(extension: ~_T) -> ~_T",
+    "head": "(extension: ~_T) -> ~_T",
+    "loss_term": "(extension: ~_T) -> ~_T",
+    "torso": "(extension: ~_T) -> ~_T",
+    "EnvSpec": (
+        "(frame_shape: tuple[int, ...], frame_dtype: str, num_actions: int, stack: int, frame_skip: int) -> None"
+    ),
+    "LaneRows": (
+        "(lane: Array, observation: Array, reward: Array, terminated: Array, truncated: Array, first: Array, "
+        "game_over: Array, lives: Array) -> None"
+    ),
+    "LaneRows.ended": "property",
+    "LaneRows.frame": "property",
+    "Lanes": "class",
+    "Lanes.close": "(self) -> None",
+    "Lanes.recv": "(self) -> LaneRows",
+    "Lanes.send": "(self, actions: Array, lane: Array) -> None",
+    "LossInputs": (
+        "(observation: Tensor, next_observation: Tensor, action: Tensor, n_step_return: Tensor, "
+        "discount: Tensor, outputs: Outputs, teacher_log_policy: Tensor | None, network: QNetwork, "
+        "target_network: QNetwork) -> None"
+    ),
     "Evaluation": "(returns: Array, lengths: Array) -> None",
     "Evaluation.interval": "property",
     "Evaluation.mean_return": "property",

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from upcycle.config.section import Fraction, PositiveInt, Section
+from upcycle.config.section import WHERE_USED, ExtensionName, Fraction, Options, PositiveInt, Section
 
 _PADDINGS = {"nature": ("same", "valid"), "impala": ("same", "symmetric"), "mlp": ("same", "valid", "symmetric")}
 
@@ -42,6 +42,11 @@ class EnvConfig(Section):
     """Learn from rewards clipped to [-1, 1]; scores are always raw."""
     max_episode_steps: PositiveInt = 27_000
     """Agent steps after which an episode is truncated."""
+    factory: ExtensionName = ""
+    """Environment of your own, as an entry point in the group `upcycle.environments` or as `module:attribute`; it is
+    given this section. Empty takes EnvPool's `task`."""
+    factory_options: Annotated[Options, WHERE_USED] = Field(default_factory=Options)
+    """Further settings of that environment."""
 
 
 class NetworkConfig(Section):
@@ -70,9 +75,21 @@ class NetworkConfig(Section):
     actors.epsilon_end=0 with it."""
     noisy_sigma: Annotated[float, Field(gt=0)] = 0.5
     """Initial scale of that noise; divided by the square root of a layer's inputs."""
+    custom_torso: ExtensionName = ""
+    """Torso of your own in place of that of `kind`, as an entry point in the group `upcycle.torsos` or as
+    `module:attribute`. Empty takes that of `kind`."""
+    torso_options: Annotated[Options, WHERE_USED] = Field(default_factory=Options)
+    """Keyword arguments of `custom_torso`."""
+    custom_head: ExtensionName = ""
+    """Last layers of your own, after the hidden one, as an entry point in the group `upcycle.heads` or as
+    `module:attribute`. Empty takes a dense layer, or two with `dueling`."""
+    head_options: Annotated[Options, WHERE_USED] = Field(default_factory=Options)
+    """Keyword arguments of `custom_head`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.custom_head and self.dueling:
+            raise ValueError("dueling says how the last layers are built, and so does custom_head; set one of both")
         if self.padding not in _PADDINGS[self.kind]:
             raise ValueError(
                 f"padding={self.padding} is not known of kind={self.kind}; set {' or '.join(_PADDINGS[self.kind])}"

@@ -2,8 +2,10 @@
 
 import json
 import sys
+from typing import get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from upcycle.config.run import RunConfig
 
@@ -24,7 +26,8 @@ def reference() -> str:
     for name, field in RunConfig.model_fields.items():
         section = _section_of(field.annotation)
         if section is not None:
-            lines += ["", f"## [{name}]", "", (section.__doc__ or "").strip(), *_rows(section)]
+            title = f"{name}.NAME" if get_origin(field.annotation) is dict else name
+            lines += ["", f"## [{title}]", "", (section.__doc__ or "").strip(), *_rows(section)]
     return "\n".join(lines) + "\n"
 
 
@@ -32,9 +35,16 @@ def _rows(model: type[BaseModel]) -> list[str]:
     lines = ["", "| field | default | meaning |", "|---|---|---|"]
     for name, field in model.model_fields.items():
         if _section_of(field.annotation) is None:
-            default = json.dumps(field.get_default()).replace("null", "none")
-            lines.append(f"| `{name}` | `{default}` | {' '.join((field.description or '').split())} |")
+            meaning = " ".join((field.description or "").split())
+            lines.append(f"| `{name}` | {_default(field)} | {meaning} |")
     return lines
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value: object = field.get_default(call_default_factory=True, validated_data={})
+    return f"`{json.dumps(value).replace('null', 'none')}`"
 
 
 def _section_of(annotation: object) -> type[BaseModel] | None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from upcycle.config.section import Fraction, PositiveInt, Section
+from upcycle.config.section import WHERE_USED, ExtensionName, Fraction, Options, PositiveInt, Section
 
 
 class ReplayConfig(Section):
@@ -86,6 +86,11 @@ class ActorsConfig(Section):
     both sides more than that. none is for frames that do not compress."""
     threads: PositiveInt = 1
     """Threads of one actor: EnvPool's and the policy's."""
+    exploration: ExtensionName = ""
+    """How actors choose their actions from Q values, as an entry point in the group `upcycle.explorations` or as
+    `module:attribute`. Empty is epsilon-greedy."""
+    exploration_options: Annotated[Options, WHERE_USED] = Field(default_factory=Options)
+    """Keyword arguments of `exploration`."""
 
 
 class GuideConfig(Section):

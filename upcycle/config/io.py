@@ -123,6 +123,8 @@ def _explain(error: ValidationError) -> UserError:
 def _fields_beside(path: list[str]) -> list[str]:
     model: type[BaseModel] = RunConfig
     for name in path[:-1]:
+        if name not in model.model_fields:  # what the user calls a loss term
+            continue
         annotation = model.model_fields[name].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from upcycle.config.section import PositiveInt, Section
+from upcycle.config.section import WHERE_USED, ExtensionName, Options, PositiveInt, Section
 
 PhaseName = Literal["offline", "online", "rl"]
 """offline: on the teacher's buffer; online: with the teacher's help; rl: without it."""
@@ -111,6 +111,25 @@ class CqlConfig(Section):
     """tau."""
     phases: tuple[PhaseName, ...] = ("offline",)
     """Phases that have the term."""
+
+
+LossTermName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+"""What TensorBoard calls a loss term of your own."""
+
+
+class LossTermConfig(Section):
+    """A loss term of your own: coefficient x the importance-weighted mean of what it returns. Give each a name."""
+
+    use: Annotated[ExtensionName, Field(min_length=1)]
+    """The term, as an entry point in the group `upcycle.loss_terms` or as `module:attribute`."""
+    coefficient: Annotated[float, Field(ge=0)] = 1.0
+    """0 leaves the term out."""
+    phases: tuple[PhaseName, ...] = ("offline", "online", "rl")
+    """Phases that have the term."""
+    fades: bool = False
+    """Multiply it with the multiplier of the terms that imitate, which falls to 0."""
+    options: Annotated[Options, WHERE_USED] = Field(default_factory=Options)
+    """Keyword arguments of the term."""
 
 
 class OfflineConfig(Section):

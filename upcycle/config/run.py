@@ -15,6 +15,8 @@ from upcycle.config.learning import (
     CqlConfig,
     DistillationConfig,
     LearnerConfig,
+    LossTermConfig,
+    LossTermName,
     MarginConfig,
     OfflineConfig,
     OnlineConfig,
@@ -22,7 +24,7 @@ from upcycle.config.learning import (
     RlConfig,
 )
 from upcycle.config.operations import ClusterConfig, EvaluationConfig
-from upcycle.config.section import Section
+from upcycle.config.section import WHERE_USED, Section
 
 __all__ = [
     "PHASES",
@@ -35,6 +37,7 @@ __all__ = [
     "EvaluationConfig",
     "GuideConfig",
     "LearnerConfig",
+    "LossTermConfig",
     "MarginConfig",
     "NetworkConfig",
     "OfflineConfig",
@@ -81,6 +84,10 @@ class RunConfig(Section):
     """Large-margin term (DQfD)."""
     cql: CqlConfig = CqlConfig()
     """Conservative term (offline pre-training)."""
+    loss_terms: Annotated[dict[LossTermName, LossTermConfig], WHERE_USED] = Field(
+        default_factory=dict[LossTermName, LossTermConfig]
+    )
+    """Loss terms of your own."""
     offline: OfflineConfig = OfflineConfig()
     """Phase 1."""
     online: OnlineConfig = OnlineConfig()

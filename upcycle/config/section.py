@@ -1,11 +1,24 @@
 """What all sections of the configuration are made of."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _is_empty(value: object) -> bool:
+    return not value
+
+
+WHERE_USED: Final[FieldInfo] = Field(exclude_if=_is_empty)
+"""Of what few configurations have: files of the others read as before, by older versions too."""
+ExtensionName = Annotated[str, Field(pattern=r"^([A-Za-z_][\w.-]*(:[A-Za-z_][\w.]*)?)?$"), WHERE_USED]
+"""Name of an entry point, or `module:attribute`; see `upcycle.extensions`."""
+Options = dict[str, bool | int | float | str]
+"""Keyword arguments of an extension."""
 
 
 class Section(BaseModel):

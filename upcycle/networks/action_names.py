@@ -79,7 +79,9 @@ _OTHERS: Final[Mapping[str, tuple[str, ...]]] = {"CartPole-v1": ("push left", "p
 
 
 def action_names(env: EnvConfig) -> tuple[str, ...]:
-    """The meaning of each action of `env`, in order; empty of a task that is not known here."""
+    """The meaning of each action of `env`, in order; empty of a task that is not known here, or is not EnvPool's."""
+    if env.factory:
+        return ()
     if env.task not in _GAMES:
         return _OTHERS.get(env.task, ())
     actions = _GAMES[env.task]

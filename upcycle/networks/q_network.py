@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from upcycle.config.run import NetworkConfig
+from upcycle.networks.custom_parts import custom_head, custom_torso
 from upcycle.networks.network_parts import DuelingHead, NoisyLinear, impala_torso, initialise, nature_torso
 
 
@@ -18,20 +19,30 @@ def build_network(config: NetworkConfig, *, frame_shape: tuple[int, ...], stack:
       frame_shape: (H, W) of an image or (D,) of a vector.
       stack: frames of one observation.
       num_actions: size of the action set.
-    Raises: ValueError if the network cannot see such frames.
+    Raises: ValueError if the network cannot see such frames; UserError naming an extension that fails.
     """
+    if config.custom_torso:
+        torso, features = custom_torso(config, frame_shape=frame_shape, stack=stack)
+    else:
+        torso, features = _torso(config, frame_shape=frame_shape, stack=stack)
+    network = QNetwork(torso, features, config, num_actions=num_actions)
+    # Parts of the user's own keep the weights that they were built with.
+    parts = ((network.torso, config.custom_torso), (network.hidden, ""), (network.head, config.custom_head))
+    for part, is_custom in parts:
+        if not is_custom:
+            initialise(part)
+    return network
+
+
+def _torso(config: NetworkConfig, *, frame_shape: tuple[int, ...], stack: int) -> tuple[nn.Module, int]:
     if (config.kind == "mlp") != (len(frame_shape) == 1):
         kind = "vectors" if len(frame_shape) == 1 else "images"
         raise ValueError(f"network.kind {config.kind!r} does not see {kind} of shape {frame_shape}")
     if config.kind == "mlp":
         dense = _dense(stack * frame_shape[0], config.hidden, config)
-        torso, features = nn.Sequential(nn.Flatten(), dense, nn.ReLU()), config.hidden
-    else:
-        build = nature_torso if config.kind == "nature" else impala_torso
-        torso, features = build(stack, frame_shape, width=config.width, padding=config.padding)
-    network = QNetwork(torso, features, config, num_actions=num_actions)
-    initialise(network)
-    return network
+        return nn.Sequential(nn.Flatten(), dense, nn.ReLU()), config.hidden
+    build = nature_torso if config.kind == "nature" else impala_torso
+    return build(stack, frame_shape, width=config.width, padding=config.padding)
 
 
 class Outputs(NamedTuple):
@@ -60,14 +71,13 @@ class QNetwork(nn.Module):
 
     support: Tensor | None
 
-    def __init__(self, torso: nn.Sequential, features: int, config: NetworkConfig, *, num_actions: int) -> None:
+    def __init__(self, torso: nn.Module, features: int, config: NetworkConfig, *, num_actions: int) -> None:
         super().__init__()
         self.in_bfloat16 = False
         self.torso = torso
         self.hidden = _dense(features, config.hidden, config)
         atoms = config.atoms if config.head == "c51" else 1
-        head = _dense(config.hidden, num_actions * atoms, config)
-        self.head = DuelingHead(_dense(config.hidden, atoms, config), head) if config.dueling else head
+        self.head = _head(config, num_actions=num_actions, atoms=atoms)
         limit = config.support_limit
         support = torch.linspace(-limit, limit, atoms) if config.head == "c51" else None
         self.register_buffer("support", support, persistent=False)
@@ -90,6 +100,13 @@ class QNetwork(nn.Module):
             return Outputs(values, None)
         logits = values.unflatten(1, (-1, len(self.support)))  # [B, A, atoms]
         return Outputs((logits.softmax(dim=2) * self.support).sum(dim=2), logits)
+
+
+def _head(config: NetworkConfig, *, num_actions: int, atoms: int) -> nn.Module:
+    if config.custom_head:
+        return custom_head(config, num_actions=num_actions, atoms=atoms)
+    head = _dense(config.hidden, num_actions * atoms, config)
+    return DuelingHead(_dense(config.hidden, atoms, config), head) if config.dueling else head
 
 
 def _dense(inputs: int, outputs: int, config: NetworkConfig) -> nn.Linear:

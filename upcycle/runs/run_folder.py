@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
+from upcycle.config.extension_use import RecordedExtension
 from upcycle.config.io import dump_config, load_config
 from upcycle.config.run import RunConfig
 from upcycle.errors import CorruptDataError, UserError
@@ -43,7 +44,8 @@ class RunFolder:
     Manifest keys: `format`, `run_id` (unique for ever), `name`, `created` (Unix seconds), `preset`, `versions`,
     `state` ("created", "running", "finished", "stopped" or "failed"), `driver` ({pid, host}), `teachers` (of each: id,
     name, score, store, log), `teacher` (the best of them, or null), `random_score`, `chunk_spec` (`ChunkSpec.to_json`),
-    `wall_seconds` (of all stretches so far), `reason` (why the last one ended before its time, or null).
+    `extensions` (`RecordedExtension` of each), `wall_seconds` (of all stretches so far), `reason` (why the last
+    one ended before its time, or null).
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,6 +114,12 @@ class RunFolder:
     def config(self) -> RunConfig:
         """The run's configuration, read from the file; passwords that an early run let into it are left out."""
         return load_config(self.path / "config.toml", stored=True)
+
+    @property
+    def extensions(self) -> tuple[RecordedExtension, ...]:
+        """What the run needs beside Upcycle; nothing in runs of versions that did not know extensions."""
+        known = cast(list[Record], self.manifest.get("extensions", []))
+        return tuple(RecordedExtension.model_validate(extension) for extension in known)
 
     def replace_config(self, config: RunConfig) -> None:
         """Changes the configuration (resuming with other settings)."""

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from actors.chunk_writer import ChunkWriter
-from actors.envs import LaneRows
+from actors.lanes import LaneRows
 from orchestrator.processes.shard_set import ShardSet
 from orchestrator.processes.table_configs import online_table
 from orchestrator.run.drawing_checks import check_drawing

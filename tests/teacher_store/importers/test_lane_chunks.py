@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.chunk_writer import ChunkWriter
-from actors.envs import LaneRows
+from actors.lanes import LaneRows
 from teacher_store.importers.imported import Rows
 from teacher_store.importers.lane_chunks import lane_chunks, rows_before
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec, encode_chunk
