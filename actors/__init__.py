@@ -1,1 +1,4 @@
-"""EnvPool lanes, behaviour policy, chunk writer and the acting loop."""
+"""Actors: environment lanes, the behaviour policy, the chunk writer and the acting loop.
+
+Imports upcycle and the replay service, never the learner.
+"""

@@ -4,7 +4,7 @@
                         |  rows, actions, the policy's Q values
                         +--> chunk writer --> sender --> replay table `online`
 
-Weights arrive at a step boundary, now and then. Whatever is not a step happens about once a second.
+New weights are taken between two steps. Everything else that is not a step happens about once a second.
 """
 
 import time
@@ -23,7 +23,7 @@ from actors.guide import Guide
 from actors.lanes import LaneRows, Lanes
 from actors.policy import QPolicy
 from actors.rollout import QFunction
-from actors.sender import ChunkSender, Inserts
+from actors.sender import ChunkSender, ChunkSink
 from actors.weights import PolicyWeights, WeightSubscriber
 from upcycle.config.run import ActorsConfig, RunConfig
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec, encode_chunk
@@ -43,33 +43,34 @@ _RECENT_EPISODES: Final = 100
 class Actor:
     """Plays `config.actors.lanes` lanes with the newest policy until `stop` is set.
 
-    It waits until the learner has published weights and left the offline phase, which needs no actors.
+    It starts once the learner has published weights and left the offline phase, which needs no actors.
 
     Args:
       config: of the run.
       spec: of the run's chunks.
       folder: where its heartbeat goes.
-      index: which of the run's actors.
+      index: of this actor in the run.
       replay: where its chunks go.
       subscriber: where its weights come from.
       metrics: of this process.
       stop: ends `run`.
-      teacher: Q values of the teacher that guides; needed where `guide.kind` is not nobody.
+      teacher: Q values of the guiding teacher; required unless `guide.kind` is "nobody".
     """
 
     def __init__(
         self,
         config: RunConfig,
         spec: ChunkSpec,
+        *,
         folder: RunFolder,
         index: int,
-        replay: Inserts,
+        replay: ChunkSink,
         subscriber: WeightSubscriber,
         metrics: Metrics,
         stop: StopSignal,
         teacher: QFunction | None = None,
     ) -> None:
-        assert teacher is not None or config.guide.kind == "nobody", "a guide is a teacher"
+        assert teacher is not None or config.guide.kind == "nobody", "guide.kind needs a teacher"
         self._config, self._folder, self._index = config, folder, index
         self._spec, self._replay = spec, replay
         self._subscriber, self._metrics, self._stop, self._teacher = subscriber, metrics, stop, teacher
@@ -79,7 +80,7 @@ class Actor:
             config.network, self._env_spec, threads=config.actors.threads, noisy=config.network.noisy
         )
         self._episodes = EpisodeTracker(lanes)
-        # New transitions are rated by their TD errors, or else left at the highest priority.
+        # New transitions get their TD error as priority, or else the highest one.
         rating = View.of_run(config, spec) if config.actors.initial_priorities == "td_error" else None
         self._writer = ChunkWriter(spec, lanes, rating=rating)
         self._weights: PolicyWeights | None = None
@@ -91,7 +92,7 @@ class Actor:
         self._next_housekeeping = 0.0
 
     def run(self) -> None:
-        """Acts until stopped; then hands over what it has played. Raises what replay could not recover from."""
+        """Acts until stopped, then sends its last chunks. Raises: what replay could not recover from."""
         self._await_weights()
         if self._weights is None:
             return
@@ -118,9 +119,9 @@ class Actor:
                 _log.warning("chunks_given_up", writer_id=sender.writer_id)
 
     def status(self) -> dict[str, Any]:
-        """What the driver shows and the heartbeat file keeps.
+        """For the driver and the heartbeat file.
 
-        `guided_share` is the teacher's part of all actions so far; `mean_return` is of exploring episodes, or None.
+        `guided_share` is the fraction of actions chosen by the teacher; `mean_return` is that of exploring episodes.
         """
         return {
             "state": "waiting" if self._weights is None else "acting",
@@ -133,12 +134,12 @@ class Actor:
         }
 
     def _await_weights(self) -> None:
-        """Returns with the first weights that are to be acted with, or when stopped."""
+        """Waits for the first weights to act with, or until stopped."""
         waits = self._metrics.waits
         while not self._stop.is_set():
             weights = self._subscriber.poll(time.monotonic())
             if weights is not None and weights.metadata.get("phase") != "offline":
-                self._take_over(weights)
+                self._load(weights)
                 waits.working()
                 return
             if weights is not None:
@@ -149,12 +150,12 @@ class Actor:
             self._stop.wait(min(self._config.actors.weight_poll_seconds, _HOUSEKEEPING_SECONDS))
 
     def _fresh_seed(self, weights: PolicyWeights) -> int:
-        """Another one after a restart: the same games over again would teach nothing new."""
+        """A seed that differs after a restart: repeating the same games would teach nothing new."""
         seed = seed_for(self._config.seed, "actor", self._index)
         return seed_for(seed, f"from frame {weights.metadata.get('env_frames', 0)}", self._index)
 
     def _step(self, lanes: Lanes, guide: Guide, explore: Exploration) -> list[Chunk]:
-        """Serves one batch of lanes; returns the chunks that it completes."""
+        """Steps one batch of lanes; returns the chunks that it completes."""
         assert self._weights is not None
         started = time.monotonic()
         rows = lanes.recv()
@@ -165,8 +166,8 @@ class Actor:
         if self._teacher is not None:
             frames = online_frames(self._weights.metadata, own_frames=own_frames * self._config.actors.num_actors)
             guided = guide.choose(rows.lane, rows.first, phase_frames=frames)
-            self._let_act(self._teacher, rows, guided, action)
-        lanes.send(action, rows.lane)  # the environments go on while the rows are being stored
+            self._apply_guide(self._teacher, rows, guided, action)
+        lanes.send(action, rows.lane)  # the environments step while the rows are stored
         self._frames += int(np.count_nonzero(~rows.first)) * self._env_spec.frame_skip
         for episode in self._episodes.update(rows):
             self._num_episodes += 1
@@ -177,8 +178,8 @@ class Actor:
         self._metrics.observe("actor_step_seconds", time.monotonic() - started)
         return chunks
 
-    def _let_act(self, teacher: QFunction, rows: LaneRows, guided: Array, action: Array) -> None:
-        """Puts the teacher's actions into the guided rows; the student's Q values stay beside them."""
+    def _apply_guide(self, teacher: QFunction, rows: LaneRows, guided: Array, action: Array) -> None:
+        """Replaces the actions of guided rows by the teacher's, in place; the student's Q values stay."""
         if guided.any():
             action[guided] = teacher(rows.observation[guided]).argmax(axis=1)
         counts = ~rows.ended  # the action of a row that ends an episode is ignored
@@ -188,7 +189,7 @@ class Actor:
         self._metrics.increment("actor_guided_frames_total", num_guided * self._env_spec.frame_skip)
 
     def _send(self, sender: ChunkSender, chunks: Sequence[Chunk]) -> None:
-        """Hands chunks to the sender; waits while replay holds inserts back, but not once stopped."""
+        """Queues chunks for sending; waits while replay holds inserts back, unless stopped."""
         started = time.monotonic()
         if chunks:
             self._metrics.moments.first("first_chunk")
@@ -198,7 +199,7 @@ class Actor:
                 if self._stop.is_set():
                     _log.warning("chunks_given_up", writer_id=sender.writer_id)
                     return
-                timeout = sender.held_back
+                timeout = sender.last_timeout
                 self._metrics.waits.waiting("room" if timeout is None else timeout.waits_for, str(timeout or ""))
                 self._follow_weights()
                 self._housekeep()
@@ -209,9 +210,9 @@ class Actor:
     def _follow_weights(self) -> None:
         weights = self._subscriber.poll(time.monotonic())
         if weights is not None:
-            self._take_over(weights)
+            self._load(weights)
 
-    def _take_over(self, weights: PolicyWeights) -> None:
+    def _load(self, weights: PolicyWeights) -> None:
         self._policy.load(weights.tensors)
         lag = 0 if self._weights is None else max(weights.version - self._weights.version, 0)
         self._metrics.set("actor_weight_lag_versions", lag)
@@ -220,7 +221,7 @@ class Actor:
         self._metrics.moments.first("first_weights")
 
     def _housekeep(self) -> None:
-        """Metrics and heartbeat, about once a second."""
+        """Writes metrics and the heartbeat, about once a second."""
         now = time.monotonic()
         if now < self._next_housekeeping:
             return
@@ -232,13 +233,13 @@ class Actor:
 
 
 def epsilon_for(config: ActorsConfig, metadata: Mapping[str, str], *, own_frames: int) -> float:
-    """Exploration at the run's frame count, as well as one actor can know it.
+    """Epsilon at the run's frame count, as estimated by one actor.
 
     Args:
       config: the schedule.
-      metadata: of the weights that act: `env_frames` of all actors when they were published, and `epsilon_done`, "1"
+      metadata: of the current weights: `env_frames` of all actors when they were published, and `epsilon_done`, "1"
         after an offline phase.
-      own_frames: what this actor has played since it took them over; the other actors are taken to be as fast.
+      own_frames: frames of this actor since it loaded them; the other actors are assumed to be as fast.
     """
     if metadata.get("epsilon_done") == "1":
         return config.epsilon_end
@@ -247,11 +248,11 @@ def epsilon_for(config: ActorsConfig, metadata: Mapping[str, str], *, own_frames
 
 
 def online_frames(metadata: Mapping[str, str], *, own_frames: int) -> int | None:
-    """Environment frames since the online phase began, as well as one actor can know it; None in another phase.
+    """Environment frames since the online phase began, as estimated by one actor; None in another phase.
 
     Args:
-      metadata: of the weights that act: `phase`, and `phase_env_frames` of all actors when they were published.
-      own_frames: what all actors are taken to have played since this one took them over.
-    Raises: KeyError if the weights do not say it.
+      metadata: of the current weights: `phase`, and `phase_env_frames` of all actors when they were published.
+      own_frames: estimated frames of all actors since this one loaded them.
+    Raises: KeyError if the metadata lacks either.
     """
     return int(metadata["phase_env_frames"]) + own_frames if metadata["phase"] == "online" else None

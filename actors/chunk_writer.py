@@ -10,7 +10,7 @@ from upcycle.experience.windows import View
 
 _LEAST_PRIORITY: Final = 1e-6
 _OWN_COLUMNS: Final = {
-    "final": "bool",  # no transition starts here: a final observation, or the newest one of a closed lane
+    "final": "bool",  # no transition starts here: a final observation, or the newest row of a closed lane
     "q_taken": "float32",  # Q value of the row's action
     "q_max": "float32",  # largest Q value of the row
 }
@@ -26,20 +26,20 @@ class ChunkWriter:
     Args:
       spec: shape of the chunks.
       lanes: number of lanes.
-      rating: how to see transitions when their priority is set to |n-step TD error| + 1e-6, from the Q values given to
-        `push`; None leaves the rating to the table (`MAX_PRIORITY`).
+      rating: view under which each transition gets the priority |n-step TD error| + 1e-6, from the Q values given to
+        `push`; None leaves the priority to the table (`MAX_PRIORITY`).
     """
 
     def __init__(self, spec: ChunkSpec, lanes: int, *, rating: View | None = None) -> None:
         if rating is not None:
             rating.check(spec)
         self._spec, self._rating = spec, rating
-        self._capacity = spec.rows + 1  # a chunk leaves when the outcome of its last row is known: with the next row
+        self._capacity = spec.rows + 1  # a chunk is cut once the next row tells the outcome of its last one
         self._frame = np.zeros((lanes, self._capacity, *spec.frame_shape), spec.frame_dtype)
         self._columns = {
             name: np.zeros((lanes, self._capacity), dtype) for name, dtype in (COLUMNS | _OWN_COLUMNS).items()
         }
-        # Views with one index for lane and row: twice as fast to write into, and `push` is all writes.
+        # Views with one index for lane and row: writing is twice as fast, and `push` does little else.
         self._flat_frame = self._frame.reshape(-1, *spec.frame_shape)
         self._flat = {name: column.reshape(-1) for name, column in self._columns.items()}
         self._num_rows = np.full(lanes, spec.history)
@@ -47,19 +47,19 @@ class ChunkWriter:
     def push(
         self, rows: LaneRows, action: Array, *, q_values: Array | None = None, policy_version: int | Array = 0
     ) -> list[Chunk]:
-        """Takes the next row of each of M different lanes; returns the chunks they complete, in the order of the rows.
+        """Appends the next row of each of M different lanes; returns the chunks they complete, in row order.
 
         Args:
           rows: as `EnvPoolLanes.recv` returned them.
           action: int [M], sent in these rows.
-          q_values: float32 [M, A] of these rows; needed where there is a `rating`.
-          policy_version: that chose the actions, one or [M].
+          q_values: float32 [M, A] of these rows; required with a `rating`.
+          policy_version: of the policy that chose the actions, one or [M].
         """
         lane = rows.lane
         row = self._num_rows[lane]
         at = lane * self._capacity + row
-        # A lane's first row has no predecessor. What is written there then is zeros, into a row of padding or, without
-        # history, into the spare last row of another lane, which holds nothing between two calls.
+        # A lane's first row has no predecessor: zeros are written to a row of padding or, without history, to the spare
+        # last row of another lane, which is empty between calls.
         self._flat["reward"][at - 1] = rows.reward
         self._flat["terminated"][at - 1] = rows.terminated
         self._flat["truncated"][at - 1] = rows.truncated
@@ -76,9 +76,9 @@ class ChunkWriter:
         return [self._cut(lane, self._spec.rows) for lane in lane[full].tolist()] if full.any() else []
 
     def flush(self) -> list[Chunk]:
-        """Closes all lanes: the chunks of what is left, the last of a lane being shorter than `spec.rows`.
+        """Closes all lanes and returns their last chunks, which may be shorter than `spec.rows`.
 
-        The newest row of each lane has no outcome, so it is only the bootstrap state of the one before.
+        The newest row of each lane has no outcome, so it only serves as the bootstrap state of the row before.
         """
         history, chunks = self._spec.history, list[Chunk]()
         for lane in range(len(self._num_rows)):
@@ -94,7 +94,7 @@ class ChunkWriter:
         return [chunk for chunk in chunks if chunk.num_transitions(self._spec)]
 
     def _cut(self, lane: int, num_rows: int) -> Chunk:
-        """Copies out the lane's oldest `num_rows` rows and moves on by `spec.steps`."""
+        """Copies the lane's oldest `num_rows` rows and advances by `spec.steps`."""
         steps = self._spec.steps
         self._columns["priority"][lane] = self._priorities(lane, num_rows)
         columns = {name: self._columns[name][lane, :num_rows].copy() for name in COLUMNS}
@@ -127,7 +127,7 @@ def td_priorities(
     bootstrap state lies past the end, or whose error is not finite, gets `MAX_PRIORITY`.
 
     Args:
-      reward, terminated, truncated: what came back for each row's action, [T].
+      reward, terminated, truncated: the outcome of each row's action, [T].
       q_taken, q_max: Q value of the row's action, and the largest of the row, float32 [T].
     Returns: float64 [T].
     """

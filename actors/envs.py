@@ -37,10 +37,10 @@ class EnvPoolLanes:
       env: environment and protocol.
       lanes: how many environments.
       recv_batch: rows per `recv`, at most `lanes`; equal to `lanes` makes the order of rows the same in every run.
-      seed: of all lanes; each lane gets one of its own, unrelated to those of other seeds.
+      seed: from which each lane gets an independent seed of its own.
       threads: EnvPool's threads.
-      training: False plays whole games, whatever `env.episodic_life` says.
-    Raises: UserError if the task is unknown or its actions or observations are of a kind that cannot be learnt from.
+      training: whether `env.episodic_life` applies; False plays whole games.
+    Raises: UserError if the task is unknown, or its actions or observations are not supported.
     """
 
     def __init__(self, env: EnvConfig, *, lanes: int, recv_batch: int, seed: int, threads: int, training: bool) -> None:
@@ -58,16 +58,16 @@ class EnvPoolLanes:
             threads=threads,
             training=training,
         )
-        self._awaited = np.ones(lanes, bool)  # a row of this lane is on its way
+        self._awaited = np.ones(lanes, bool)  # lanes with a step pending
         self._ended = np.ones(lanes, bool)  # its next row opens an episode
         self._age = np.zeros(lanes, np.int64)  # steps since its episode began
         self._no_lives = np.zeros(lanes, np.int32)
         self._pool.async_reset()
 
     def recv(self) -> LaneRows:
-        """The next rows of `recv_batch` lanes that have finished their step; waits for them.
+        """Waits for the next `recv_batch` lanes to finish their step and returns their rows.
 
-        Raises: UserError if the installed EnvPool mixes its lanes up.
+        Raises: UserError if the installed EnvPool returns wrong lane ids.
         """
         received = cast(tuple[Array, Array, Array, Array, dict[str, Array]], self._pool.recv())
         observation, reward, terminated, truncated, info = received
@@ -77,7 +77,7 @@ class EnvPoolLanes:
         game_over, lives = terminated | truncated, self._no_lives[lane]
         if self._has_lives:
             lives, died = info["lives"], info["terminated"] != 0
-            # A game that ends on the very last step of its time limit has ended: nothing is left to bootstrap from.
+            # A game that ends on the last step of its time limit is terminated: there is nothing to bootstrap from.
             terminated, truncated, game_over = terminated | died, truncated & ~died, truncated | died
         first = self._ended[lane]
         self._ended[lane] = terminated | truncated
@@ -93,12 +93,12 @@ class EnvPoolLanes:
         return LaneRows(lane, observation, reward, terminated, truncated, first, game_over, lives)
 
     def send(self, actions: Array, lane: Array) -> None:
-        """Steps the lanes of the rows received last: int [M] actions for the lane ids [M]."""
+        """Steps the lanes received last. Args: actions, int [M], for the lane ids, int [M]."""
         self._awaited[lane] = True
         self._pool.send(actions.astype(np.int32, copy=False), lane)
 
     def close(self) -> None:
-        """Ends the environments; a second call does nothing."""
+        """Closes the environments. Safe to call twice."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -112,7 +112,7 @@ class EnvPoolLanes:
     def _fill_stacks(self, observation: Array, age: Array) -> None:
         """Overwrites frames from before the episode, in place.
 
-        EnvPool repeats the first frame when a game starts and leaves the former life's frames after a lost life.
+        EnvPool repeats the first frame when a game starts, and after a lost life it keeps the old frames.
         """
         for row in np.flatnonzero(age < self.spec.stack - 1):
             opening = self.spec.stack - 1 - int(age[row])
@@ -129,7 +129,7 @@ def make_lanes(env: EnvConfig, *, lanes: int, recv_batch: int, seed: int, thread
 
 
 def env_spec(env: EnvConfig) -> EnvSpec:
-    """What `env` looks like, without starting it.
+    """The shapes and actions of `env`, without starting it.
 
     Raises: UserError if its factory cannot be loaded or fails, the task is unknown (naming the nearest), EnvPool cannot
       make it here, its actions are not discrete, or its observations are neither grey frames nor vectors.
@@ -144,7 +144,7 @@ def env_spec(env: EnvConfig) -> EnvSpec:
     )
     if not discrete or spec.config.max_num_players != 1:
         raise UserError(
-            "env.task", env.task, "is no task of one player with discrete actions", "choose one, for example Pong-v5"
+            "env.task", env.task, "is not a single-player task with discrete actions", "choose one, for example Pong-v5"
         )
     num_actions = int(action["action"].maximum) + 1
     if is_atari:
@@ -159,7 +159,7 @@ def env_spec(env: EnvConfig) -> EnvSpec:
 
 
 def chunk_spec(env: EnvConfig, chunk_steps: int, n_step: int) -> ChunkSpec:
-    """The chunks of a run in `env`: they serve every stack up to the protocol's and every horizon up to `n_step`.
+    """The chunks of a run in `env`: they support every stack up to the protocol's and every horizon up to `n_step`.
 
     Raises: UserError as `env_spec` does.
     """
@@ -175,15 +175,15 @@ def chunk_spec(env: EnvConfig, chunk_steps: int, n_step: int) -> ChunkSpec:
 
 
 def _make_pool(env: EnvConfig, *, lanes: int, recv_batch: int, seeds: list[int], threads: int, training: bool) -> Any:
-    """An EnvPool, or what stands in for it."""
+    """An EnvPool, or its replacement that resizes first."""
     protocol, batch_size = _protocol(env, training=training), recv_batch
     resizes_first = _is_atari(env.task) and env.resize_order == "resize_first"
     if resizes_first:
         protocol, batch_size = {**protocol, **FRAME_BY_FRAME}, frames_per_recv(lanes, recv_batch)
-    with warnings.catch_warnings():  # gymnasium on the precision of infinite bounds
+    with warnings.catch_warnings():  # gymnasium warns about the precision of infinite bounds
         warnings.simplefilter("ignore", UserWarning)
         with failures_explained(env.task):
-            pool: Any = _envpool(env.task).make(
+            pool: Any = load_envpool(env.task).make(
                 env.task,
                 env_type="gymnasium",
                 num_envs=lanes,
@@ -224,19 +224,19 @@ def _is_atari(task: str) -> bool:
     return hasattr(_spec_of(task).config, "repeat_action_probability")
 
 
-@cache  # an emulator is built for it: a fifth of a second
+@cache  # it builds an emulator, which takes a fifth of a second
 def _spec_of(task: str, *, full_action_space: bool = False) -> Any:
-    """EnvPool's description of a task. Raises: UserError if it has none, or cannot make the task here."""
+    """EnvPool's description of a task. Raises: UserError if the task is unknown or cannot be made here."""
     options = {"full_action_space": True} if full_action_space else {}
     with failures_explained(task):
-        return _envpool(task).make_spec(task, **options)
+        return load_envpool(task).make_spec(task, **options)
 
 
-def _envpool(task: str) -> Any:
+def load_envpool(task: str) -> Any:
     """The module `envpool`, with `task` registered.
 
-    A plain `import envpool` loads every family of environments, which costs seconds and 100 MB in each actor. Where
-    the version is known, only the small families are loaded, and the rest when a task is in none of them.
+    A plain `import envpool` loads every family of environments, which costs seconds and 100 MB in each actor. With a
+    verified version only the small families are loaded, and the rest if none of them has the task.
 
     Raises: UserError if no family has the task.
     """

@@ -1,4 +1,4 @@
-"""Raw returns and lengths of the episodes that lanes play."""
+"""Raw returns and lengths of the episodes played in each lane."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from actors.lanes import LaneRows
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One whole game.
+    """One finished game.
 
     Attributes:
       lane: where it was played.
@@ -23,14 +23,14 @@ class Episode:
 
 
 class EpisodeTracker:
-    """Adds up rewards per lane; a lost life does not end an episode here."""
+    """Sums rewards per lane; a lost life does not end an episode here."""
 
     def __init__(self, lanes: int) -> None:
         self._return = np.zeros(lanes, np.float64)
         self._length = np.zeros(lanes, np.int64)
 
     def update(self, rows: LaneRows) -> list[Episode]:
-        """Takes the next rows and returns the episodes that they end, in the order of the rows."""
+        """Adds the next rows; returns the episodes that they end, in the order of the rows."""
         self._return[rows.lane] += rows.reward
         self._length[rows.lane] += ~rows.first
         ended: list[Episode] = []

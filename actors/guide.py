@@ -1,4 +1,4 @@
-"""Which lanes the teacher acts for. Pure: frames and rows in, a mask out, its own generator.
+"""Selects the lanes in which the teacher acts. Pure: frames and rows in, a mask out, with its own generator.
 
 Source: jump-start RL (Uchendu et al. 2022); the shrinking opening and the fading share are those of the code of
 Reincarnating RL (Agarwal et al. 2022).
@@ -12,28 +12,27 @@ from upcycle.schedules import linear
 
 
 class Guide:
-    """Says, step by step, in which lanes the teacher acts instead of the student.
+    """Selects, at each step, the lanes in which the teacher acts instead of the student.
 
     opening: each episode that begins during the online phase draws h from 1 to `opening_limit`, and the teacher acts in
-    its first h agent steps. fading: in each step and lane it acts with `teacher_probability`. Outside the online phase
-    it acts nowhere; a lane that is in the middle of an episode when the phase begins is left to the student until its
-    next one.
+    its first h agent steps. fading: in each step and lane the teacher acts with `teacher_probability`. It never acts
+    outside the online phase; an episode under way when the phase begins is left to the student.
 
     Args:
-      config: kind and schedule; nobody never guides.
+      config: kind and schedule; kind "nobody" selects no lane.
       lanes: number of lanes.
-      rng: draws openings and steps, so the same generator and the same rows give the same masks.
+      rng: draws openings and steps; equal generators and rows give equal masks.
     """
 
     def __init__(self, config: GuideConfig, lanes: int, rng: np.random.Generator) -> None:
         self._config, self._rng = config, rng
-        self._steps_left = np.zeros(lanes, np.int64)  # of the teacher, in each lane's episode
+        self._steps_left = np.zeros(lanes, np.int64)  # that the teacher still acts in each lane's episode
 
     def choose(self, lane: Array, first: Array, *, phase_frames: int | None) -> Array:
-        """Bool [M]: the rows that the teacher acts in.
+        """The rows in which the teacher acts, bool [M].
 
         Args:
-          lane: int [M], distinct lane ids; one row of each.
+          lane: int [M], distinct lane ids.
           first: bool [M], rows that open an episode.
           phase_frames: environment frames since the online phase began; None outside it.
         """
@@ -50,7 +49,7 @@ class Guide:
 
 
 def opening_limit(config: GuideConfig, phase_frames: int) -> int:
-    """alpha, the most steps of an opening: int(decay alpha) after every iteration; 0 once the student acts alone.
+    """alpha, the maximum steps of an opening: int(decay alpha) after each iteration; 0 once the student acts alone.
 
     Args:
       config: `opening_steps`, `opening_decay` and `iteration_frames`.

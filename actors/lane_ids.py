@@ -1,4 +1,4 @@
-"""Whether the lanes that EnvPool names are those that are due."""
+"""Checks the lane ids that EnvPool returns."""
 
 from importlib.metadata import version
 from typing import cast
@@ -10,14 +10,14 @@ from upcycle.experience.chunks import Array
 
 
 def check_lane_ids(lane: Array, awaited: Array) -> None:
-    """Refuses rows that no lane owes.
+    """Refuses rows of lanes that have no step pending.
 
     EnvPool wheels that were built against another NumPy hand out env_id 0 for every row, silently (envpool#312).
 
     Args:
       lane: int [M], the ids received.
-      awaited: bool [lanes], which lanes owe a row.
-    Raises: UserError if an id is there twice or its lane owes none.
+      awaited: bool [lanes], lanes with a step pending.
+    Raises: UserError if an id occurs twice or its lane has no step pending.
     """
     ids = cast(list[int], lane.tolist())
     if len(set(ids)) != len(ids) or not bool(awaited[lane].all()):

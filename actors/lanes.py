@@ -12,14 +12,14 @@ from upcycle.extensions import load_extension
 
 @dataclass(frozen=True, slots=True)
 class EnvSpec:
-    """What a policy must know about an environment.
+    """What a policy needs to know about an environment.
 
     Attributes:
-      frame_shape: (H, W) of an image, (D,) of a vector; tables of numbers are flattened to vectors.
+      frame_shape: (H, W) for images, (D,) for vectors; other arrays are flattened to vectors.
       frame_dtype: "uint8" for images, "float32" for vectors.
       num_actions: size of the discrete action set.
       stack: frames of one observation; 1 for vectors.
-      frame_skip: environment frames per agent step; 1 for tasks that are no emulators.
+      frame_skip: environment frames per agent step; 1 outside Atari.
     """
 
     frame_shape: tuple[int, ...]
@@ -34,14 +34,14 @@ class LaneRows:
     """One row of each of M lanes. Every array has M entries.
 
     Attributes:
-      lane: int32, distinct lane ids; the answer to `send` must name the same ones.
+      lane: int32, distinct lane ids; the next `send` must use the same ones.
       observation: [M, stack, *frame_shape], oldest frame first, after the protocol's stack fill.
-      reward: float32, raw; came back for the action sent in the lane's previous row, as did the flags that follow.
+      reward: float32, raw, for the action sent in the lane's previous row, as are the flags that follow.
       terminated: bool; the previous step ended the episode (with `episodic_life`, also by losing a life).
       truncated: bool; a time limit cut the episode off after the previous step.
-      first: bool; this row opens an episode (reward 0, no flag: nothing came before it).
+      first: bool; this row opens an episode (reward 0, no flags).
       game_over: bool; as `terminated | truncated`, but a lost life does not count.
-      lives: int32, lives left; 0 in tasks that have none.
+      lives: int32, lives left; 0 in tasks without lives.
 
     A row with `ended` holds the true final observation of its episode: the action sent in it is ignored.
     """

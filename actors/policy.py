@@ -1,4 +1,4 @@
-"""The behaviour policy: batched Q values on a CPU, and epsilon-greedy choice."""
+"""The behaviour policy: batched Q values on a CPU, and epsilon-greedy actions."""
 
 from collections.abc import Mapping
 
@@ -13,14 +13,14 @@ from upcycle.networks.torch_io import load_into
 
 
 class QPolicy:
-    """A Q network for acting: no gradients, whole weights at a time.
+    """A Q network for acting, without gradients.
 
     Args:
       config: the network.
       spec: the environment it acts in.
-      threads: torch's, for the whole process; None leaves them as they are.
-      noisy: let a network with `noisy` layers draw its noise afresh for every batch, to explore (Fortunato et al.
-        2018, section 3.1); else it acts by the means of its weights. Other networks are the same either way.
+      threads: torch's threads, for the whole process; None keeps the current number.
+      noisy: draw the noise of `noisy` layers afresh for every batch, to explore (Fortunato et al. 2018, section 3.1);
+        otherwise they use the means of their weights. Other networks are unaffected.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class QPolicy:
         ).train(noisy)
 
     def load(self, tensors: Mapping[str, Array]) -> None:
-        """Takes over weights. Raises: CorruptDataError if they do not fit; the ones before stay then."""
+        """Replaces all weights. Raises: CorruptDataError if they do not fit, and keeps the current ones."""
         load_into(self._network, tensors)
 
     def q_values(self, observation: Array) -> Array:
@@ -43,11 +43,11 @@ class QPolicy:
 
 
 def epsilon_greedy(q_values: Array, epsilons: float | Array, rng: np.random.Generator) -> Array:
-    """int64 [M]: with probability epsilon a uniform action, else the first one of the largest Q value.
+    """Actions, int64 [M]: uniform with probability epsilon, else the first of the largest Q value.
 
     Args:
       q_values: [M, A].
-      epsilons: one for all, or [M].
+      epsilons: one for all rows, or [M].
     """
     num_rows, num_actions = len(q_values), int(q_values.shape[1])
     explore: Array = np.less(rng.random(num_rows), epsilons)

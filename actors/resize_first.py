@@ -1,11 +1,10 @@
-"""Frames that are resized before the brighter of two is taken: EnvPool takes it first, and resizes the result.
+"""Resizes frames before taking the maximum of two, where EnvPool takes the maximum first and resizes the result.
 
     EnvPoolLanes -> ResizeFirstPool -> EnvPool with a frame skip of 1, which resizes every frame of the emulator
 
-The emulator does the same as under an EnvPool that skips by itself: sticky actions, rewards, lives, time limits and the
-ends of games are equal, frame by frame. Two things are ours: the number of no-ops after a lost life, which EnvPool
-draws too, comes from another generator; and the last observation of a game that ends in the middle of a step is that
-very frame.
+Sticky actions, rewards, lives, time limits and the ends of games equal those of an EnvPool with frame skip, frame by
+frame. Two things differ: the number of no-ops after a lost life comes from another generator than EnvPool's, and the
+last observation of a game that ends in the middle of a step is exactly its last frame.
 
 Four frames are resized for each step instead of one: a step of Pong or Breakout at 84x84 takes 1.6 times the processor
 time where lanes come by halves, as in actors, and 2.3 times in lockstep, where frames are received one at a time.
@@ -27,21 +26,21 @@ FRAME_BY_FRAME: Final[Mapping[str, Any]] = {
     "episodic_life": False,
     "max_episode_steps": 2**31 - 1,
 }
-"""Arguments of the EnvPool that a `ResizeFirstPool` steps: all that it does itself is left out."""
+"""Arguments of the EnvPool below a `ResizeFirstPool`, which does all of this itself."""
 
 
 def frames_per_recv(lanes: int, recv_batch: int) -> int:
-    """The batch size of the EnvPool that a pool of `recv_batch` rows needs: so many frames are always on their way."""
+    """The batch size of the EnvPool below a pool of `recv_batch` rows: that many frames are always pending."""
     return min(recv_batch, lanes - recv_batch + 1)
 
 
 class ResizeFirstPool:
-    """Stands in for an asynchronous EnvPool of Atari games with grey frames: the same calls, the same rows.
+    """Replaces an asynchronous EnvPool of Atari games with grey frames: the same calls, the same rows.
 
-    Frames from before an episode are left in the stacks, whatever the first observation of a game has of them.
+    Stacks keep the frames from before an episode; the caller fills them.
 
     Args:
-      pool: EnvPool of the same lanes and protocol but for `FRAME_BY_FRAME`, which receives `frames_per_recv` rows.
+      pool: EnvPool of the same lanes and protocol except `FRAME_BY_FRAME`, which receives `frames_per_recv` rows.
       env: environment and protocol, with the actions of `upcycle.networks.action_names`.
       recv_batch: rows per `recv`; all lanes come in order.
       seeds: one for each lane, of the no-ops after a lost life.
@@ -50,16 +49,16 @@ class ResizeFirstPool:
 
     def __init__(self, pool: Any, env: EnvConfig, *, recv_batch: int, seeds: Sequence[int], training: bool) -> None:
         names, lanes = action_names(env), len(seeds)
-        assert names, f"nobody has named the actions of {env.task}"
+        assert names, f"the action names of {env.task} are unknown"
         frame_shape = cast(tuple[int, ...], pool.observation_space.shape[1:])
         self._pool, self._recv_batch, self._in_order = pool, recv_batch, recv_batch == lanes
         self._frame_skip, self._noop_max, self._max_episode_steps = env.frame_skip, env.noop_max, env.max_episode_steps
         self._episodic_life = env.episodic_life and training
-        self._noop = names.index("noop") if "noop" in names else 0  # two games have none, nor lives to lose
+        self._noop = names.index("noop") if "noop" in names else 0  # two games have neither a no-op nor lives
         self._last = names.index("fire") if env.fire_reset and "fire" in names else self._noop
         self._rngs = [np.random.default_rng(seed) for seed in seeds]
         self._ready = list[int]()  # lanes whose row is complete
-        self._awaited = np.ones(lanes, bool)  # a frame of this lane is on its way
+        self._awaited = np.ones(lanes, bool)  # lanes with a frame pending
         self._opening = np.ones(lanes, bool)  # its frames open an episode
         self._left = np.ones(lanes, np.int64)  # frames that its row still lacks
         self._action = np.zeros(lanes, np.int32)
@@ -71,11 +70,11 @@ class ResizeFirstPool:
         self._game_over, self._life_lost, self._truncated = (np.zeros(lanes, bool) for _ in range(3))
 
     def async_reset(self) -> None:
-        """Begins a game in every lane."""
+        """Starts a game in every lane."""
         self._pool.async_reset()
 
     def recv(self) -> tuple[Array, Array, Array, Array, dict[str, Array]]:
-        """Observations, rewards, terminated, truncated and what else EnvPool tells, of the next lanes."""
+        """Observations, rewards, terminated, truncated and EnvPool's info, for the next lanes."""
         while len(self._ready) < self._recv_batch:
             self._advance()
         lane = np.array(self._ready[: self._recv_batch], np.int32)
@@ -102,7 +101,7 @@ class ResizeFirstPool:
         self._play(lane[~cut_off])
 
     def close(self) -> None:
-        """Ends the environments."""
+        """Closes the environments."""
         self._pool.close()
 
     def _play(self, lane: Array) -> None:
@@ -113,7 +112,7 @@ class ResizeFirstPool:
             self._pool.send(np.where(self._opening[lane], opening, self._action[lane]).astype(np.int32), lane)
 
     def _advance(self) -> None:
-        """Takes frames in, and asks for those that their rows still lack."""
+        """Receives frames and requests those that their rows still lack."""
         received = cast(tuple[Array, Array, Array, Array, dict[str, Array]], self._pool.recv())
         frame, lane = received[0][:, -1], received[4]["env_id"]
         check_lane_ids(lane, self._awaited)

@@ -1,4 +1,4 @@
-"""Playing with a fixed Q function: whole episodes for a score, or chunks for a buffer."""
+"""Plays with a fixed Q function: whole episodes for a score, or chunks for a buffer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from upcycle.runs.runtime import Games, OnGames, Stop
 QFunction = Callable[[Array], Array]
 """Observations [M, stack, *frame_shape] to Q values [M, A]."""
 
-_REPORT_STEPS: Final = 200  # of every lane, between two reports while no game ends
+_REPORT_STEPS: Final = 200  # between two reports, in each lane, while no game ends
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +27,7 @@ class EpisodeResults:
     Attributes:
       returns: raw, float64 [episodes].
       lengths: agent steps, int64 [episodes].
-      complete: False if the playing was stopped; the episodes are then those that had ended, a biased selection.
+      complete: False if playing was stopped; the episodes are then a biased selection, those that had ended.
     """
 
     returns: Array
@@ -54,14 +54,14 @@ def play_episodes(
 ) -> EpisodeResults:
     """Plays whole games (a lost life ends nothing) and returns the first `episodes` of them to start.
 
-    Which episodes count is settled when they start, so short ones are not favoured. The same arguments play the same
-    episodes, provided that `q_function` is deterministic.
+    Episodes are selected when they start, so short ones are not favoured. Equal arguments play equal episodes if
+    `q_function` is deterministic.
 
     Args:
       epsilon: exploration.
-      lanes: environments side by side, no more than there are episodes to play.
+      lanes: parallel environments, at most `episodes`.
       threads: EnvPool's.
-      stop: looked at before each step.
+      stop: checked before each step.
       on_games: called at the start, whenever counted episodes end, and every few hundred steps in between.
     Raises: UserError as `make_lanes` does.
     """
@@ -110,9 +110,9 @@ def collect_chunks(
     """Plays under the training protocol until at least `frames` environment frames are in the chunks it yields.
 
     Args:
-      epsilons: exploration, dealt out over the lanes in turn.
+      epsilons: exploration, assigned to the lanes in turn.
       threads: EnvPool's.
-      stop: looked at before each step; what has been played by then is still yielded.
+      stop: checked before each step; transitions played by then are still yielded.
     Raises: UserError as `make_lanes` does.
     """
     rng, writer = np.random.default_rng(seed), ChunkWriter(spec, lanes)

@@ -1,4 +1,4 @@
-"""Chunks out to the replay service, from a thread of its own so that acting goes on meanwhile."""
+"""Sends chunks to the replay service from a thread of its own, so that acting does not wait."""
 
 import queue
 import threading
@@ -11,43 +11,43 @@ from replay_service.table.types import ReplayTimeout
 _POLL_SECONDS: Final = 0.1
 
 
-class Inserts(Protocol):
-    """The part of `replay_service.client.sharded_replay.ShardedReplay` that is needed here."""
+class ChunkSink(Protocol):
+    """The method of `ShardedReplay` that a sender calls."""
 
     def insert(
         self, table: str, chunks: Sequence[bytes], /, *, writer_id: str, first_sequence: int, timeout_seconds: float
     ) -> None:
-        """Returns once every chunk is in the table; after a ReplayTimeout the same call may be repeated."""
+        """Returns once every chunk is in the table; after a ReplayTimeout the same call is safe to repeat."""
         ...
 
 
 class ChunkSender:
-    """Sends encoded chunks in order; each is in the table once, however often its insert had to be repeated.
+    """Sends encoded chunks in order, each exactly once, however often an insert must be repeated.
 
     Args:
-      replay: where to.
-      table: into which table.
-      capacity: chunks that may wait here (as many again may be under way); with more, `put` waits.
+      replay: where the chunks go.
+      table: to insert into.
+      capacity: of the queue, beyond which `put` waits; as many chunks again may be in flight.
       timeout_seconds: of one attempt.
     Attributes:
-      held_back: why the newest attempt came to nothing; None after one that did not.
+      last_timeout: why the newest attempt timed out; None if it succeeded.
     """
 
-    def __init__(self, replay: Inserts, *, table: str, capacity: int, timeout_seconds: float = 5.0) -> None:
+    def __init__(self, replay: ChunkSink, *, table: str, capacity: int, timeout_seconds: float = 5.0) -> None:
         self.writer_id = uuid.uuid4().hex
         self._replay, self._table, self._timeout_seconds = replay, table, timeout_seconds
         self._queue: queue.Queue[bytes] = queue.Queue(capacity)
         self._closing, self._abandoned = threading.Event(), threading.Event()
         self._complete = False
         self._error: Exception | None = None
-        self.held_back: ReplayTimeout | None = None
+        self.last_timeout: ReplayTimeout | None = None
         self._thread = threading.Thread(target=self._run, name="chunk-sender", daemon=True)
         self._thread.start()
 
     def put(self, chunk: bytes, timeout_seconds: float) -> bool:
-        """Hands over one encoded chunk; False if there was no room for it in time.
+        """Queues one encoded chunk; False if the queue stayed full.
 
-        Raises: whatever ended the sending for good; a ReplayTimeout does not.
+        Raises: the error that ended sending for good, which a ReplayTimeout does not.
         """
         if self._error is not None:
             raise self._error
@@ -58,14 +58,14 @@ class ChunkSender:
         return True
 
     def close(self, timeout_seconds: float) -> bool:
-        """Sends what waits, for so long at the most, and joins the thread.
+        """Sends the queued chunks, for at most `timeout_seconds`, and joins the thread.
 
-        Returns: False if chunks had to be given up.
+        Returns: False if chunks had to be dropped.
         """
         self._closing.set()
         self._thread.join(timeout_seconds)
         self._abandoned.set()
-        self._thread.join(self._timeout_seconds + 1.0)  # the attempt under way
+        self._thread.join(self._timeout_seconds + 1.0)  # the attempt in flight
         return self._complete
 
     def _run(self) -> None:
@@ -75,7 +75,7 @@ class ChunkSender:
             self._error = error  # raised in the acting thread, by `put`
 
     def _send_all(self) -> bool:
-        """Sends until the sender is closed and nothing waits; False if it was abandoned before."""
+        """Sends until the sender is closed and its queue is empty; False if it was abandoned first."""
         sequence = 0
         while chunks := self._take():
             while not self._insert(chunks, sequence):
@@ -85,7 +85,7 @@ class ChunkSender:
         return True
 
     def _take(self) -> list[bytes]:
-        """All chunks that wait, after waiting for the first; none once the sender is closed and everything is sent."""
+        """All queued chunks, after waiting for the first; none once the sender is closed and the queue is empty."""
         while True:
             try:
                 chunks = [self._queue.get(timeout=_POLL_SECONDS)]
@@ -98,7 +98,7 @@ class ChunkSender:
         return chunks
 
     def _insert(self, chunks: Sequence[bytes], sequence: int) -> bool:
-        """One attempt, safe to repeat: replay knows chunks by writer and sequence number."""
+        """One attempt, safe to repeat: replay recognises chunks by writer and sequence number."""
         try:
             self._replay.insert(
                 self._table,
@@ -108,7 +108,7 @@ class ChunkSender:
                 timeout_seconds=self._timeout_seconds,
             )
         except ReplayTimeout as timeout:
-            self.held_back = timeout
+            self.last_timeout = timeout
             return False
-        self.held_back = None
+        self.last_timeout = None
         return True

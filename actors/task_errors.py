@@ -1,4 +1,4 @@
-"""What is said of a task that EnvPool does not know, or cannot make on this machine."""
+"""Errors for tasks that EnvPool does not know or cannot make on this machine."""
 
 import difflib
 import re
@@ -23,20 +23,20 @@ def unknown_task(task: str, known: Iterable[str]) -> UserError:
 
 @contextmanager
 def failures_explained(task: str) -> Generator[None]:
-    """Turns what a family of environments raises of its own into a UserError: it lacks libraries, files or settings."""
+    """Turns any error of an environment family into a UserError: libraries, files or settings are missing."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # whatever a foreign library may raise
         lacks = isinstance(error, ImportError | OSError)
-        remedy = "install what is missing" if lacks else "it wants files or settings that a run does not give it"
+        remedy = "install what is missing" if lacks else "it needs files or settings that a run does not provide"
         problem = f"EnvPool cannot make it on this machine: {' '.join(str(error).split()).rstrip('.')}"
         raise UserError("env.task", task, problem, f"{remedy}; or choose another task, for example Pong-v5") from error
 
 
 def nearest_tasks(task: str, known: Iterable[str]) -> Sequence[str]:
-    """At most three of `known`: those of the same game, the plainest and newest name first; else the most alike.
+    """At most three of `known`: names of the same game, plainest and newest first; else the most similar names.
 
     `ALE/Pong-v5`, `PongNoFrameskip-v4`, `Pong-ramDeterministic-v4` and `pong` are the game of `Pong-v5`.
     """

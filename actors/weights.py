@@ -1,13 +1,13 @@
-"""Following the learner's policy versions."""
+"""The receiving end of a policy: the newest version that a learner has published, loaded and verified."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from upcycle.errors import CorruptDataError
-from upcycle.runs.snapshots import SnapshotFolder, SnapshotRef, Tensors
+from upcycle.runs.snapshots import Snapshot, SnapshotFolder, SnapshotRef
 from upcycle.runs.tracker import Tracker, TrackerUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -20,40 +20,33 @@ class _Counter(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PolicyWeights:
-    """One whole, verified policy version.
-
-    Attributes:
-      version: policy version.
-      tensors: weights by parameter name.
-      metadata: what the learner says about them: `env_frames`, `phase`, `epsilon_done` and more.
-    """
+class PolicyWeights(Snapshot):
+    """One whole, verified policy version; its `metadata` has `env_frames`, `phase`, `epsilon_done` and more."""
 
     version: int
-    tensors: Tensors
-    metadata: dict[str, str]
 
 
 class WeightSubscriber:
-    """Looks for another policy version than the one handed out last, now and then.
+    """Follows the newest policy version of a run. Actors and the evaluator each have one.
 
-    The tracker's announcement and the folder's are both read, and the newer one counts: either may lag behind, and the
-    files alone do while Redis is away. A version older than the last one is taken when both agree on it: a learner
-    that was restarted goes on from its checkpoint. A file that fails verification is counted and skipped.
+    The newer of two announcements counts, Redis's and the snapshot folder's: either may lag, and the folder alone
+    suffices while Redis is away. When both name an older version than the last one, that version is taken: a learner
+    that was restarted continues from its checkpoint. Files that fail verification are counted and skipped.
 
     Args:
-      snapshots: the run's folder of weights.
+      snapshots: the run's policy versions.
       tracker: the run's index, or None.
-      poll_seconds: least time between two looks.
-      metrics: counts torn files and a silent tracker.
+      poll_seconds: minimum time between two looks.
+      metrics: counts files that fail verification and calls that Redis did not answer.
     Attributes:
-      problem: what the newest failure to read was; empty if there was none.
+      problem: the newest failure to read weights; empty if there was none.
     """
 
     def __init__(
         self,
         snapshots: SnapshotFolder,
         tracker: Tracker | None,
+        *,
         poll_seconds: float,
         metrics: _Counter | None = None,
     ) -> None:
@@ -63,11 +56,12 @@ class WeightSubscriber:
         self._current: SnapshotRef | None = None
         self.problem = ""
 
-    def poll(self, now: float) -> PolicyWeights | None:
-        """Another version than before, loaded and verified; None if it is not time yet or there is none.
+    def poll(self, now: float, *, wanted: Callable[[SnapshotRef], bool] | None = None) -> PolicyWeights | None:
+        """The newest version, loaded and verified; None if it is too early, or the newest is known or not wanted.
 
         Args:
           now: monotonic seconds.
+          wanted: decides before a version is loaded; it may raise CorruptDataError. By default every version is wanted.
         """
         if now < self._next_poll:
             return None
@@ -76,12 +70,14 @@ class WeightSubscriber:
             if ref == self._current:
                 return None
             try:
+                if wanted is not None and not wanted(ref):
+                    return None
                 snapshot = self._snapshots.load(ref)
             except CorruptDataError as error:
                 self._count("actor_torn_weights_total", str(error))
                 continue
             self._current = ref
-            return PolicyWeights(ref.version, snapshot.tensors, snapshot.metadata)
+            return PolicyWeights(snapshot.tensors, snapshot.metadata, ref.version)
         return None
 
     def _announced(self) -> Iterator[SnapshotRef]:
@@ -102,7 +98,8 @@ class WeightSubscriber:
                 yield latest
 
     def _count(self, name: str, reason: str) -> None:
-        _log.warning("weights_not_read", reason=reason)
+        if reason != self.problem:
+            _log.warning("weights_not_read", reason=reason)
         self.problem = reason
         if self._metrics is not None:
             self._metrics.increment(name)

@@ -141,11 +141,11 @@ def fed(subject: Subject, seconds: float, scratch: Path) -> tuple[float, float, 
         learner = Learner(
             subject.config,
             subject.spec,
-            run,
-            subject.replay,
-            [subject.teacher],
-            metrics,
-            stop,
+            folder=run,
+            replay=subject.replay,
+            teachers=[subject.teacher],
+            metrics=metrics,
+            stop=stop,
             tuning=subject.tuning,
         )
         failures = list[BaseException]()

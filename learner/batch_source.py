@@ -82,7 +82,7 @@ class BatchSource:
       first_batch: number of the first batch, counted from 0; above 0 where a source goes on in place of one before it.
     Attributes:
       dropped_updates, dropped_annotations: calls of `write_back` and `annotate` that found the queue full.
-      held_back: why the newest request came to nothing; None after one that did not.
+      last_timeout: why the newest request came to nothing; None after one that did not.
     Raises: whatever a fetch thread died of, from `next`.
     """
 
@@ -112,7 +112,7 @@ class BatchSource:
         self._writes: queue.Queue[_Write] = queue.Queue(maxsize=2 * prefetch_batches)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-        self.held_back: ReplayTimeout | None = None
+        self.last_timeout: ReplayTimeout | None = None
         self.dropped_updates = self.dropped_annotations = 0
         self._threads = [
             threading.Thread(target=self._guard, args=(work,), name=f"batches-{work.__name__}", daemon=True)
@@ -138,7 +138,7 @@ class BatchSource:
         """
         deadline = time.monotonic() + timeout_seconds
         while self._in_use:
-            self._buffers.give_back(self._in_use.pop())
+            self._buffers.release(self._in_use.pop())
         while self._failure is None:
             try:
                 batch = self._batches.get(timeout=max(0.0, min(_WAIT_SECONDS, deadline - time.monotonic())))
@@ -173,7 +173,7 @@ class BatchSource:
             sampled = self._sample(number)
             num_skipped = max(self._first_batch - number * self._per_request, 0)
             for batch in sampled[:num_skipped]:
-                self._buffers.give_back(torch.from_numpy(batch.windows.frames))
+                self._buffers.release(torch.from_numpy(batch.windows.frames))
             self._await_turn(number)
             for batch in sampled[num_skipped:]:
                 self._put(self._buffers.to_batch(batch, self._view))
@@ -204,9 +204,9 @@ class BatchSource:
                 else:
                     sampled = self._replay.sample_mixture(table, *sizes, **options)
             except ReplayTimeout as timeout:
-                self.held_back = timeout
+                self.last_timeout = timeout
             else:
-                self.held_back = None
+                self.last_timeout = None
                 return sampled
         return []
 

@@ -48,7 +48,7 @@ class Batch:
 class FrameBuffers:
     """Memory for the frames of batches, used again and again: fresh memory costs a page fault every 4 KiB.
 
-    On a CPU a batch's frames are the buffer itself, and `give_back` says when they are done with. For CUDA the buffer
+    On a CPU a batch's frames are the buffer itself, and `release` says when they are done with. For CUDA the buffer
     is pinned, copied to the device while the next one is filled, and comes back by itself when the copy is done.
     Thread-safe.
     """
@@ -70,7 +70,7 @@ class FrameBuffers:
             return torch.from_numpy(np.empty(shape, dtype)).pin_memory().numpy()
         return np.empty(shape, dtype)
 
-    def give_back(self, frames: Tensor, copied: "torch.cuda.Event | None" = None) -> None:
+    def release(self, frames: Tensor, copied: "torch.cuda.Event | None" = None) -> None:
         """Lets a buffer be used again, once `copied` has happened."""
         self._free.put((frames, copied))
 
@@ -85,7 +85,7 @@ class FrameBuffers:
         if self._device.type == "cuda":
             copied = torch.cuda.Event()
             copied.record()
-            self.give_back(host, copied)
+            self.release(host, copied)
         return Batch(
             observation=frames[:, : view.stack],
             next_observation=frames[:, view.n_step :],

@@ -31,7 +31,7 @@ _SCAN_SECONDS = 30.0
 _PASSES = 5
 
 
-class Annotates(Protocol):
+class AnnotationClient(Protocol):
     """The part of the sharded replay client that labels need."""
 
     def scan(
@@ -45,7 +45,7 @@ class Annotates(Protocol):
         ...
 
 
-class TakesLabels(Protocol):
+class LabelSink(Protocol):
     """Where new labels of a batch go."""
 
     def annotate(self, keys: TransitionKeys, values: Array) -> None:
@@ -72,7 +72,7 @@ class TeacherLabels:
         self.num_states = 0
 
     def annotate_table(
-        self, replay: Annotates, table: str, view: View, stop: StopSignal, *, rank: int = 0, ranks: int = 1
+        self, replay: AnnotationClient, table: str, *, view: View, stop: StopSignal, rank: int = 0, ranks: int = 1
     ) -> None:
         """Labels every stored state of a table that has no label yet.
 
@@ -95,7 +95,7 @@ class TeacherLabels:
             except ScanIncomplete as error:
                 _log.warning("labels_incomplete", table=table, reason=str(error))
 
-    def of(self, batch: Batch, source: TakesLabels) -> Tensor:
+    def of(self, batch: Batch, source: LabelSink) -> Tensor:
         """Values of a batch's observations, float32 [B, K, A]; new ones that can be kept go to `source` as well."""
         self._readback.poll()
         parts = [self._kept_values(batch, source)] if self._kept else []
@@ -103,7 +103,7 @@ class TeacherLabels:
         values = torch.cat(parts, dim=1).view(len(batch.action), len(self._kept) + len(self._fresh), -1)
         return values if self._places is None else values.index_select(1, self._places)
 
-    def _kept_values(self, batch: Batch, source: TakesLabels) -> Tensor:
+    def _kept_values(self, batch: Batch, source: LabelSink) -> Tensor:
         """Of the teachers whose values are kept, float32 [B, K A]."""
         if batch.annotation is None or batch.annotated is None:
             return self._compute(self._kept, batch.observation)

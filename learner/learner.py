@@ -1,39 +1,39 @@
-"""The learning loop: offline on the teacher's buffer, online with its help, plain RL, one gradient step at a time.
+"""The learning loop: offline on the teacher's buffer, online with the teacher's help, then plain RL.
 
     replay table `teacher` --> offline --+
     replay table `online`  --> online ---+--> train_step --> weights (files) --> actors, evaluator
                                rl -------+        ^
-    evaluator's scores (files) --> multiplier of what imitates, learning rate
+    evaluator's scores (files) --> multiplier of the imitation terms, learning rate
 
-The learner measures nothing about episodes itself; it waits for nobody but replay, and looks after everything that is
-not a gradient step (frames, scores, checkpoints, status) about once a second. With several ranks this loop runs in
-each of them, in step; what it orders, reads and writes for the run is the first one's.
+The loop waits only for replay; everything that is not a gradient step happens about once a second. With several ranks
+each runs this loop in lockstep; rank 0 gives the orders and reads and writes the run's files.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import structlog
 import torch
 
+from learner.artifacts import ArtifactWriter
 from learner.batch_source import BatchSource
 from learner.batches import Batch
-from learner.drawable import HopelessWait
 from learner.events import open_events
 from learner.finiteness import NotFinite
-from learner.keeping import Keeping
 from learner.labels import TeacherLabels
 from learner.loss_report import LossReport
 from learner.objective import Objective, temperatures_of, weights_of
+from learner.persistence import Persistence
 from learner.phase_batches import batches_of_phase, note_wait
 from learner.ranks import Agreement, Order, Ranks, Verdict
 from learner.readback import Readback
-from learner.saving import Saving
+from learner.run_state import RunState
 from learner.scoreboard import Scoreboard
-from learner.standing import Standing
+from learner.starvation import StarvationCheck
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from learner.tuning import Tuning, choose_device
@@ -51,34 +51,34 @@ from upcycle.runs.tracker import Tracker
 
 _log = structlog.get_logger(__name__)
 
-_HOUSEKEEPING_SECONDS = 1.0
-_REPORT_PERIOD = 100  # learner steps between two readings of the losses: reading waits for the device
+_HOUSEKEEPING_SECONDS: Final = 1.0
+REPORT_PERIOD: Final = 100  # learner steps between two readings of the losses: reading waits for the device
 
 
 class Learner:
-    """Runs the phases of `config` to their end, or until `stop` is set; either way a checkpoint is written last.
+    """Runs the phases of `config` to their end, or until `stop` is set; either way it writes a last checkpoint.
 
-    A learner that starts in a folder with a checkpoint goes on from it.
+    In a folder with a checkpoint it resumes from there.
 
     Args:
-      teachers: those of the run, in the order of its configuration; none in a run from scratch.
+      teachers: in the order of the configuration; none in a run from scratch.
       ranks: this process's place among several; by default it is the only one.
       tuning: how to compute; by default the plainest way that the configuration allows.
-      initial_state: of `TrainState`, to begin with in a run without a checkpoint.
-      initial_torso: reads the weights that the torso has in a run without a checkpoint.
+      initial_state: of `TrainState`, for a run without a checkpoint.
+      initial_torso: reads the torso's weights, for a run without a checkpoint.
     """
 
     def __init__(
         self,
         config: RunConfig,
         spec: ChunkSpec,
+        *,
         folder: RunFolder,
         replay: ShardedReplay,
         teachers: Sequence[Teacher],
         metrics: Metrics,
         stop: StopSignal,
         tracker: Tracker | None = None,
-        *,
         ranks: Ranks | None = None,
         tuning: Tuning | None = None,
         initial_state: dict[str, Any] | None = None,
@@ -86,8 +86,7 @@ class Learner:
     ) -> None:
         self._config, self._folder, self._replay = config, folder, replay
         self._metrics, self._stop, self._ranks = metrics, stop, ranks or Ranks.single()
-        seed, is_image = seed_for(config.seed, "learner", self._ranks.rank), len(spec.frame_shape) > 1
-        torch.manual_seed(seed)
+        torch.manual_seed(seed_for(config.seed, "learner", self._ranks.rank))
         if threads := tuning.threads if tuning is not None else config.learner.threads:
             torch.set_num_threads(threads)
         device = choose_device(config.learner.device)
@@ -102,131 +101,88 @@ class Learner:
         self._teachers, self._initial_state, self._initial_torso = list(teachers), initial_state, initial_torso
         self._labels = TeacherLabels(teachers, device, metrics)
         self._events = open_events(folder.events, write=self._ranks.is_first)
-        self._losses = LossReport(
-            metrics, self._events, device, num_actions=spec.num_actions, custom=list(config.loss_terms)
-        )
+        custom, is_image = list(config.loss_terms), len(spec.frame_shape) > 1
+        self._losses = LossReport(metrics, self._events, device, num_actions=spec.num_actions, custom=custom)
         scores = Scoreboard(config, folder, self._events)
-        self._standing = Standing(config, scores, frame_skip=config.env.frame_skip if is_image else 1)
-        saving = Saving(config, spec, folder, metrics, tracker, stop)
-        self._keeping = Keeping(config, folder, self._state, self._standing, self._labels, saving, self._ranks, metrics)
-        self._readback, self._hopeless = Readback(device), HopelessWait(config, spec, self._view)
-        self._next_housekeeping = 0.0
-        self._wait_seconds = self._phase_wait_seconds = 0.0
+        self._run_state = RunState(config, scores, frame_skip=config.env.frame_skip if is_image else 1)
+        self._persistence = Persistence(
+            config,
+            folder,
+            train_state=self._state,
+            run_state=self._run_state,
+            labels=self._labels,
+            artifacts=ArtifactWriter(config, spec, folder=folder, metrics=metrics, tracker=tracker, stop=stop),
+            ranks=self._ranks,
+            metrics=metrics,
+        )
+        self._batches = partial(
+            batches_of_phase, config, replay=replay, view=self._view, ranks=self._ranks, device=device
+        )
+        self._readback, self._starvation = Readback(device), StarvationCheck(config, spec, self._view)
+        self._next_housekeeping = self._wait_seconds = self._phase_wait_seconds = 0.0
 
     def run(self) -> None:
-        """Runs to the end, going back to a checkpoint where values are not finite.
+        """Runs to the end, rolling back to a checkpoint where values are not finite.
 
-        Raises: whatever replay or the disk could not recover from, or RankLost; UserError if values are not finite and
-          there is no way back, or they are so again.
+        Raises: what replay or the disk could not recover from; RankLost; UserError if values are not finite and there
+          is no checkpoint, or they are so again after a roll-back.
         """
-        if not self._keeping.restore():
-            self._begin()
+        if not self._persistence.restore():
+            self._initialise()
         try:
             while not self._run_phases():
                 pass
         finally:
             self._events.close()
 
-    def status(self) -> dict[str, Any]:
-        """What the driver shows and the heartbeat file keeps."""
-        steps, standing = self._state.learner_steps, self._standing
-        return {
-            "phase": standing.phase or "done",
-            **standing.counters(steps),
-            "phase_learner_steps": standing.phase_learner_steps(steps),
-            "phase_env_frames": standing.phase_env_frames,
-            "policy_version": self._keeping.policy_version,
-            "distillation_multiplier": standing.multiplier,
-            "wait_seconds": self._wait_seconds,
-            "labelled_states": self._labels.num_states,
-            "fallbacks": self._keeping.fallbacks.count,
-            "notice": self._keeping.fallbacks.notice,
-        }
-
     def _run_phases(self) -> bool:
-        """Runs all phases that are left; False if it had to go back instead."""
+        """Runs the remaining phases; returns False if it rolled back instead."""
         try:
-            self._keeping.publish()
-            while (phase := self._standing.phase) is not None and self._run_phase(phase):
+            self._persistence.publish()
+            while (phase := self._run_state.phase) is not None and self._run_phase(phase):
                 pass
-            self._count()  # a stop comes after the actors' tails
-            self._keeping.publish()
+            if self._ranks.is_first:
+                self._run_state.count_frames(self._replay)  # actors send their last chunks when they stop
+            self._persistence.publish()
             self._save()
         except NotFinite as problem:
-            self._keeping.go_back(problem)
-            self._readback.drop()
-            self._losses.begin_anew()
+            self._persistence.roll_back(problem)
+            self._readback.clear()
+            self._losses.reset()
             return False
-        self._keeping.raise_problem()
-        if self._standing.phase is None:
+        self._persistence.raise_disk_error()
+        if self._run_state.phase is None:
             self._metrics.set("learner_phase", len(PHASES))
         return True
 
     def _run_phase(self, phase: PhaseName) -> bool:
-        """Runs a phase, or the rest of it; says whether it has come to its end."""
-        started, waiting = time.monotonic(), None
-        objective = self._enter(phase)
-        made = self._standing.phase_learner_steps(self._state.learner_steps)
-        with batches_of_phase(
-            self._config, phase, self._replay, self._view, self._ranks, self._state.device, first_batch=made
-        ) as source:
+        """Runs a phase, or the rest of it; returns whether it came to its end."""
+        started, batch = time.monotonic(), None
+        objective = self._begin_phase(phase)
+        made = self._run_state.phase_learner_steps(self._state.learner_steps)
+        with self._batches(phase, first_batch=made) as source:
             while True:
-                batch = waiting or self._next(source)
+                batch = batch or self._next_batch(source)
                 agreement = self._ranks.agree(self._order(), None if batch is None else batch.largest_weight)
-                if agreement.verdict is not Verdict.GO_ON:
+                if agreement.verdict is not Verdict.CONTINUE:
                     break
                 if agreement.step and batch is not None:
-                    self._step(phase, objective, batch, source, agreement)
-                waiting = None if agreement.step else batch
+                    self._step(phase, objective, batch=batch, source=source, agreement=agreement)
+                    batch = None
                 if agreement.checkpoint:
                     self._save()
                 self._housekeep()
-        if agreement.verdict is Verdict.GO_BACK:
-            raise self._keeping.not_finite()
+        if agreement.verdict is Verdict.ROLL_BACK:
+            raise self._persistence.not_finite()
         if agreement.verdict is Verdict.END_PHASE:
-            self._keeping.check_all()
+            self._persistence.check_train_state()
             self._end_phase(time.monotonic() - started)
         return agreement.verdict is Verdict.END_PHASE
 
-    def _enter(self, phase: PhaseName) -> Objective:
-        """Makes ready for a phase, or for the rest of one."""
-        self._phase_wait_seconds = 0.0
-        self._metrics.set("learner_phase", PHASES.index(phase))
-        _log.info("phase_started", phase=phase, **self._standing.counters(self._state.learner_steps))
-        weights = weights_of(self._teachers, self._folder.manifest, self._state.device)
-        temperatures = temperatures_of(self._teachers, self._config.distillation.temperature, self._state.device)
-        objective = Objective.of_phase(self._config, phase, weights, temperatures)
-        if objective.imitates and phase == "offline":
-            ranks = self._ranks
-            self._labels.annotate_table(
-                self._replay, "teacher", self._view, self._stop, rank=ranks.rank, ranks=ranks.size
-            )
-            ranks.await_all()
-        return objective
-
-    def _next(self, source: BatchSource) -> Batch | None:
-        started = time.monotonic()
-        batch = source.next(timeout_seconds=_HOUSEKEEPING_SECONDS)
-        seconds = time.monotonic() - started
-        self._wait_seconds += seconds
-        self._phase_wait_seconds += seconds
-        self._metrics.increment("learner_wait_seconds_total", seconds)
-        if batch is None:
-            note_wait(self._metrics.waits, source, self._standing.phase)
-            if self._ranks.is_first:
-                self._hopeless.look(self._replay, self._standing.phase, now=time.monotonic())
-        else:
-            self._metrics.waits.working()
-        return batch
-
-    def _order(self) -> Order:
-        """What is to happen now; with several ranks the first one's word counts."""
-        order = self._standing.order(self._state.learner_steps, stop=self._stop.is_set(), save_at=self._keeping.due)
-        return replace(order, verdict=Verdict.GO_BACK) if self._keeping.problem else order
-
     def _step(
-        self, phase: PhaseName, objective: Objective, batch: Batch, source: BatchSource, agreement: Agreement
+        self, phase: PhaseName, objective: Objective, *, batch: Batch, source: BatchSource, agreement: Agreement
     ) -> None:
+        """One gradient step: label the batch, train on it, send priorities back, report, publish."""
         started = time.monotonic()
         self._state.set_learning_rate(agreement.learning_rate)
         labels = self._labels.of(batch, source) if agreement.multiplier > 0 and objective.imitates else None
@@ -243,55 +199,102 @@ class Learner:
         self._metrics.observe("learner_step_seconds", time.monotonic() - started)
         self._losses.add(result)
         steps = self._state.learner_steps
-        if steps % _REPORT_PERIOD == 0:
-            self._keeping.problem = (
-                self._losses.report(steps, self._standing.env_frames, agreement) or self._keeping.problem
-            )
+        if steps % REPORT_PERIOD == 0:
+            problem = self._losses.report(steps, self._run_state.env_frames, agreement)
+            self._persistence.problem = problem or self._persistence.problem
         if steps % self._config.learner.publish_period == 0:
-            self._keeping.publish()
+            self._persistence.publish()
 
-    def _write_back(self, source: BatchSource, keys: TransitionKeys, priorities: Array) -> None:
-        if np.isfinite(priorities).all():
-            source.write_back(keys, priorities.astype(np.float64))
-        else:
-            self._keeping.problem = "a TD error was not finite"
+    def _order(self) -> Order:
+        """What this rank wants to happen next."""
+        due = self._persistence.checkpoint_due
+        order = self._run_state.order(self._state.learner_steps, stop=self._stop.is_set(), checkpoint_due=due)
+        return replace(order, verdict=Verdict.ROLL_BACK) if self._persistence.problem else order
 
-    def _end_phase(self, seconds: float) -> None:
-        before = sum(int(record["teacher_states"]) for record in self._standing.records)
-        self._standing.end_phase(
-            self._state.learner_steps,
-            seconds=round(seconds, 3),
-            wait_seconds=round(self._phase_wait_seconds, 3),
-            teacher_states=self._keeping.count_labelled() - before,
-        )
-        self._state.sync_target()
-        if self._standing.phase == "rl" and self._config.rl.fresh_optimizer:
-            self._state.renew_optimizer()
-        self._keeping.record_phases()
-        self._keeping.publish()
-        self._save()
-
-    def _housekeep(self) -> None:
-        now = time.monotonic()
-        if self._ranks.is_first and now >= self._next_housekeeping:
-            self._next_housekeeping = now + _HOUSEKEEPING_SECONDS
-            self._standing.update(self._replay)
-
-    def _save(self) -> None:
-        self._readback.flush()
-        self._keeping.save()
-
-    def _count(self) -> None:
-        if self._ranks.is_first:
-            self._standing.count(self._replay)
-
-    def _begin(self) -> None:
-        """The first step lies ahead: with fresh weights, a pretrained encoder, or as the teacher that is fine-tuned."""
+    def _initialise(self) -> None:
+        """Sets the weights before the first step: fresh, with a pretrained encoder, or those of a teacher."""
         teacher = self._config.teacher
         if self._initial_state is not None:
             self._state.load_state_dict(self._initial_state)
             self._state.learner_steps = 0
         elif teacher is not None and teacher.reload != "nothing":
-            self._state.begin_as(self._teachers[0].network)
+            self._state.load_network(self._teachers[0].network)
         elif self._initial_torso is not None:
-            self._state.begin_with_torso(self._initial_torso())
+            self._state.load_torso(self._initial_torso())
+
+    def _begin_phase(self, phase: PhaseName) -> Objective:
+        """The objective of a phase, once its teachers have labelled what they can label in advance."""
+        self._phase_wait_seconds = 0.0
+        self._metrics.set("learner_phase", PHASES.index(phase))
+        _log.info("phase_started", phase=phase, **self._run_state.counters(self._state.learner_steps))
+        weights = weights_of(self._teachers, self._folder.manifest, self._state.device)
+        temperatures = temperatures_of(self._teachers, self._config.distillation.temperature, self._state.device)
+        objective = Objective.of_phase(self._config, phase, weights, temperatures)
+        if objective.imitates and phase == "offline":
+            part = {"rank": self._ranks.rank, "ranks": self._ranks.size}
+            self._labels.annotate_table(self._replay, "teacher", view=self._view, stop=self._stop, **part)
+            self._ranks.barrier()
+        return objective
+
+    def _end_phase(self, seconds: float) -> None:
+        before = sum(int(record["teacher_states"]) for record in self._run_state.records)
+        self._run_state.end_phase(
+            self._state.learner_steps,
+            seconds=round(seconds, 3),
+            wait_seconds=round(self._phase_wait_seconds, 3),
+            teacher_states=self._persistence.count_labelled() - before,
+        )
+        self._state.sync_target()
+        if self._run_state.phase == "rl" and self._config.rl.fresh_optimizer:
+            self._state.reset_optimizer()
+        self._persistence.record_phases()
+        self._persistence.publish()
+        self._save()
+
+    def _next_batch(self, source: BatchSource) -> Batch | None:
+        """The next batch; None if there was none for a second, after noting why."""
+        started = time.monotonic()
+        batch = source.next(timeout_seconds=_HOUSEKEEPING_SECONDS)
+        seconds = time.monotonic() - started
+        self._wait_seconds += seconds
+        self._phase_wait_seconds += seconds
+        self._metrics.increment("learner_wait_seconds_total", seconds)
+        if batch is None:
+            note_wait(self._metrics.waits, source, self._run_state.phase)
+            if self._ranks.is_first:
+                self._starvation.check(self._replay, self._run_state.phase, now=time.monotonic())
+        else:
+            self._metrics.waits.working()
+        return batch
+
+    def _write_back(self, source: BatchSource, keys: TransitionKeys, priorities: Array) -> None:
+        if np.isfinite(priorities).all():
+            source.write_back(keys, priorities.astype(np.float64))
+        else:
+            self._persistence.problem = "a TD error was not finite"
+
+    def _save(self) -> None:
+        self._readback.flush()
+        self._persistence.save()
+
+    def _housekeep(self) -> None:
+        now = time.monotonic()
+        if self._ranks.is_first and now >= self._next_housekeeping:
+            self._next_housekeeping = now + _HOUSEKEEPING_SECONDS
+            self._run_state.update(self._replay)
+
+    def status(self) -> dict[str, Any]:
+        """For the driver and the heartbeat file."""
+        steps, run_state = self._state.learner_steps, self._run_state
+        return {
+            "phase": run_state.phase or "done",
+            **run_state.counters(steps),
+            "phase_learner_steps": run_state.phase_learner_steps(steps),
+            "phase_env_frames": run_state.phase_env_frames,
+            "policy_version": self._persistence.policy_version,
+            "distillation_multiplier": run_state.multiplier,
+            "wait_seconds": self._wait_seconds,
+            "labelled_states": self._labels.num_states,
+            "fallbacks": self._persistence.fallbacks.count,
+            "notice": self._persistence.fallbacks.notice,
+        }

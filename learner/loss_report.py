@@ -45,7 +45,7 @@ class LossReport:
         self._sums += result.terms
         self._steps += 1
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Forgets the steps since the last report."""
         self._sums.zero_()
         self._steps = 0
@@ -56,7 +56,7 @@ class LossReport:
         Returns: what is not finite, in words; nothing is published then. Empty if all is well.
         """
         means = cast("list[float]", (self._sums / self._steps).tolist())
-        self.begin_anew()
+        self.reset()
         values = dict(zip(self._names, means, strict=True)) | {
             "distillation_multiplier": order.multiplier,
             "learning_rate": order.learning_rate,

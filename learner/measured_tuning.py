@@ -41,11 +41,13 @@ def tune(
     if ranks.is_first and len(ways) > 1:
         kept = folder.tuning()
         if kept is None or Tuning(**kept["chosen"]) not in ways:
-            kept = _measured(measure(config, spec, device, ways, batch_size=ranks.share(config.learner.batch_size)))
+            kept = _measured(
+                measure(config, spec, device, ways, batch_size=ranks.rows_per_rank(config.learner.batch_size))
+            )
             folder.write_tuning(kept)
             _log.info("tuned", **kept)
         choice = ways.index(Tuning(**kept["chosen"]))
-    return ways[ranks.from_first(choice)]
+    return ways[ranks.broadcast(choice)]
 
 
 def measure(

@@ -1,17 +1,17 @@
-"""The ranks of a learner: processes that share every batch and keep the same parameters. Owner of torch.distributed,
-with `learner.rendezvous`.
+"""The ranks of a learner: processes that share every batch and keep the same parameters. Only this module and
+`learner.rendezvous` use torch.distributed.
 
     learner.rendezvous.meet --> every learner step: agree (gloo, host) --> forward, backward (gradients averaged)
 
-Before each step all ranks agree, in one collective, on what rank 0 orders, on whether everybody has a batch and on the
-largest raw importance weight: either all take the step, alike, or none does. Each rank's loss is the mean over its own
-rows and DistributedDataParallel averages the gradients, so equal shares give the mean over the whole batch. Every
-collective has a deadline: a rank that is gone makes the others raise, never wait for ever.
+Before each step one collective settles what rank 0 orders, whether every rank has a batch, and the largest raw
+importance weight: either all ranks take the same step or none does. Each rank's loss is the mean over its own rows and
+DistributedDataParallel averages the gradients, so equal shares give the mean over the whole batch. Every collective has
+a deadline, so the loss of one rank raises on the others instead of blocking them.
 
-With one rank nothing here costs anything: no process group, no copy, no collective. The loop reads the same:
+A single rank costs nothing: no process group, no copy, no collective. The loop reads the same:
 
     agreement = ranks.agree(order, batch.largest_weight if batch is not None else None)
-    if agreement.verdict is not Verdict.GO_ON: leave the phase, on every rank
+    if agreement.verdict is not Verdict.CONTINUE: leave the phase on every rank
     if agreement.step: train_step(..., multiplier=agreement.multiplier), with importance weights times
         batch.largest_weight / agreement.largest_weight
     if agreement.checkpoint: ranks.check_equal(...), ranks.gather(...); rank 0 writes
@@ -37,7 +37,7 @@ from zlib_ng import zlib_ng
 from upcycle.errors import UpcycleError
 from upcycle.runs.runtime import StopSignal
 
-_PATIENCE_SECONDS: Final = 3600.0  # how much later than the first the last rank may be done with its share of a job
+_PATIENCE_SECONDS: Final = 3600.0  # how long the first rank at a barrier waits for the last one
 _POLL_SECONDS: Final = 0.1
 _LEAVE_SECONDS: Final = 5.0
 _NOISE: Final = re.compile(r"^\[\S+\] |\. This is typically.*")  # gloo's line of source before, its advice after
@@ -45,30 +45,30 @@ _CONNECTION: Final = re.compile("gloo|NCCL")  # a backward pass raises a Runtime
 
 
 class RankLost(UpcycleError):
-    """Another rank is gone, or has not answered in time. Nothing can go on without it: all are to be restarted."""
+    """Another rank is gone, or has not answered in time. All ranks must be restarted."""
 
 
 class RanksDiffer(UpcycleError):
-    """The ranks no longer have the same parameters: a defect, or a machine that computes wrongly."""
+    """The ranks no longer have the same parameters: a bug, or a machine that computes wrongly."""
 
 
 class Verdict(IntEnum):
-    """What is to happen now. Of several the greatest holds."""
+    """What happens next. Of the ranks' verdicts the greatest holds."""
 
-    GO_ON = 0
+    CONTINUE = 0
     END_PHASE = 1
     STOP = 2
-    GO_BACK = 3  # to the last checkpoint: something is not finite
+    ROLL_BACK = 3  # to the newest checkpoint: a value is not finite
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a rank wants to happen before the next learner step; rank 0's holds; others may stop it or go back.
+    """What a rank wants to happen next. Rank 0 decides; the others can only stop the run or roll it back.
 
     Attributes:
-      multiplier: of the terms that imitate, in force for this step.
+      multiplier: of the imitation terms, for this step.
       learning_rate: for this step.
-      checkpoint: whether a checkpoint follows, with or without a step before it; all ranks take part in it.
+      checkpoint: write a checkpoint, whether or not a step comes first; all ranks take part in it.
     """
 
     verdict: Verdict
@@ -79,11 +79,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Agreement(Order):
-    """What all ranks do now, the same on each.
+    """What all ranks do next, the same on each.
 
     Attributes:
-      step: all have a batch and go on. If False nobody takes a step, and who has a batch keeps it.
-      largest_weight: largest raw importance weight of the whole batch; 1 where there is no step.
+      step: all ranks have a batch and continue. If False no rank steps, and batches are kept.
+      largest_weight: largest raw importance weight of the whole batch; 1 without a step.
     """
 
     step: bool = False
@@ -91,11 +91,11 @@ class Agreement(Order):
 
 
 class Ranks:
-    """One process's place among the ranks. A context manager: leaving it leaves the group.
+    """This process's membership of the process group. A context manager: leaving it leaves the group.
 
     Attributes:
-      rank: 0 <= rank < size. Rank 0 alone writes files, reads scores and says what is to happen.
-      size: how many there are.
+      rank: 0 <= rank < size. Only rank 0 writes files, reads scores and gives orders.
+      size: number of ranks.
     """
 
     def __init__(self, rank: int, size: int, store: TCPStore | None = None, stop: StopSignal | None = None) -> None:
@@ -104,7 +104,7 @@ class Ranks:
 
     @classmethod
     def single(cls) -> Self:
-        """The only rank: no process group, every method answers at once."""
+        """The only rank: no process group, every method returns at once."""
         return cls(0, 1)
 
     def __enter__(self) -> Self:
@@ -122,8 +122,8 @@ class Ranks:
         """Whether this is rank 0."""
         return self.rank == 0
 
-    def share(self, batch_size: int) -> int:
-        """Rows that each rank draws of a batch. Raises ValueError if they cannot share it equally."""
+    def rows_per_rank(self, batch_size: int) -> int:
+        """Rows of a batch that each rank draws. Raises: ValueError if the ranks cannot share it equally."""
         if batch_size % self.size:
             raise ValueError(f"{self.size} ranks cannot share {batch_size} rows equally")
         return batch_size // self.size
@@ -131,21 +131,20 @@ class Ranks:
     def wrap(self, module: nn.Module) -> nn.Module:
         """A module whose backward pass averages the gradients over all ranks; the module itself for one rank.
 
-        Its parameters are overwritten by rank 0's. Call the result where gradients are wanted, and there alone: every
-        forward pass with gradients is to be followed by one backward pass that reaches all parameters. Everything else
-        (state_dict, optimizer, passes without gradients) goes on with `module`, whose parameters it shares. Buffers
-        are left alone.
+        Its parameters are overwritten by rank 0's. Call the result only where gradients are needed: every forward pass
+        with gradients must be followed by one backward pass that reaches all parameters. Everything else (state_dict,
+        optimizer, passes without gradients) uses `module`, whose parameters it shares. Buffers are not synchronised.
         """
         if self.size == 1:
             return module
-        with together(self.rank, self.size), warnings.catch_warnings():
-            # Buffers are constants here. Newer releases want another name for this, which older ones do not know.
+        with collective(self.rank, self.size), warnings.catch_warnings():
+            # Buffers are constants here. Newer releases rename this argument; older ones lack the new name.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     @contextmanager
     def averaging(self) -> Generator[None]:
-        """Around the backward pass of what `wrap` gave: raises RankLost where another rank is gone meanwhile."""
+        """Wraps the backward pass of a wrapped module. Raises: RankLost if another rank is lost in it."""
         try:
             yield
         except RuntimeError as error:
@@ -154,18 +153,18 @@ class Ranks:
             raise _lost(self.rank, self.size, error) from error
 
     def agree(self, order: Order, largest_weight: float | None) -> Agreement:
-        """What all ranks do now; every rank calls it once before each step.
+        """What all ranks do next; every rank calls it once before each step.
 
         Args:
-          order: rank 0's holds; of the others' only Verdict.STOP and Verdict.GO_BACK count, for all.
-          largest_weight: largest raw importance weight of this rank's rows; None if it has no batch.
+          order: rank 0's decides; of the others' only Verdict.STOP and Verdict.ROLL_BACK count.
+          largest_weight: largest raw importance weight of this rank's rows; None without a batch.
         Raises: RankLost.
         """
         here = largest_weight is not None
         if self.size == 1:
             return _agreement(order, step=here, largest_weight=largest_weight or 1.0)
         if not self.is_first:
-            verdict = order.verdict if order.verdict >= Verdict.STOP else Verdict.GO_ON
+            verdict = order.verdict if order.verdict >= Verdict.STOP else Verdict.CONTINUE
             order = Order(verdict, multiplier=-math.inf, learning_rate=-math.inf, checkpoint=False)
         mine = [
             float(order.verdict),
@@ -175,14 +174,14 @@ class Ranks:
             float(not here),
             largest_weight if largest_weight is not None else -math.inf,
         ]
-        verdict, multiplier, rate, checkpoint, missing, largest = self._greatest(mine, torch.float64)
+        verdict, multiplier, rate, checkpoint, missing, largest = self._all_max(mine, torch.float64)
         order = Order(Verdict(int(verdict)), multiplier, rate, checkpoint > 0)
         return _agreement(order, step=not missing, largest_weight=largest if not missing else 1.0)
 
-    def await_all(self) -> None:
-        """Returns when all ranks have come here, or the run is stopped: for work that takes some longer than others.
+    def barrier(self) -> None:
+        """Waits until all ranks are here or the run is stopped; for work that takes some ranks much longer than others.
 
-        A rank that dies meanwhile is not noticed here; the driver then starts all ranks again.
+        It does not notice a rank that dies; the driver then restarts all ranks.
         Raises: RankLost after an hour.
         """
         if self.size > 1:
@@ -190,10 +189,10 @@ class Ranks:
             store.add(key, 1)
             self._poll(lambda: store.add(key, 0) == self.size)
 
-    def from_first(self, number: int) -> int:
-        """Rank 0's number, which all ranks get, as patiently as `await_all`: the checkpoint to go on from, for example.
+    def broadcast(self, number: int) -> int:
+        """Rank 0's number on every rank, waiting as long as `barrier`: the checkpoint to resume from, for example.
 
-        Raises: RankLost, also if the run is stopped before rank 0 has said it.
+        Raises: RankLost, also if the run is stopped before rank 0 has sent it.
         """
         if self.size == 1:
             return number
@@ -203,11 +202,11 @@ class Ranks:
             return number
         self._poll(lambda: store.check([key]))
         if self._stop.is_set():
-            raise RankLost(f"rank {self.rank} of {self.size} was stopped before it knew what to do")
+            raise RankLost(f"rank {self.rank} of {self.size} was stopped before rank 0 said how to continue")
         return int(store.get(key))
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's tensor, by rank: states of random generators, for a checkpoint. Raises: RankLost.
+        """The tensors of all ranks, by rank. Raises: RankLost.
 
         Args:
           tensor: on the host; shape and dtype are the same on all ranks.
@@ -215,12 +214,12 @@ class Ranks:
         if self.size == 1:
             return [tensor]
         tensors = [torch.empty_like(tensor) for _ in range(self.size)]
-        with together(self.rank, self.size):
+        with collective(self.rank, self.size):
             dist.all_gather(tensors, tensor.contiguous())
         return tensors
 
     def check_equal(self, tensors: Iterable[Tensor]) -> None:
-        """Compares the bits of the ranks' tensors by a checksum; a copy of them goes to the host.
+        """Compares the bits of the ranks' tensors by checksum; copies them to the host.
 
         Raises: RanksDiffer on every rank if they are not the same; RankLost.
         """
@@ -230,7 +229,7 @@ class Ranks:
         for tensor in tensors:
             array = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
             checksum = zlib_ng.crc32(array, checksum)
-        greatest, least = self._greatest([checksum, -checksum], torch.int64)
+        greatest, least = self._all_max([checksum, -checksum], torch.int64)
         if greatest != -least:
             raise RanksDiffer(f"rank {self.rank} of {self.size}: parameters differ between the ranks")
 
@@ -241,19 +240,19 @@ class Ranks:
 
     def _poll(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        with together(self.rank, self.size):
+        with collective(self.rank, self.size):
             while not condition() and not self._stop.wait(_POLL_SECONDS):
                 if time.monotonic() > deadline:
-                    raise RankLost(f"rank {self.rank} of {self.size} has waited for another too long")
+                    raise RankLost(f"rank {self.rank} of {self.size} timed out waiting for another rank")
 
     def _leave_together(self) -> None:
-        """Waits a moment until all have done their last collective: who left before would break it for the others.
+        """Waits until all ranks have finished their last collective: leaving earlier would break it for the others.
 
-        Rank 0 keeps the store, so it leaves last.
+        Rank 0 holds the store, so it leaves last.
         """
         store, key = self._next_key()
         deadline = time.monotonic() + _LEAVE_SECONDS
-        with suppress(RuntimeError):  # somebody has died at the very end, which the driver sees
+        with suppress(RuntimeError):  # a rank died at the very end, which the driver sees
             store.add(key, 1)
             while store.add(key, 0) < self.size and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
@@ -261,15 +260,15 @@ class Ranks:
             while self.is_first and store.add(f"{key}-left", 0) < self.size and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
 
-    def _greatest(self, values: list[float], dtype: torch.dtype) -> list[float]:
+    def _all_max(self, values: list[float], dtype: torch.dtype) -> list[float]:
         tensor = torch.tensor(values, dtype=dtype)
-        with together(self.rank, self.size):
+        with collective(self.rank, self.size):
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return cast(list[float], tensor.tolist())
 
 
 @contextmanager
-def together(rank: int, size: int) -> Generator[None]:
+def collective(rank: int, size: int) -> Generator[None]:
     """Raises RankLost for what torch.distributed raises at a closed connection or a missed deadline."""
     try:
         yield
@@ -283,12 +282,12 @@ def _lost(rank: int, size: int, error: RuntimeError) -> RankLost:
 
 
 def _agreement(order: Order, *, step: bool, largest_weight: float) -> Agreement:
-    go_on = order.verdict is Verdict.GO_ON
+    continues = order.verdict is Verdict.CONTINUE
     return Agreement(
         order.verdict,
         order.multiplier,
         order.learning_rate,
         order.checkpoint,
-        step=step and go_on,
+        step=step and continues,
         largest_weight=largest_weight,
     )

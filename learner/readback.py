@@ -45,7 +45,7 @@ class Readback:
         while self._pending:
             self._deliver_oldest()
 
-    def drop(self) -> None:
+    def clear(self) -> None:
         """Forgets what is under way: nobody wants it any more."""
         self._pending.clear()
 

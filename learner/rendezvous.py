@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from learner.ranks import RankLost, Ranks, together
+from learner.ranks import RankLost, Ranks, collective
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
 
@@ -53,10 +53,10 @@ def meet(
     arrived = store.add(_ARRIVED, 1)
     while arrived < size:
         _wait(stop, deadline, f"rank {rank}: {arrived} of {size} ranks have come")
-        with together(rank, size):
+        with collective(rank, size):
             arrived = store.add(_ARRIVED, 0)
     store.set_timeout(timedelta(seconds=answer_seconds))
-    with together(rank, size):
+    with collective(rank, size):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=store,

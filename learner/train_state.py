@@ -40,6 +40,7 @@ class TrainState:
       frozen_torso: leave the torso as it is. The optimizer knows its parameters all the same, by their places.
 
     Attributes:
+      config: of the optimizer and the averages.
       online, target: forward passes, uint8 or float32 observations to `Outputs`.
       policy_network: what actors and evaluator play: the average of the online network's weights over recent steps,
         or the online network itself where `learner.weight_average_decay` is 0.
@@ -55,7 +56,7 @@ class TrainState:
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
         frozen_torso: bool = False,
     ) -> None:
-        self.device, self._config = device, config
+        self.device, self.config = device, config
         tuning = tuning or untuned(config, device)
         network.in_bfloat16 = tuning.bfloat16
         if tuning.channels_last:
@@ -79,16 +80,16 @@ class TrainState:
         """Hard copy of the online network into the target network."""
         self.target_network.load_state_dict(self.online_network.state_dict())
 
-    def renew_optimizer(self) -> None:
+    def reset_optimizer(self) -> None:
         """Forgets what the optimizer has averaged."""
-        self.optimizer = build_optimizer(self.online_network.parameters(), self._config)
+        self.optimizer = build_optimizer(self.online_network.parameters(), self.config)
 
-    def begin_as(self, network: QNetwork) -> None:
+    def load_network(self, network: QNetwork) -> None:
         """Takes over the weights of a network of the same architecture, as online, target and policy network."""
         for own in (self.online_network, self.target_network, self.policy_network):
             own.load_state_dict(network.state_dict())
 
-    def begin_with_torso(self, tensors: Tensors) -> None:
+    def load_torso(self, tensors: Tensors) -> None:
         """Takes over a torso of the same architecture, in online, target and policy network.
 
         Raises: CorruptDataError if a name or a shape is another, or a value is not finite.

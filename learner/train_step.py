@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from learner.batch_source import Batch
+from learner.batches import Batch
 from learner.loss_terms import LossInputs
 from learner.losses import (
     categorical_loss,
@@ -78,17 +78,17 @@ def compute_loss(
     log_policy: Tensor | None = None
     if multiplier > 0 and objective.imitates:
         assert teacher_values is not None, "imitation without a teacher"
-        log_policy, weights_of_teacher = _teaching(outputs.q_values.detach(), teacher_values, objective)
+        log_policy, gate = _teaching(outputs.q_values.detach(), teacher_values, objective)
         entropy = -(log_policy.exp() * log_policy).sum(dim=1).mean()
-        weights_of_teacher = weights * weights_of_teacher
+        gate = weights * gate
         if objective.distillation.coefficient > 0:
             kl = distillation_loss(outputs.q_values, log_policy, objective.distillation.temperature)
-            distillation = (weights_of_teacher * kl).mean()
+            distillation = (gate * kl).mean()
             loss = loss + objective.distillation.coefficient * multiplier * distillation
         if objective.margin.coefficient > 0:
             options = objective.margin
-            short = margin_loss(outputs.q_values, log_policy.argmax(dim=1), options.margin, options.form)
-            margin = (weights_of_teacher * short).mean()
+            margin_penalty = margin_loss(outputs.q_values, log_policy.argmax(dim=1), options.margin, options.form)
+            margin = (gate * margin_penalty).mean()
             loss = loss + options.coefficient * multiplier * margin
     if objective.cql is not None:
         gap = conservative_loss(outputs.q_values, batch.action, objective.cql.temperature)

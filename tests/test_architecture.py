@@ -17,11 +17,6 @@ MAX_LINES = 300
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 IMPORT_OTHER_TESTS = {
-    "learner/test_drawable.py",
-    "learner/test_finiteness.py",
-    "learner/test_labels.py",
-    "learner/test_resume.py",
-    "learner/test_saving.py",
     "orchestrator/cli/test_app.py",
     "orchestrator/processes/test_replay_shard.py",
     "orchestrator/run/test_kinds.py",
@@ -38,18 +33,10 @@ IMPORT_OTHER_TESTS = {
     "replay_service/server/test_shard_flow.py",
     "replay_service/storage/test_compressed_frames.py",
     "teacher_store/importers/layers/test_torch_wrappers.py",
-    "upcycle/experience/test_log_folder.py",
-    "upcycle/experience/test_log_sealing.py",
-    "upcycle/experience/test_log_trimming.py",
 }
 """Tests that still import what they share from another test; it belongs into `tests/helpers`. To become empty."""
 
 REACH_PRIVATE_MEMBERS = {
-    "actors/test_envs.py": "_envpool",
-    "actors/test_weights.py": "_check_finite",
-    "learner/test_finiteness.py": "_REPORT_PERIOD _check_finite",
-    "learner/test_learner.py": "_PATIENCE_SECONDS",
-    "learner/test_train_step.py": "_config",
     "orchestrator/cluster/test_lean_ray.py": "_AGENT",
     "orchestrator/cluster/test_local_ray.py": "_PLACES",
     "orchestrator/cluster/test_ray_start.py": "_LOOK_SECONDS _SAY_SECONDS",

@@ -1,7 +1,7 @@
-"""The evaluator: whole games of a pinned policy version under the evaluation protocol, and the score they earn.
+"""The evaluator: plays whole games with one policy version under the evaluation protocol, and writes their score.
 
-Its scores are the only judgement of a policy: the distillation multiplier, the report and the summary all come from
-them, never from the returns of exploring actors.
+These scores are the only judgement of a policy: the distillation multiplier, the report and the summary all use them,
+never the returns of exploring actors.
 """
 
 import time
@@ -13,9 +13,9 @@ import structlog
 from actors.envs import env_spec
 from actors.policy import QPolicy
 from actors.rollout import play_episodes
+from actors.weights import WeightSubscriber
 from orchestrator.baselines import Baselines
 from upcycle.config.run import RunConfig
-from upcycle.errors import CorruptDataError
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import Record, RunFolder
 from upcycle.runs.runtime import Games, OnGames, StopSignal, seed_for
@@ -43,8 +43,8 @@ def evaluate_snapshot(
 
     The games depend on the run's seed, the version and the kind alone.
 
-    Returns: a score in the form of `RunFolder.append_score`, or None if `stop` was set before the last game ended:
-      the games that had ended by then would favour short ones.
+    Returns: a score in the form of `RunFolder.append_score`; None if `stop` was set before the last game ended, as the
+      games that had ended would be biased towards short ones.
     Raises: CorruptDataError if the weights do not fit the run's network.
     """
     policy = QPolicy(config.network, env_spec(config.env))
@@ -81,16 +81,15 @@ class Evaluator:
     """Scores the newest policy version, at most one every `evaluation.period_seconds`, until `stop` is set.
 
     After the offline phase, in which no frames are played, versions must also be `evaluation.period_frames` apart.
-
-    The best ones so far are kept beside the run's newest versions: a run that ends badly still has a teacher to give.
-
-    A version that cannot be read (pruned meanwhile, torn) is logged and passed over; the next one comes.
+    Copies of the best versions so far are kept beside the newest ones, so a run that ends badly still has a good
+    teacher. A version that cannot be read (pruned meanwhile, torn) is logged and skipped.
     """
 
     def __init__(
         self,
         config: RunConfig,
         folder: RunFolder,
+        *,
         baselines: Baselines,
         metrics: Metrics,
         stop: StopSignal,
@@ -99,6 +98,7 @@ class Evaluator:
         self._config, self._folder, self._baselines = config, folder, baselines
         self._metrics, self._stop, self._tracker = metrics, stop, tracker
         self._snapshots = SnapshotFolder(folder.snapshots)
+        self._subscriber = WeightSubscriber(self._snapshots, tracker, poll_seconds=_POLL_SECONDS)
         scores = [record for record in folder.scores() if record["kind"] == "evaluation"]
         self._newest = max((int(record["policy_version"]) for record in scores), default=-1)
         self._frames = max((int(record["env_frames"]) for record in scores), default=None)
@@ -110,15 +110,16 @@ class Evaluator:
         """Evaluates until `stop` is set. Raises: UserError if the disk is full."""
         due = time.monotonic()
         while not self._stop.is_set():
-            snapshot = self._next_snapshot() if time.monotonic() >= due else None
-            if snapshot is None:
+            now = time.monotonic()
+            weights = self._subscriber.poll(now, wanted=self._is_due) if now >= due else None
+            if weights is None:
                 self._stop.wait(_POLL_SECONDS)
                 continue
             due = time.monotonic() + self._config.evaluation.period_seconds
-            self._evaluate(snapshot)
+            self._evaluate(weights)
 
     def status(self) -> dict[str, Any]:
-        """What the driver shows: the newest score, its policy version, and how far the games of the next one are."""
+        """For the driver: the newest score, its policy version, and the progress of the games under way."""
         games = self._games
         return {
             "score": self._score,
@@ -126,27 +127,18 @@ class Evaluator:
             "games": None if games is None else asdict(games),
         }
 
-    def _next_snapshot(self) -> Snapshot | None:
-        """The newest version, if it is newer than the one evaluated last, and by enough frames."""
-        try:
-            ref = self._snapshots.latest()
-            if ref is None or ref.version <= self._newest or self._comes_too_soon(ref):
-                return None
-            return self._snapshots.load(ref)
-        except CorruptDataError as error:
-            _log.warning("snapshot_unreadable", error=str(error))
-            return None
-
-    def _comes_too_soon(self, ref: SnapshotRef) -> bool:
-        """Whether a version is less than `evaluation.period_frames` after the one evaluated last.
+    def _is_due(self, ref: SnapshotRef) -> bool:
+        """Whether a version is newer than the one evaluated last, and by enough frames.
 
         Raises: CorruptDataError if it cannot be read.
         """
-        if self._frames is None or self._config.evaluation.period_frames == 0:
+        if ref.version <= self._newest:
             return False
+        if self._frames is None or self._config.evaluation.period_frames == 0:
+            return True
         metadata = self._snapshots.metadata(ref)
         played = int(metadata["env_frames"]) - self._frames
-        return metadata["phase"] != "offline" and played < self._config.evaluation.period_frames
+        return metadata["phase"] == "offline" or played >= self._config.evaluation.period_frames
 
     def _evaluate(self, snapshot: Snapshot) -> None:
         record = evaluate_snapshot(
@@ -178,7 +170,7 @@ class Evaluator:
                 self._metrics.increment("tracker_unavailable_total")
 
     def _rank(self, snapshot: Snapshot, mean_return: float) -> None:
-        """Keeps a copy of a version that is among the best so far; of equals, the later ones."""
+        """Keeps a copy of a version that ranks among the best so far; ties go to the later version."""
         self._returns[self._newest] = mean_return
         ranking = sorted(self._returns, key=lambda version: (self._returns[version], version), reverse=True)
         finalists = ranking[: self._config.evaluation.finalists]

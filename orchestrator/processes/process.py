@@ -183,19 +183,19 @@ def _actor(context: Context) -> Loop:
     subscriber = WeightSubscriber(
         SnapshotFolder(context.folder.snapshots),
         context.tracker,
-        context.config.actors.weight_poll_seconds,
-        context.metrics,
+        poll_seconds=context.config.actors.weight_poll_seconds,
+        metrics=context.metrics,
     )
     return Actor(
         context.config,
         context.spec,
-        context.folder,
-        context.index,
-        context.replay("actor"),
-        subscriber,
-        context.metrics,
-        context.stop,
-        _guide(context),
+        folder=context.folder,
+        index=context.index,
+        replay=context.replay("actor"),
+        subscriber=subscriber,
+        metrics=context.metrics,
+        stop=context.stop,
+        teacher=_guide(context),
     )
 
 
@@ -221,7 +221,14 @@ def _evaluator(context: Context) -> Loop:
     context.metrics.moments.first("imports")
     torch.set_num_threads(1)
     baselines = Baselines.from_manifest(context.manifest)
-    return Evaluator(context.config, context.folder, baselines, context.metrics, context.stop, context.tracker)
+    return Evaluator(
+        context.config,
+        context.folder,
+        baselines=baselines,
+        metrics=context.metrics,
+        stop=context.stop,
+        tracker=context.tracker,
+    )
 
 
 BUILDERS: Final[dict[Role, Callable[[Context], Loop]]] = {

@@ -13,7 +13,7 @@ from replay_service.storage.spill_files import Place, SpillFiles
 from upcycle.errors import CorruptDataError
 from upcycle.experience import frame_groups, kernels
 from upcycle.experience.chunks import COLUMNS, Array, Chunk, ChunkSpec
-from upcycle.experience.windows import View, Windows, stack_openings, window_values
+from upcycle.experience.windows import View, Windows, num_padded_frames, window_values
 
 
 class _Slots:
@@ -103,7 +103,7 @@ class PackedStorage(_Slots):
             low, high = self._bounds[slots, begin // self._group], self._bounds[slots, (end - 1) // self._group + 1]
         low, high = low.astype(np.int64), high.astype(np.int64)
         runs = kernels.join_pieces(self._loaded(slots), slots, low, high)
-        openings = stack_openings(self.spec, self.columns, slots, offsets, view)
+        openings = num_padded_frames(self.spec, self.columns, slots, offsets, view)
         return PackedWindows.of_runs(self._codec, runs, high - low, skip, end - begin, openings, view)
 
     def gather(self, slots: Array, offsets: Array, view: View) -> Windows:

@@ -73,9 +73,21 @@ class Stage:
         self.shard = ReplayShard(index=0, spec=SPEC, tables=[table], log=None, metrics=Metrics("replay", "test"))
         address = self.shard.start()
         self.replay = ShardedReplay(lambda: {0: address}, SPEC, rng=np.random.default_rng(0))
-        subscriber = WeightSubscriber(self.snapshots, None, CONFIG.actors.weight_poll_seconds, self.metrics)
+        subscriber = WeightSubscriber(
+            self.snapshots, None, poll_seconds=CONFIG.actors.weight_poll_seconds, metrics=self.metrics
+        )
         self.recorder = Recorder(self.replay)
-        self.actor = Actor(config, SPEC, self.folder, 0, self.recorder, subscriber, self.metrics, self.stop, teacher)
+        self.actor = Actor(
+            config,
+            SPEC,
+            folder=self.folder,
+            index=0,
+            replay=self.recorder,
+            subscriber=subscriber,
+            metrics=self.metrics,
+            stop=self.stop,
+            teacher=teacher,
+        )
         self.errors: list[BaseException] = []
         self.thread = threading.Thread(target=self._run)
 

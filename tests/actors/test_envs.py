@@ -62,7 +62,7 @@ def test_a_family_that_cannot_be_made_here_is_refused_in_one_line(monkeypatch: p
     def broken(_: str) -> type[Broken]:
         return Broken
 
-    monkeypatch.setattr("actors.envs._envpool", broken)
+    monkeypatch.setattr("actors.envs.load_envpool", broken)
     with pytest.raises(UserError, match="requires the system Qt 5 runtime; install what is missing; or") as error:
         env_spec(EnvConfig(task="CoinrunEasy-v0"))
     assert (error.value.field, error.value.value) == ("env.task", "CoinrunEasy-v0")

@@ -129,7 +129,7 @@ def test_weights_that_are_not_finite_are_passed_over_and_the_next_version_is_tak
 ) -> None:
     subscriber = WeightSubscriber(folder, None, poll_seconds=1, metrics=metrics)
     with monkeypatch.context() as patch:  # as an older version would have published them
-        patch.setattr("upcycle.runs.snapshots._check_finite", unguarded)
+        patch.setattr("upcycle.runs.snapshots.check_finite", unguarded)
         publish(folder, 1, float("nan"))
     assert subscriber.poll(0.0) is None
     assert metrics.value("actor_torn_weights_total") == 1

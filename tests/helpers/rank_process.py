@@ -36,7 +36,7 @@ OBJECTIVE = Objective(LEARNER, DistillationConfig(), MarginConfig(), None, Teach
 MULTIPLIERS = (1.0, 0.7, 0.4, 0.1, 0.0)
 ANSWER_SECONDS = 30.0
 
-GO_ON = Order(Verdict.GO_ON, multiplier=0.5, learning_rate=1e-3)
+GO_ON = Order(Verdict.CONTINUE, multiplier=0.5, learning_rate=1e-3)
 
 
 def teacher(observation: Tensor) -> Tensor:
@@ -56,11 +56,11 @@ def train(ranks: Ranks, *, frozen_torso: bool = False) -> TrainState:
     rng = np.random.default_rng(1)
     for step in range(STEPS):
         sampled, raw = draw(rng)
-        size = ranks.share(BATCH_SIZE)
+        size = ranks.rows_per_rank(BATCH_SIZE)
         mine = slice(ranks.rank * size, (ranks.rank + 1) * size)
         largest = float(raw[mine].max())
         # Rank 0's multiplier and rate are to hold.
-        order = Order(Verdict.GO_ON, MULTIPLIERS[step] + ranks.rank, LEARNER.learning_rate * (1 + step + ranks.rank))
+        order = Order(Verdict.CONTINUE, MULTIPLIERS[step] + ranks.rank, LEARNER.learning_rate * (1 + step + ranks.rank))
         agreement = ranks.agree(order, largest)
         assert agreement.step
         state.set_learning_rate(agreement.learning_rate)
@@ -127,9 +127,9 @@ def main(rank: int, path: Path) -> None:
         if rank == 0:
             time.sleep(0.3)
             (path / "late").touch()
-        ranks.await_all()
+        ranks.barrier()
         results["waited"] = (path / "late").exists()
-        results["from_first"] = ranks.from_first(40 + rank)
+        results["from_first"] = ranks.broadcast(40 + rank)
         results["gathered"] = [int(tensor) for tensor in ranks.gather(torch.tensor(7 + rank))]
         with torch.no_grad():
             next(iter(state.online_network.parameters())).view(-1)[3] += rank * 1e-7
@@ -175,7 +175,7 @@ def disagreeing(ranks: Ranks) -> list[Agreement]:
         ranks.agree(GO_ON if first else replace(end, checkpoint=True), 1.0),  # not for rank 1 to say
         ranks.agree(GO_ON if first else stop, 1.0),
         ranks.agree(end if first else stop, None),
-        ranks.agree(stop if first else replace(GO_ON, verdict=Verdict.GO_BACK, checkpoint=True), 1.0),
+        ranks.agree(stop if first else replace(GO_ON, verdict=Verdict.ROLL_BACK, checkpoint=True), 1.0),
     ]
 
 

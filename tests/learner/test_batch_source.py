@@ -136,9 +136,9 @@ def test_frames_are_used_again_once_the_learner_has_gone_on() -> None:
 def test_a_buffer_of_another_shape_is_not_used_again() -> None:
     buffers = FrameBuffers(torch.device("cpu"))
     first = buffers.take((2, 3), "uint8")
-    buffers.give_back(torch.from_numpy(first))
+    buffers.release(torch.from_numpy(first))
     assert buffers.take((2, 4), "uint8").shape == (2, 4)
-    buffers.give_back(torch.from_numpy(first))
+    buffers.release(torch.from_numpy(first))
     assert np.shares_memory(buffers.take((2, 3), "uint8"), first)
 
 
@@ -258,7 +258,7 @@ def test_a_source_that_gets_nothing_says_why(phase: PhaseName, kind: str) -> Non
     replay, waits = ScriptedReplay(), WaitNote()
     replay.empty = True
     with source(replay) as batches:
-        while batches.held_back is None:
+        while batches.last_timeout is None:
             assert batches.next(0.05) is None
         note_wait(waits, batches, phase)
         wait = waits.now()
@@ -266,4 +266,4 @@ def test_a_source_that_gets_nothing_says_why(phase: PhaseName, kind: str) -> Non
         assert (wait.kind, wait.detail) == (kind, "nothing")
         replay.empty = False
         assert batches.next(10) is not None
-        assert batches.held_back is None
+        assert batches.last_timeout is None

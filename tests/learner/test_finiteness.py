@@ -12,20 +12,16 @@ from hypothesis import strategies as st
 
 from learner.checkpoint import CheckpointFolder
 from learner.finiteness import Fallbacks, NotFinite, find_not_finite
-from learner.learner import Learner
 from learner.train_state import TrainState
 from learner.train_step import StepResult, train_step
 from teacher_store.teacher import Teacher
-from tests.learner.test_learner import BASE, CHUNKS, experience, replay, run_folder, teacher
+from tests.helpers.cartpole_learner import BASE, new_learner, replay, run_folder
 from upcycle.errors import CorruptDataError, UserError
-from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
 from upcycle.runs.snapshots import SnapshotFolder, read_snapshot
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["experience", "teacher"]  # fixtures
 
 NAN, INF = float("nan"), float("inf")
 EVERY_STEP: dict[str, Any] = BASE["learner"] | {"checkpoint_seconds": 1e-6, "weight_average_decay": 0.9}
@@ -160,12 +156,11 @@ def test_a_learner_goes_back_to_its_last_finite_checkpoint_and_on(
     tmp_path: Path, experience: list[bytes], poison: Poison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, stop = run_folder(tmp_path, phases=["rl"], rl={"env_frames": 10**9}, learner=EVERY_STEP), StopSignal()
-    monkeypatch.setattr("learner.learner._REPORT_PERIOD", 10)
+    monkeypatch.setattr("learner.learner.REPORT_PERIOD", 10)
     poisoned_at({40}, poison, monkeypatch, (stop, 80))
     versions = everything_is_finite(folder, monkeypatch)
-    metrics = Metrics("learner", "test")
     with replay("online", experience) as client:
-        worker = Learner(folder.config, CHUNKS, folder, client, [], metrics, stop)
+        worker, metrics = new_learner(folder, client, stop=stop)
         worker.run()
         assert np.isfinite(client.stats("online").max_priority)
     status = worker.status()
@@ -192,12 +187,11 @@ def test_a_learner_gives_up_when_it_returns_and_leaves_what_is_finite(
 ) -> None:
     folder, stop = run_folder(tmp_path, phases=[phase], rl={"env_frames": 10**9}, learner=EVERY_STEP), StopSignal()
     poisoned_at(set(range(20, 999)), in_weights, monkeypatch, (stop, 400))
-    metrics = Metrics("learner", "test")
-    with (
-        replay("teacher" if phase == "offline" else "online", experience) as client,
-        pytest.raises(UserError, match=r"learner.learning_rate = 0.003: at learner step 20 .*; so it was at step 20"),
-    ):
-        Learner(folder.config, CHUNKS, folder, client, [teacher], metrics, stop).run()
+    reason = r"learner.learning_rate = 0.003: at learner step 20 .*; so it was at step 20"
+    with replay("teacher" if phase == "offline" else "online", experience) as client:
+        worker, metrics = new_learner(folder, client, [teacher], stop)
+        with pytest.raises(UserError, match=reason):
+            worker.run()
     assert metrics.value("learner_fallbacks_total") == 1
     found = CheckpointFolder(folder.checkpoints).load_newest()
     assert found is not None
@@ -211,7 +205,7 @@ def test_a_learner_whose_first_steps_are_not_finite_gives_up_at_once(
     folder, stop = run_folder(tmp_path, phases=["rl"], rl={"env_frames": 10**9}), StopSignal()
     poisoned_at({3}, in_priorities, monkeypatch, (stop, 400))
     with replay("online", experience) as client, pytest.raises(UserError, match="before the first checkpoint"):
-        Learner(folder.config, CHUNKS, folder, client, [], Metrics("learner", "test"), stop).run()
+        new_learner(folder, client, stop=stop)[0].run()
 
 
 def test_a_run_resumes_from_the_checkpoint_before_a_poisoned_one(
@@ -220,15 +214,14 @@ def test_a_run_resumes_from_the_checkpoint_before_a_poisoned_one(
     folder, stop = run_folder(tmp_path, phases=["rl"], rl={"env_frames": 10**9}, learner=EVERY_STEP), StopSignal()
     poisoned_at({12}, in_weights, monkeypatch, (stop, 12))
     with monkeypatch.context() as patch:  # as it was once
-        for module in ("checkpoint", "keeping"):
+        for module in ("checkpoint", "persistence"):
             patch.setattr(f"learner.{module}.find_not_finite", unguarded)
-        patch.setattr("upcycle.runs.snapshots._check_finite", unguarded)
+        patch.setattr("upcycle.runs.snapshots.check_finite", unguarded)
         with replay("online", experience) as client:
-            Learner(folder.config, CHUNKS, folder, client, [], Metrics("learner", "test"), stop).run()
+            new_learner(folder, client, stop=stop)[0].run()
     poisoned_at(set(), in_weights, monkeypatch, (stop := StopSignal(), 5))
-    metrics = Metrics("learner", "test")
     with replay("online", experience) as client:
-        worker = Learner(folder.config, CHUNKS, folder, client, [], metrics, stop)
+        worker, metrics = new_learner(folder, client, stop=stop)
         worker.run()
     status = worker.status()
     assert 11 < status["learner_steps"] <= 17

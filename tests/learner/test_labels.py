@@ -14,13 +14,12 @@ from learner.batch_source import BatchSource
 from learner.batches import Batch
 from learner.labels import TeacherLabels
 from replay_service.client.sharded_replay import ShardedReplay, TransitionKeys
-from replay_service.server.shard import ReplayShard
 from replay_service.table.types import TableConfig
 from teacher_store.functions import PolicyFunction
 from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
-from tests.learner.test_learner import BASE, CHUNKS, experience
+from tests.helpers.cartpole_learner import BASE, serve_tables
 from upcycle.config.run import NetworkConfig, RunConfig
 from upcycle.errors import UserError
 from upcycle.experience.chunks import Array
@@ -30,8 +29,6 @@ from upcycle.networks.torch_io import to_numpy
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.runtime import StopSignal
 from upcycle.runs.snapshots import write_snapshot
-
-__all__ = ["experience"]  # a fixture
 
 VIEW = View(stack=1, clip_rewards=False)
 CPU = torch.device("cpu")
@@ -65,19 +62,9 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[Teacher]:
 def stored(chunks: list[bytes], *, width: int = 4) -> Generator[ShardedReplay]:
     """Two shards whose table `teacher` holds the chunks."""
     tables = [TableConfig("online", 4000), TableConfig("teacher", 4000, annotation_width=width)]
-    shards = [
-        ReplayShard(index=k, spec=CHUNKS, tables=tables, log=None, metrics=Metrics("replay", "test", k))
-        for k in range(2)
-    ]
-    addresses = {shard.index: shard.start() for shard in shards}
-    client = ShardedReplay(lambda: addresses, CHUNKS, rng=np.random.default_rng(0))
-    try:
+    with serve_tables(tables) as client:
         client.insert("teacher", chunks, writer_id="test", first_sequence=0, timeout_seconds=20)
         yield client
-    finally:
-        client.close()
-        for shard in shards:
-            shard.stop(0.5)
 
 
 def new_labels(teachers: list[Teacher]) -> TeacherLabels:
@@ -109,24 +96,24 @@ def test_one_pass_labels_every_stored_state_once_and_a_second_one_nothing(
     with stored(experience) as replay:
         num_states = replay.stats("teacher").num_transitions
         labels = new_labels(teachers)
-        labels.annotate_table(replay, "teacher", VIEW, StopSignal())
+        labels.annotate_table(replay, "teacher", view=VIEW, stop=StopSignal())
         assert labels.num_states == len(teachers) * replay.stats("teacher").num_annotated <= 2 * num_states
         states, values = scanned(replay)
         expected = torch.cat([teacher.values(torch.from_numpy(states)) for teacher in teachers], dim=1)
         np.testing.assert_allclose(values, expected.numpy(), rtol=1e-5, atol=1e-6)
         again = new_labels(teachers)
-        again.annotate_table(replay, "teacher", VIEW, StopSignal())
+        again.annotate_table(replay, "teacher", view=VIEW, stop=StopSignal())
         assert again.num_states == 0
 
 
 def test_an_interrupted_pass_is_completed_with_the_same_bits(teachers: list[Teacher], experience: list[bytes]) -> None:
     with stored(experience) as replay:
-        new_labels(teachers).annotate_table(replay, "teacher", VIEW, StopSignal())
+        new_labels(teachers).annotate_table(replay, "teacher", view=VIEW, stop=StopSignal())
         expected = scanned(replay)
     with stored(experience) as replay:
         for rank in (1, 0):  # of two ranks each does half of the batches, and here one after the other
             part = new_labels(teachers)
-            part.annotate_table(replay, "teacher", VIEW, StopSignal(), rank=rank, ranks=2)
+            part.annotate_table(replay, "teacher", view=VIEW, stop=StopSignal(), rank=rank, ranks=2)
             assert 0 < part.num_states < 2 * len(expected[0])
         for mine, theirs in zip(scanned(replay), expected, strict=True):
             np.testing.assert_array_equal(mine, theirs)
@@ -137,7 +124,7 @@ def test_a_stopped_run_does_not_label_on(teachers: list[Teacher], experience: li
     stop.set()
     with stored(experience) as replay:
         labels = new_labels(teachers)
-        labels.annotate_table(replay, "teacher", VIEW, stop)
+        labels.annotate_table(replay, "teacher", view=VIEW, stop=stop)
         assert labels.num_states == 0
 
 
@@ -192,7 +179,7 @@ def test_a_teacher_that_is_not_cacheable_is_asked_for_every_batch_and_keeps_its_
     record = teachers[0].record.model_copy(update={"function": function, "network": None, "weights": None})
     labels = new_labels([Teacher(record, policy, CPU), *teachers])
     with stored(experience) as replay:
-        labels.annotate_table(replay, "teacher", VIEW, StopSignal())
+        labels.annotate_table(replay, "teacher", view=VIEW, stop=StopSignal())
         before = labels.num_states
         assert (call.calls, before) == (0, len(teachers) * replay.stats("teacher").num_annotated)
         for calls in (1, 2):
@@ -204,7 +191,7 @@ def test_a_teacher_that_is_not_cacheable_is_asked_for_every_batch_and_keeps_its_
         assert labels.num_states == before + 2 * 32
     alone, kept = new_labels([Teacher(record, policy, CPU)]), Kept()
     with stored(experience, width=0) as replay:
-        alone.annotate_table(replay, "teacher", VIEW, StopSignal())
+        alone.annotate_table(replay, "teacher", view=VIEW, stop=StopSignal())
         assert alone.of(next_batch(replay), kept).unique().tolist() == [3]
     assert kept.keys is None
 
@@ -226,7 +213,7 @@ def test_a_teacher_whose_values_are_not_finite_is_named_and_nothing_of_it_is_kep
     labels = new_labels([one, replace(two, policy=broken)])
     with stored(experience) as client:
         with pytest.raises(UserError, match=f"teacher.id = '{two.record.id}': has values that are not finite"):
-            labels.annotate_table(client, "teacher", VIEW, StopSignal())
+            labels.annotate_table(client, "teacher", view=VIEW, stop=StopSignal())
         assert client.stats("teacher").num_annotated == 0
         with pytest.raises(UserError, match=two.record.id):
             labels.of(next_batch(client), Kept())

@@ -2,8 +2,6 @@
 
 import json
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,107 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from actors.chunk_writer import ChunkWriter
-from actors.envs import EnvPoolLanes, chunk_spec
 from learner.checkpoint import CheckpointFolder
-from learner.learner import Learner
-from replay_service.client.sharded_replay import ShardedReplay
-from replay_service.server.shard import ReplayShard
-from replay_service.table.types import TableConfig
-from teacher_store.store.publishing import NewTeacher
-from teacher_store.store.store import TeacherStore
-from teacher_store.teacher import Teacher, load_teacher
-from upcycle.config.run import NetworkConfig, RunConfig
+from teacher_store.teacher import Teacher
+from tests.helpers.cartpole_learner import BASE, CHUNKS, new_learner, replay, run_folder
 from upcycle.errors import UserError
 from upcycle.experience.chunks import COLUMNS, Chunk, decode_chunk, encode_chunk
 from upcycle.networks.q_network import build_network
-from upcycle.networks.torch_io import to_numpy
-from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
-from upcycle.runs.snapshots import SnapshotFolder, write_snapshot
+from upcycle.runs.snapshots import SnapshotFolder
 
 pytestmark = pytest.mark.slow
-
-BASE: dict[str, Any] = {
-    "name": "test",
-    "env": {"task": "CartPole-v1", "clip_rewards": False},
-    "network": {"kind": "mlp", "hidden": 32},
-    "teacher": {"id": "teacher"},
-    "replay": {"chunk_steps": 16, "min_size_to_sample": 100, "sampler": "proportional", "error_buffer_steps": 100_000},
-    "learner": {"learning_rate": 3e-3, "publish_period": 50, "checkpoint_seconds": 1000.0, "batch_size": 32},
-    "offline": {"learner_steps": 300},
-}
-CHUNKS = chunk_spec(RunConfig.model_validate(BASE).env, 16, 5)
-
-
-@pytest.fixture(scope="module")
-def experience() -> list[bytes]:
-    """Two thousand random steps of CartPole, as chunks."""
-    rng, writer, chunks = np.random.default_rng(0), ChunkWriter(CHUNKS, 4), list[bytes]()
-    env = RunConfig.model_validate(BASE).env
-    with EnvPoolLanes(env, lanes=4, recv_batch=4, seed=0, threads=1, training=True) as lanes:
-        for _ in range(500):
-            rows = lanes.recv()
-            action = rng.integers(0, 2, 4)
-            chunks += [encode_chunk(chunk, CHUNKS) for chunk in writer.push(rows, action)]
-            lanes.send(action, rows.lane)
-    return chunks
-
-
-@pytest.fixture
-def teacher(tmp_path: Path) -> Teacher:
-    """A network of another shape, with random weights that prefer the side to which the pole leans."""
-    torch.manual_seed(7)
-    network = build_network(NetworkConfig(kind="mlp", hidden=64), frame_shape=(4,), stack=1, num_actions=2)
-    write_snapshot(tmp_path / "weights", to_numpy(network.state_dict()), {})
-    store = TeacherStore(tmp_path / "store", bundled=None)
-    record = store.publish(
-        NewTeacher(
-            name="teacher",
-            env=RunConfig.model_validate(BASE).env,
-            network=NetworkConfig(kind="mlp", hidden=64),
-            frame_shape=(4,),
-            frame_stack=1,
-            num_actions=2,
-            weights=tmp_path / "weights",
-        )
-    )
-    return load_teacher(record, store)
-
-
-@contextmanager
-def replay(table: str, chunks: list[bytes]) -> Generator[ShardedReplay]:
-    """Two shards whose `table` holds `chunks`."""
-    tables = [
-        TableConfig("online", 4000, sampler="proportional", annotation_width=2),
-        TableConfig("teacher", 4000, annotation_width=2),
-    ]
-    shards = [
-        ReplayShard(index=k, spec=CHUNKS, tables=tables, log=None, metrics=Metrics("replay", "test", k))
-        for k in range(2)
-    ]
-    addresses = {shard.index: shard.start() for shard in shards}
-    client = ShardedReplay(lambda: addresses, CHUNKS, rng=np.random.default_rng(0))
-    try:
-        client.insert(table, chunks, writer_id="test", first_sequence=0, timeout_seconds=20)
-        yield client
-    finally:
-        client.close()
-        for shard in shards:
-            shard.stop(0.5)
-
-
-def learner(
-    folder: RunFolder, client: ShardedReplay, teacher: Teacher | None, stop: StopSignal | None = None
-) -> tuple[Learner, Metrics]:
-    metrics = Metrics("learner", "test")
-    teachers = [] if teacher is None else [teacher]
-    return Learner(folder.config, CHUNKS, folder, client, teachers, metrics, stop or StopSignal()), metrics
-
-
-def run_folder(path: Path, **changes: object) -> RunFolder:
-    return RunFolder.create(path / "run", RunConfig.model_validate(BASE | changes))
 
 
 def student_q_values(folder: RunFolder, observation: torch.Tensor) -> torch.Tensor:
@@ -129,7 +37,7 @@ def test_the_offline_phase_makes_a_student_that_acts_like_its_teacher(
 ) -> None:
     folder = run_folder(tmp_path, phases=["offline"])
     with replay("teacher", experience) as client:
-        worker, metrics = learner(folder, client, teacher)
+        worker, metrics = new_learner(folder, client, [teacher])
         worker.run()
         assert client.stats("teacher").num_sampled >= 300 * 32
         assert client.stats("teacher").num_stale_updates == 0
@@ -154,7 +62,7 @@ def test_a_stopped_learner_goes_on_from_its_checkpoint(
 ) -> None:
     folder, stop = run_folder(tmp_path, phases=["offline"], offline={"learner_steps": 2000}), StopSignal()
     with replay("teacher", experience) as client:
-        worker, _ = learner(folder, client, teacher, stop)
+        worker, _ = new_learner(folder, client, [teacher], stop)
         thread = threading.Thread(target=worker.run)
         thread.start()
         while worker.status()["learner_steps"] < 100:
@@ -164,7 +72,7 @@ def test_a_stopped_learner_goes_on_from_its_checkpoint(
         made = worker.status()["learner_steps"]
         assert 100 <= made < 2000
         assert not folder.phases()
-        resumed, metrics = learner(folder, client, teacher)
+        resumed, metrics = new_learner(folder, client, [teacher])
         resumed.run()
     assert metrics.value("learner_steps_total") == 2000 - made
     assert folder.phases()[0]["learner_steps"] == 2000
@@ -174,7 +82,7 @@ def test_a_checkpoint_of_an_older_version_is_refused_in_words(tmp_path: Path) ->
     folder = run_folder(tmp_path, phases=["rl"])
     CheckpointFolder(folder.checkpoints).save({"phases": {}}, learner_steps=3, counters={})
     with replay("online", []) as client, pytest.raises(UserError, match="written by an older version"):
-        learner(folder, client, None)[0].run()
+        new_learner(folder, client)[0].run()
 
 
 def test_scores_of_the_online_phase_move_the_multiplier_and_wean(
@@ -198,7 +106,7 @@ def test_scores_of_the_online_phase_move_the_multiplier_and_wean(
             stop.wait(0.02)
 
     with replay("online", experience) as client:
-        worker, metrics = learner(folder, client, teacher, stop)
+        worker, metrics = new_learner(folder, client, [teacher], stop)
         thread = threading.Thread(target=worker.run)
         thread.start()
         wait_for("distillation_multiplier", 1.0)
@@ -223,7 +131,7 @@ def test_a_table_that_can_never_be_drawn_from_ends_the_run_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Episodes of two steps, cut off by the task itself, under targets of three."""
-    monkeypatch.setattr("learner.drawable._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("learner.starvation.PATIENCE_SECONDS", 0.0)
     columns = {name: np.zeros(CHUNKS.steps + 5, dtype) for name, dtype in COLUMNS.items()}
     columns["first"][0::3], columns["truncated"][1::3], columns["priority"][:] = True, True, 1.0
     columns["priority"][2::3] = 0.0
@@ -232,4 +140,4 @@ def test_a_table_that_can_never_be_drawn_from_ends_the_run_with_the_reason(
     with replay("teacher", [encode_chunk(chunk, CHUNKS)] * 3) as client:
         assert client.stats("teacher").num_transitions > 30
         with pytest.raises(UserError, match=r"learner.n_step = 3: none of the \d+ transitions of the table 'teacher'"):
-            learner(folder, client, None)[0].run()
+            new_learner(folder, client)[0].run()

@@ -87,19 +87,19 @@ def test_a_rank_that_dies_does_not_leave_the_other_waiting(results: list[dict[st
 @pytest.mark.parametrize(
     ("order", "weight", "step"),
     [
-        (Order(Verdict.GO_ON, 0.5, 0.1), 3.0, True),
-        (Order(Verdict.GO_ON, 0.5, 0.1), None, False),
+        (Order(Verdict.CONTINUE, 0.5, 0.1), 3.0, True),
+        (Order(Verdict.CONTINUE, 0.5, 0.1), None, False),
         (Order(Verdict.END_PHASE, 0.5, 0.1, checkpoint=True), 3.0, False),
         (Order(Verdict.STOP, 0.5, 0.1), 3.0, False),
     ],
 )
 def test_a_single_rank_agrees_with_itself(order: Order, weight: float | None, step: bool):
     with Ranks.single() as ranks:
-        ranks.await_all()
+        ranks.barrier()
         agreement = ranks.agree(order, weight)
         module = torch.nn.Linear(2, 2)
         assert ranks.wrap(module) is module
-        assert (ranks.is_first, ranks.from_first(5), ranks.share(32)) == (True, 5, 32)
+        assert (ranks.is_first, ranks.broadcast(5), ranks.rows_per_rank(32)) == (True, 5, 32)
     assert (agreement.verdict, agreement.step, agreement.checkpoint) == (order.verdict, step, order.checkpoint)
     assert agreement.largest_weight == (weight or 1.0)
 
@@ -122,7 +122,7 @@ def test_a_backward_pass_without_the_others_says_so_and_hides_no_other_error(
 
 def test_rows_that_cannot_be_shared_equally_are_refused():
     with pytest.raises(ValueError, match="3 ranks cannot share 32 rows equally"):
-        Ranks(1, 3).share(32)
+        Ranks(1, 3).rows_per_rank(32)
 
 
 @pytest.mark.parametrize(

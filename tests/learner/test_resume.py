@@ -13,25 +13,21 @@ import torch
 from torch import Tensor
 
 from learner.checkpoint import CheckpointFolder
-from learner.learner import Learner
 from learner.train_step import train_step
 from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, ShardedReplay
 from replay_service.server.shard import ReplayShard
 from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import TableConfig, TableStats
 from teacher_store.teacher import Teacher
-from tests.learner.test_learner import BASE, CHUNKS, experience, teacher
+from tests.helpers.cartpole_learner import BASE, CHUNKS, new_learner
 from upcycle.config.run import RunConfig
 from upcycle.experience.chunks import decode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.experience.windows import View
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
-from upcycle.runs.runtime import StopSignal
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["experience", "teacher"]  # fixtures
 
 STEPS = 45
 EVERY_STEP = 1e-6  # seconds between checkpoints
@@ -77,8 +73,7 @@ def new_run(path: Path, **changes: Any) -> RunFolder:
 
 
 def run_learner(folder: RunFolder, client: object, teachers: Sequence[Teacher]) -> None:
-    replay = cast(ShardedReplay, client)
-    Learner(folder.config, CHUNKS, folder, replay, teachers, Metrics("learner", "test"), StopSignal()).run()
+    new_learner(folder, cast(ShardedReplay, client), teachers)[0].run()
 
 
 def tensors_of(folder: RunFolder) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def labels(batch: Batch, teachers: int = 2) -> Tensor:
 
 def objective(state: TrainState, **terms: Any) -> Objective:
     values: dict[str, Any] = {
-        "learner": state._config,  # pyright: ignore[reportPrivateUsage]
+        "learner": state.config,
         "distillation": DistillationConfig(temperature=TAU),
         "margin": MarginConfig(),
         "cql": None,

@@ -137,7 +137,7 @@ def gather_frames(
     # Such a view never reaches past the rows of a chunk: a window is one piece of its slot.
     begins = slots * spec.rows + offsets + (spec.history + 1 - view.stack)
     kernels.copy_pieces(frame.reshape(-1).view(np.uint8), begins * spec.frame_bytes, out)
-    fill_stacks(out, stack_openings(spec, columns, slots, offsets, view), view)
+    fill_stacks(out, num_padded_frames(spec, columns, slots, offsets, view), view)
 
 
 def window_rows(spec: ChunkSpec, offsets: Array, view: View) -> Array:
@@ -163,7 +163,7 @@ def window_values(
     )
 
 
-def stack_openings(spec: ChunkSpec, columns: dict[str, Array], slots: Array, offsets: Array, view: View) -> Array:
+def num_padded_frames(spec: ChunkSpec, columns: dict[str, Array], slots: Array, offsets: Array, view: View) -> Array:
     """How many of a window's first frames come from before its episode's start, int64 [B]."""
     rows = slots[:, None] * spec.rows + window_rows(spec, offsets, view)[:, : view.stack]
     first = columns["first"].reshape(-1)[rows]

@@ -57,7 +57,7 @@ def write_snapshot(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Ma
 
     Raises: UserError if the disk is full, CorruptDataError if a value is not finite; nothing is left behind then.
     """
-    _check_finite(path, tensors)
+    check_finite(path, tensors)
     data = save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, metadata=dict(metadata))
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
@@ -80,11 +80,12 @@ def read_snapshot(path: Path, *, sha256: str | None = None) -> Snapshot:
         tensors = {name: tensor.copy() for name, tensor in load(data).items()}
     except (SafetensorError, ValueError, KeyError) as error:
         raise CorruptDataError(f"{path}: not a safetensors file ({error})") from error
-    _check_finite(path, tensors)
+    check_finite(path, tensors)
     return Snapshot(tensors, _metadata(data))
 
 
-def _check_finite(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+def check_finite(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Raises: CorruptDataError if a tensor of the file at `path` holds NaN or infinity."""
     for name, tensor in tensors.items():
         if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
             raise CorruptDataError(f"{path}: {name} holds values that are not finite")

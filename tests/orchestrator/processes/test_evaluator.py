@@ -13,7 +13,7 @@ from orchestrator.run.finish import final_evaluation
 from orchestrator.run.progress import Progress, SilentView
 from orchestrator.run.state import describe
 from tests.helpers.runs import catch
-from upcycle.config.run import EnvConfig
+from upcycle.config.run import EnvConfig, RunConfig
 from upcycle.errors import CorruptDataError
 from upcycle.networks.q_network import build_network
 from upcycle.networks.torch_io import to_numpy
@@ -110,11 +110,15 @@ class OneGame(StopSignal):
         return True
 
 
+def evaluate_newest(config: RunConfig, folder: RunFolder) -> None:
+    Evaluator(config, folder, baselines=BASELINES, metrics=Metrics("evaluator", "run"), stop=OneGame()).run()
+
+
 def test_each_version_is_scored_once_and_damaged_ones_are_passed_over(folder: RunFolder):
     snapshots = SnapshotFolder(folder.snapshots)
 
     def run() -> list[int]:
-        Evaluator(CONFIG, folder, BASELINES, metrics, OneGame()).run()
+        Evaluator(CONFIG, folder, baselines=BASELINES, metrics=metrics, stop=OneGame()).run()
         return [record["policy_version"] for record in folder.scores()]
 
     metrics = Metrics("evaluator", "run")
@@ -148,7 +152,7 @@ def test_versions_after_the_offline_phase_are_some_frames_apart(folder: RunFolde
     expected: list[int] = []
     for version, (phase, env_frames, due) in enumerate(published):
         snapshots.publish(version, weights(), metadata(version, phase=phase, env_frames=env_frames))
-        Evaluator(config, folder, BASELINES, Metrics("evaluator", "run"), OneGame()).run()  # as after a restart, too
+        evaluate_newest(config, folder)  # as after a restart, too
         expected += [version] * due
         assert [record["policy_version"] for record in folder.scores()] == expected
 
@@ -170,7 +174,7 @@ def test_the_best_versions_play_off_and_the_winner_is_given_back(tmp_path: Path)
     snapshots = SnapshotFolder(folder.snapshots)
     for version in range(1, 7):
         snapshots.publish(version, weights(version), metadata(version))
-        Evaluator(config, folder, BASELINES, Metrics("evaluator", "run"), OneGame()).run()
+        evaluate_newest(config, folder)
     scores = {record["policy_version"]: record["mean_return"] for record in folder.scores()}
     top = sorted(scores, key=lambda version: (scores[version], version), reverse=True)[:3]
     assert sorted(snapshots.finalists()) == sorted(top)
@@ -210,7 +214,7 @@ def test_a_stopped_play_off_settles_nothing(tmp_path: Path):
     snapshots = SnapshotFolder(folder.snapshots)
     for version in (1, 2):
         snapshots.publish(version, weights(version), metadata(version))
-        Evaluator(config, folder, BASELINES, Metrics("evaluator", "run"), OneGame()).run()
+        evaluate_newest(config, folder)
     stop = StopSignal()
     stop.set()
     assert final_evaluation(folder, SilentView(), stop) is None

@@ -2,22 +2,20 @@
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from actors.envs import env_spec
-from learner.learner import Learner
 from orchestrator.run.launch import resume
 from orchestrator.run.progress import SilentView
 from orchestrator.teachers.pretrained_encoder import find_encoder, read_torso
 from orchestrator.teachers.publishing import publish_from_run
 from teacher_store.store.store import TeacherStore
+from tests.helpers.cartpole_learner import new_learner, random_experience, replay, run_folder
 from tests.helpers.in_process import run_in_process
 from tests.helpers.runs import catch, plan_for
-from tests.learner.test_learner import CHUNKS, experience, replay, run_folder
 from tests.orchestrator.run.test_pong_rainbow import PRESETS, SHORT, publish_untrained
 from upcycle.config.io import load_config
 from upcycle.config.run import EnvConfig, NetworkConfig, RunConfig
@@ -25,14 +23,11 @@ from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.chunks import Array
 from upcycle.networks.q_network import build_network
 from upcycle.networks.torch_io import to_numpy
-from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
 from upcycle.runs.snapshots import SnapshotFolder, Tensors, read_snapshot, write_snapshot
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["experience"]  # a fixture
 
 PONG = ("env.frame_size=42", "network.width=0.25", "network.hidden=32")
 
@@ -86,9 +81,7 @@ def test_a_run_with_a_frozen_encoder_ends_with_its_torso_and_remembers_it(store:
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_a_torso_is_taken_over_once_and_a_resumed_run_goes_on_with_its_own(
-    frozen: bool, tmp_path: Path, experience: list[bytes]
-) -> None:
+def test_a_torso_is_taken_over_once_and_a_resumed_run_goes_on_with_its_own(frozen: bool, tmp_path: Path) -> None:
     torch.manual_seed(3)
     network = build_network(NetworkConfig(kind="mlp", hidden=32), frame_shape=(4,), stack=1, num_actions=2)
     source, asked = torso_of(to_numpy(network.state_dict())), list[int]()
@@ -104,10 +97,9 @@ def test_a_torso_is_taken_over_once_and_a_resumed_run_goes_on_with_its_own(
         asked.append(1)
         return source
 
-    with replay("teacher", experience) as client:
+    with replay("teacher", random_experience()) as client:
         stop = StopSignal()
-        arguments: tuple[Any, ...] = (folder.config, CHUNKS, folder, client, [], Metrics("learner", "test"))
-        worker = Learner(*arguments, stop=stop, initial_torso=torso)
+        worker, _ = new_learner(folder, client, stop=stop, initial_torso=torso)
         thread = threading.Thread(target=worker.run)
         thread.start()
         while worker.status()["learner_steps"] < 60:
@@ -119,7 +111,7 @@ def test_a_torso_is_taken_over_once_and_a_resumed_run_goes_on_with_its_own(
         assert same(torso_of(read_snapshot(snapshots.path / snapshots.name_of(1)).tensors), source)
         halfway = torso_of(newest(folder))
         assert same(halfway, source) == frozen
-        Learner(*arguments, stop=StopSignal(), initial_torso=torso).run()
+        new_learner(folder, client, initial_torso=torso)[0].run()
     assert len(asked) == 1
     assert folder.phases()[0]["learner_steps"] == 600
     assert same(torso_of(newest(folder)), source) == frozen

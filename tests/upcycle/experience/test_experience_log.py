@@ -4,42 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.experience_logs import ENV, SPEC, chunk, contents, write
 from tests.helpers.paths import ROOT
 from upcycle.config.run import EnvConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.experience.log_segment import list_segments
-
-SPEC = ChunkSpec(frame_shape=(4, 4), frame_dtype="uint8", num_actions=3, steps=8, history=1, lookahead=1)
-ENV = EnvConfig(frame_size=42)
-
-
-def chunk(number: int) -> bytes:
-    """Stands in for an encoded chunk: the log does not look inside. Half of it compresses."""
-    return np.random.default_rng(number).bytes(30 + number % 7) + bytes(30)
-
-
-def write(directory: Path, numbers: range, *, segment_bytes: int = 250, seal: bool = True) -> None:
-    """Appends chunk(i) with i transitions for every i; without `seal`, like a writer that was killed."""
-    writer = ExperienceLogWriter.open(directory, SPEC, ENV, segment_bytes=segment_bytes)
-    for number in numbers:
-        assert writer.append(chunk(number), number) == number
-    writer.close()
-    if not seal:
-        last = list_segments(directory)[-1][1]
-        last.with_suffix(".index").unlink()
-
-
-def contents(directory: Path) -> list[bytes]:
-    reader = ExperienceLogReader.open(directory)
-    reader.verify()
-    return list(reader.iterate())
 
 
 def test_chunks_come_back_in_order_over_several_segments_and_writers(tmp_path: Path) -> None:
@@ -252,7 +227,8 @@ def test_what_a_killed_writer_has_acknowledged_is_there(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from tests.upcycle.experience.test_experience_log import ENV, SPEC, ExperienceLogWriter, chunk
+from tests.helpers.experience_logs import ENV, SPEC, chunk
+from upcycle.experience.experience_log import ExperienceLogWriter
 writer = ExperienceLogWriter.open(Path(sys.argv[1]), SPEC, ENV, segment_bytes=4000)
 for number in range(10**9):
     print(writer.append(chunk(number), 1), flush=True)
@@ -276,7 +252,8 @@ def test_a_full_disk_leaves_no_half_record_and_the_writer_goes_on(tmp_path: Path
     code = """
 import resource, sys
 from pathlib import Path
-from tests.upcycle.experience.test_experience_log import ENV, SPEC, ExperienceLogWriter, chunk, contents
+from tests.helpers.experience_logs import ENV, SPEC, chunk, contents
+from upcycle.experience.experience_log import ExperienceLogWriter
 from upcycle.errors import UserError
 directory = Path(sys.argv[1])
 writer = ExperienceLogWriter.open(directory, SPEC, ENV)

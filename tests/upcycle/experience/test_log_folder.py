@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.upcycle.experience.test_experience_log import ENV, SPEC, chunk, contents, write
+from tests.helpers.experience_logs import ENV, SPEC, chunk, contents, write
 from upcycle.experience import log_folder, log_segment
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.experience.log_folder import link_log

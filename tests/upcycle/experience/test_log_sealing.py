@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.upcycle.experience.test_experience_log import ENV, SPEC, chunk, contents, write
+from tests.helpers.experience_logs import ENV, SPEC, chunk, contents, write
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.experience.log_segment import CompressedChunk, compress_chunk, decode_record, encode_record, list_segments

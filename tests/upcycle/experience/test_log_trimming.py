@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.upcycle.experience.test_experience_log import ENV, SPEC, chunk
+from tests.helpers.experience_logs import ENV, SPEC, chunk
 from upcycle.errors import CorruptDataError
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.experience.log_segment import list_segments

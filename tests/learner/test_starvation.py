@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import pytest
 
-from learner.drawable import HopelessWait, is_hopeless
+from learner.starvation import StarvationCheck, is_starved
 from replay_service.client.sharded_replay import ReplayTimeout
 from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import TableStats, total_stats
-from tests.learner.test_learner import BASE, CHUNKS
+from tests.helpers.cartpole_learner import BASE, CHUNKS
 from upcycle.config.run import RunConfig
 from upcycle.errors import UserError
 from upcycle.experience.windows import View
@@ -26,7 +26,7 @@ def said(*flows: Flow, drawable: int = 0, n_step: int = 5) -> TableStats:
 
 def test_only_a_table_that_takes_nothing_more_is_hopeless() -> None:
     def look(stats: TableStats, *, grows: bool = True) -> bool:
-        return is_hopeless(stats, 5, 16, grows=grows)
+        return is_starved(stats, 5, 16, grows=grows)
 
     assert look(said(FULL, FULL))
     assert not look(said(FULL, FULL, drawable=1))
@@ -45,7 +45,7 @@ def test_it_raises_after_twenty_seconds_of_it(phase: Any, table: str) -> None:
     config = RunConfig.model_validate(BASE | {"online": {"teacher_fraction": 0.5}})
     if phase == "online":
         answers = answers | {"online": said(FULL, drawable=3)}
-    wait, away = HopelessWait(config, CHUNKS, VIEW), False
+    wait, away = StarvationCheck(config, CHUNKS, VIEW), False
 
     def stats(name: str) -> TableStats:
         if away:
@@ -54,15 +54,15 @@ def test_it_raises_after_twenty_seconds_of_it(phase: Any, table: str) -> None:
 
     replay = cast(Any, SimpleNamespace(stats=stats))
     for now in (0.0, 19.0):
-        wait.look(replay, phase, now=now)
+        wait.check(replay, phase, now=now)
     away = True
-    wait.look(replay, phase, now=20.5)  # a shard that comes back may have something
+    wait.check(replay, phase, now=20.5)  # a shard that comes back may have something
     away = False
     for now in (21.0, 40.5):
-        wait.look(replay, phase, now=now)
+        wait.check(replay, phase, now=now)
     with pytest.raises(UserError, match=rf"learner.n_step = 5: none of the 373 transitions of the table '{table}'"):
-        wait.look(replay, phase, now=41.5)
+        wait.check(replay, phase, now=41.5)
 
 
 def test_no_phase_no_look() -> None:
-    HopelessWait(RunConfig.model_validate(BASE), CHUNKS, VIEW).look(cast(Any, None), None, now=0.0)
+    StarvationCheck(RunConfig.model_validate(BASE), CHUNKS, VIEW).check(cast(Any, None), None, now=0.0)

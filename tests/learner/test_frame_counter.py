@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.frames import FrameCounter
+from learner.frame_counter import FrameCounter
 from replay_service.table.rate_limiter import Flow
 from replay_service.table.types import TableStats
 

@@ -1,4 +1,4 @@
-"""Where a run stands: its phase, its frames, its scores, and what follows from them for the next step."""
+"""The state of a run apart from tensors: phase, frames, scores, and the orders that follow from them."""
 
 import time
 from contextlib import suppress
@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from learner.frames import FrameCounter
+from learner.frame_counter import FrameCounter
 from learner.phases import PhaseMachine, Progress
 from learner.ranks import Order, Verdict
 from learner.scoreboard import Scoreboard
@@ -18,11 +18,11 @@ from upcycle.experience.log_trimming import count_logged
 _log = structlog.get_logger(__name__)
 
 
-class Standing:
-    """Everything of a run that is no tensor. Its owner says how many learner steps there were.
+class RunState:
+    """Phase, environment frames and scores of a run. `TrainState` counts the learner steps, so callers pass them.
 
     Attributes:
-      records: of the phases that have ended, see `RunFolder.write_phases`.
+      records: one for each finished phase, in the form of `RunFolder.write_phases`.
     """
 
     def __init__(self, config: RunConfig, scores: Scoreboard, *, frame_skip: int) -> None:
@@ -32,7 +32,7 @@ class Standing:
 
     @property
     def phase(self) -> PhaseName | None:
-        """The phase that runs now, or None at the end of the run."""
+        """The current phase; None at the end of the run."""
         return self._phases.current
 
     @property
@@ -42,24 +42,24 @@ class Standing:
 
     @property
     def phase_env_frames(self) -> int:
-        """Environment frames of this phase so far."""
-        return max(self._frames.total - self._phases.start_env_frames, 0)  # a power cut may take back what was logged
+        """Environment frames of the current phase so far."""
+        return max(self._frames.total - self._phases.start_env_frames, 0)  # a power cut may lose logged frames
 
     @property
     def multiplier(self) -> float:
-        """M of the terms that imitate, now."""
+        """The current multiplier of the imitation terms."""
         return self._scores.multiplier(self.phase, self.phase_env_frames)
 
     def phase_learner_steps(self, learner_steps: int) -> int:
-        """Learner steps of this phase so far."""
+        """Learner steps of the current phase so far."""
         return learner_steps - self._phases.start_learner_steps
 
     def counters(self, learner_steps: int) -> dict[str, int]:
-        """What weights and checkpoints carry."""
+        """The counters that snapshots and checkpoints carry."""
         return {"learner_steps": learner_steps, "env_frames": self.env_frames}
 
     def metadata(self, learner_steps: int) -> dict[str, object]:
-        """What actors and the evaluator need to know about the weights of now."""
+        """What actors and the evaluator need to know about the current weights."""
         return {
             **self.counters(learner_steps),
             "phase": self.phase or "done",
@@ -67,39 +67,39 @@ class Standing:
             "epsilon_done": int(self._phases.had_offline_phase),
         }
 
-    def count_logged(self, experience: Path) -> None:
-        """Counts what the run's logs have taken, where it keeps any: of shards that have left, only they can tell.
+    def count_logged_frames(self, experience: Path) -> None:
+        """Counts the frames in the run's experience logs, which also know those of shards that have left.
 
         Raises: CorruptDataError if a log is damaged.
         """
         if self._config.replay.log_experience:
             self._frames.adopt(count_logged(experience))
 
-    def count(self, replay: ShardedReplay) -> None:
-        """Counts frames where they arrive."""
-        with suppress(ReplayTimeout):  # no shard answers: the supervisor restarts them, the count catches up
+    def count_frames(self, replay: ShardedReplay) -> None:
+        """Counts the frames that have arrived at the shards."""
+        with suppress(ReplayTimeout):  # no shard answers: the supervisor restarts them, and the count catches up
             self._frames.observe(replay.stats("online").shards)
 
     def update(self, replay: ShardedReplay) -> None:
-        """Counts frames, and takes in new scores."""
-        self.count(replay)
+        """Counts frames and reads new scores."""
+        self.count_frames(replay)
         self._scores.update(self.phase)
 
-    def order(self, learner_steps: int, *, stop: bool, save_at: float) -> Order:
-        """What is to happen before the next step.
+    def order(self, learner_steps: int, *, stop: bool, checkpoint_due: float) -> Order:
+        """What this rank wants to happen next.
 
         Args:
-          save_at: monotonic seconds from which on a checkpoint is due.
+          checkpoint_due: monotonic seconds at which the next checkpoint is due.
         """
-        verdict = Verdict.STOP if stop else Verdict.GO_ON
+        verdict = Verdict.STOP if stop else Verdict.CONTINUE
         if not stop and self._phases.is_over(self._config, self._progress(learner_steps)):
             verdict = Verdict.END_PHASE
         multiplier = self.multiplier
         rate = self._scores.learning_rate(self.phase, multiplier)
-        return Order(verdict, multiplier, rate, checkpoint=time.monotonic() >= save_at)
+        return Order(verdict, multiplier, rate, checkpoint=time.monotonic() >= checkpoint_due)
 
     def end_phase(self, learner_steps: int, **record: object) -> None:
-        """Enters the next phase; `record` says more about the one that ends. Raises: as `PhaseMachine.advance`."""
+        """Enters the next phase; `record` is added to the record of this one. Raises: as `PhaseMachine.advance`."""
         ended = {
             "phase": self.phase,
             "learner_steps": self.phase_learner_steps(learner_steps),

@@ -7,18 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from learner.artifacts import ArtifactWriter
 from learner.checkpoint import CheckpointFolder
-from learner.learner import Learner
-from learner.saving import Saving
-from tests.learner.test_learner import CHUNKS, experience, replay, run_folder
+from tests.helpers.cartpole_learner import new_learner, replay, run_folder
 from upcycle.config.io import parse_config
 from upcycle.errors import UserError
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.runs.metrics import Metrics
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
-
-__all__ = ["experience"]  # a fixture
+from upcycle.runs.snapshots import SnapshotFolder
 
 SPEC = ChunkSpec(frame_shape=(4,), frame_dtype="float32", num_actions=2, steps=8, history=0, lookahead=1)
 
@@ -32,20 +30,22 @@ def test_a_policy_version_without_room_asks_for_the_end_and_the_checkpoint_is_wr
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = StopSignal()
-    saving = Saving(folder.config, SPEC, folder, Metrics("learner", "run"), None, stop)
+    artifacts = ArtifactWriter(
+        folder.config, SPEC, folder=folder, metrics=Metrics("learner", "run"), tracker=None, stop=stop
+    )
 
     def full(*_: Any, **__: Any) -> None:
         raise UserError("disk", "/data", "is full", "free some space")
 
-    monkeypatch.setattr("learner.publisher.Publisher.publish", full)
-    saving.publish(nn.Linear(2, 2), {"learner_steps": 1})
+    monkeypatch.setattr(SnapshotFolder, "publish", full)
+    artifacts.publish(nn.Linear(2, 2), {"learner_steps": 1})
     assert stop.is_set()
-    assert saving.problem is not None
-    saving.save({"value": torch.tensor(1)}, {"learner_steps": 1})
+    assert artifacts.problem is not None
+    artifacts.save({"value": torch.tensor(1)}, {"learner_steps": 1})
     assert CheckpointFolder(folder.checkpoints).load_newest() is not None
     monkeypatch.setattr(CheckpointFolder, "save", full)
-    saving.save({}, {"learner_steps": 2})  # a second failure is no worse than the first
-    assert "is full" in str(saving.problem)
+    artifacts.save({}, {"learner_steps": 2})  # a second failure is no worse than the first
+    assert "is full" in str(artifacts.problem)
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_phase_that_ends_on_a_full_disk_is_in_the_checkpoint_and_is_written_do
     with replay("online", experience) as client:
 
         def run() -> None:
-            Learner(folder.config, CHUNKS, folder, client, [], Metrics("learner", "run"), StopSignal()).run()
+            new_learner(folder, client)[0].run()
 
         with monkeypatch.context() as patch:
             patch.setattr(RunFolder, "write_phases", full)
