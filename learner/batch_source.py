@@ -148,7 +148,7 @@ class BatchSource:
                 continue
             if self._on_host:
                 self._in_use.append(batch.frames)
-            return batch
+            return batch.await_copy()
         raise self._failure
 
     def write_back(self, keys: TransitionKeys, priorities: Array) -> None:

@@ -1,8 +1,9 @@
-"""Batches on the learner's device, and the memory that their frames are copied to."""
+"""Batches on the learner's device, and the buffers that their frames arrive in."""
 
 import queue
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,13 +23,13 @@ class Batch:
       observation, next_observation: views of them, [B, stack, *frame_shape].
       action: int64 [B].
       n_step_return, discount, importance_weights: float32 [B].
-      keys: where the transitions came from; of a mixture they say from which table.
-      policy_version: int64 [B], on the host: the behaviour policies' versions.
-      annotation: of the observations, float32 [B, annotation_width], 0 where there is none; None if no table of the
-        batch keeps any.
-      annotated: which observations have one, bool [B], on the host, so that reading it does not wait for the device;
-        None like `annotation`.
-      largest_weight: what the importance weights were divided by, see `SampledBatch`.
+      keys: where the transitions are stored; those of a mixture name their table.
+      policy_version: versions of the behaviour policies, int64 [B], on the host.
+      annotation: of the observations, float32 [B, annotation_width], 0 where missing; None if no table keeps any.
+      annotated: which observations have one, bool [B], on the host to spare a wait for the device; None like
+        `annotation`.
+      largest_weight: divisor of the importance weights, as in `SampledBatch`.
+      copied: happens once the tensors have arrived on the device; None on a CPU. Call `await_copy` before using them.
     """
 
     observation: Tensor
@@ -43,18 +44,30 @@ class Batch:
     annotation: Tensor | None = None
     annotated: Array | None = None
     largest_weight: float = 1.0
+    copied: "torch.cuda.Event | None" = None
+
+    def await_copy(self) -> Self:
+        """Orders later work of the current stream behind the copies; the host does not wait. Returns the batch."""
+        if self.copied is not None:
+            stream = torch.cuda.current_stream(self.frames.device)
+            stream.wait_event(self.copied)
+            for tensor in (self.frames, self.action, self.n_step_return, self.discount, self.importance_weights):
+                tensor.record_stream(stream)  # keeps the allocator of the copy stream from reusing its memory too early
+            if self.annotation is not None:
+                self.annotation.record_stream(stream)
+        return self
 
 
 class FrameBuffers:
-    """Memory for the frames of batches, used again and again: fresh memory costs a page fault every 4 KiB.
+    """Reusable host memory for the frames of batches: fresh memory costs a page fault every 4 KiB. Thread-safe.
 
-    On a CPU a batch's frames are the buffer itself, and `release` says when they are done with. For CUDA the buffer
-    is pinned, copied to the device while the next one is filled, and comes back by itself when the copy is done.
-    Thread-safe.
+    On a CPU a batch's frames are the buffer itself until `release`. For CUDA the buffer is pinned, copied on a stream
+    of its own, so that copies need not queue behind the learner's steps, and released when its copy is done.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._free: queue.SimpleQueue[tuple[Tensor, torch.cuda.Event | None]] = queue.SimpleQueue()
 
     def take(self, shape: tuple[int, ...], dtype: str) -> Array:
@@ -71,32 +84,37 @@ class FrameBuffers:
         return np.empty(shape, dtype)
 
     def release(self, frames: Tensor, copied: "torch.cuda.Event | None" = None) -> None:
-        """Lets a buffer be used again, once `copied` has happened."""
+        """Makes a buffer reusable, once `copied` has happened."""
         self._free.put((frames, copied))
 
     def to_batch(self, sampled: SampledBatch, view: View) -> Batch:
-        """Moves a sampled batch to the device as it is: uint8 frames stay uint8, and each frame travels once."""
+        """Copies a sampled batch to the device: uint8 frames stay uint8, and each frame is copied once."""
 
         def move(array: Array) -> Tensor:
             return torch.from_numpy(array).to(self._device, non_blocking=True)
 
-        host = torch.from_numpy(sampled.windows.frames)
-        frames = host.to(self._device, non_blocking=True)  # [B, stack + n, ...]
-        if self._device.type == "cuda":
+        windows, copied = sampled.windows, None
+        with nullcontext() if self._copies is None else torch.cuda.stream(self._copies):
+            frames = move(windows.frames)  # [B, stack + n, ...]
+            action, n_step_return, discount = map(move, (windows.action, windows.n_step_return, windows.discount))
+            importance_weights = move(sampled.importance_weights)
+            annotation = None if sampled.annotation is None else move(sampled.annotation)
+        if self._copies is not None:
             copied = torch.cuda.Event()
-            copied.record()
-            self.release(host, copied)
+            copied.record(self._copies)
+            self.release(torch.from_numpy(windows.frames), copied)
         return Batch(
             observation=frames[:, : view.stack],
             next_observation=frames[:, view.n_step :],
-            action=move(sampled.windows.action),
-            n_step_return=move(sampled.windows.n_step_return),
-            discount=move(sampled.windows.discount),
-            importance_weights=move(sampled.importance_weights),
+            action=action,
+            n_step_return=n_step_return,
+            discount=discount,
+            importance_weights=importance_weights,
             keys=sampled.keys,
             policy_version=sampled.policy_version,
             frames=frames,
-            annotation=None if sampled.annotation is None else move(sampled.annotation),
+            annotation=annotation,
             annotated=sampled.annotated,
             largest_weight=sampled.largest_weight,
+            copied=copied,
         )

@@ -101,7 +101,7 @@ def random_batch(spec: ChunkSpec, view: View, batch_size: int, device: torch.dev
         largest_weight=1.0,
         policy_version=index,
     )
-    return FrameBuffers(device).to_batch(sampled, view)
+    return FrameBuffers(device).to_batch(sampled, view).await_copy()
 
 
 def _seconds_per_step(state: TrainState, batch: Batch, objective: Objective) -> float:

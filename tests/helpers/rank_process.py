@@ -64,7 +64,7 @@ def train(ranks: Ranks, *, frozen_torso: bool = False) -> TrainState:
         agreement = ranks.agree(order, largest)
         assert agreement.step
         state.set_learning_rate(agreement.learning_rate)
-        batch = FrameBuffers(state.device).to_batch(rows(sampled, raw, mine), VIEW)
+        batch = FrameBuffers(state.device).to_batch(rows(sampled, raw, mine), VIEW).await_copy()
         train_step(
             state,
             replace(batch, importance_weights=batch.importance_weights * (largest / agreement.largest_weight)),

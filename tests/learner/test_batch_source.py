@@ -133,6 +133,27 @@ def test_frames_are_used_again_once_the_learner_has_gone_on() -> None:
     assert len(set(seen)) <= 5  # queued, in the fetch thread's hand, with the learner, and given back
 
 
+def test_on_a_cpu_a_batch_is_its_buffer_and_waits_for_no_copy() -> None:
+    buffers = FrameBuffers(torch.device("cpu"))
+    sampled = draw(8)
+    batch = buffers.to_batch(sampled, VIEW)
+    assert batch.copied is None
+    assert batch.await_copy() is batch
+    assert np.shares_memory(batch.frames.numpy(), sampled.windows.frames)
+
+
+@pytest.mark.gpu
+def test_on_cuda_a_batch_is_copied_beside_the_work_of_the_current_stream() -> None:
+    device = torch.device("cuda")
+    buffers, sampled = FrameBuffers(device), draw(8)
+    batches = [buffers.to_batch(sampled, VIEW).await_copy() for _ in range(20)]
+    for batch in batches:
+        assert batch.copied is not None
+        assert batch.frames.is_cuda
+        assert np.array_equal(batch.frames.cpu().numpy(), sampled.windows.frames)
+        assert np.array_equal(batch.action.cpu().numpy(), sampled.windows.action)
+
+
 def test_a_buffer_of_another_shape_is_not_used_again() -> None:
     buffers = FrameBuffers(torch.device("cpu"))
     first = buffers.take((2, 3), "uint8")
