@@ -36,7 +36,7 @@ OBJECTIVE = Objective(LEARNER, DistillationConfig(), MarginConfig(), None, Teach
 MULTIPLIERS = (1.0, 0.7, 0.4, 0.1, 0.0)
 ANSWER_SECONDS = 30.0
 
-GO_ON = Order(Verdict.CONTINUE, multiplier=0.5, learning_rate=1e-3)
+CONTINUE = Order(Verdict.CONTINUE, multiplier=0.5, learning_rate=1e-3)
 
 
 def teacher(observation: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def main(rank: int, path: Path) -> None:
             wait_until(lambda: (path / "waiting").exists())  # what was sent before may be lost with the connection
             os._exit(9)  # as the kernel would end it: nothing is said, nothing is closed in order
         (path / "waiting").touch()
-        ranks.agree(GO_ON, 1.0)
+        ranks.agree(CONTINUE, 1.0)
     torch.save(results, path / f"rank-{rank}.pt")
 
 
@@ -167,15 +167,15 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def disagreeing(ranks: Ranks) -> list[Agreement]:
     """Agreements on what the ranks do not see alike."""
     first = ranks.is_first
-    stop, end = replace(GO_ON, verdict=Verdict.STOP), replace(GO_ON, verdict=Verdict.END_PHASE)
+    stop, end = replace(CONTINUE, verdict=Verdict.STOP), replace(CONTINUE, verdict=Verdict.END_PHASE)
     return [
-        ranks.agree(GO_ON, 1.0 if first else None),  # somebody has no batch
-        ranks.agree(replace(GO_ON, checkpoint=True) if first else GO_ON, 2.0 if first else 3.0),
-        ranks.agree(end if first else GO_ON, 1.0),
-        ranks.agree(GO_ON if first else replace(end, checkpoint=True), 1.0),  # not for rank 1 to say
-        ranks.agree(GO_ON if first else stop, 1.0),
+        ranks.agree(CONTINUE, 1.0 if first else None),  # somebody has no batch
+        ranks.agree(replace(CONTINUE, checkpoint=True) if first else CONTINUE, 2.0 if first else 3.0),
+        ranks.agree(end if first else CONTINUE, 1.0),
+        ranks.agree(CONTINUE if first else replace(end, checkpoint=True), 1.0),  # not for rank 1 to say
+        ranks.agree(CONTINUE if first else stop, 1.0),
         ranks.agree(end if first else stop, None),
-        ranks.agree(stop if first else replace(GO_ON, verdict=Verdict.ROLL_BACK, checkpoint=True), 1.0),
+        ranks.agree(stop if first else replace(CONTINUE, verdict=Verdict.ROLL_BACK, checkpoint=True), 1.0),
     ]
 
 

@@ -57,13 +57,13 @@ def test_two_ranks_leave_a_frozen_torso_alone_and_learn_the_rest(results: list[d
 
 def test_all_ranks_agree_on_what_they_do_not_see_alike(results: list[dict[str, Any]]):
     expected = [
-        ("GO_ON", False, False, 1.0),
-        ("GO_ON", True, True, 3.0),
+        ("CONTINUE", False, False, 1.0),
+        ("CONTINUE", True, True, 3.0),
         ("END_PHASE", False, False, 1.0),
-        ("GO_ON", True, False, 1.0),
+        ("CONTINUE", True, False, 1.0),
         ("STOP", False, False, 1.0),
         ("STOP", False, False, 1.0),
-        ("GO_BACK", False, False, 1.0),
+        ("ROLL_BACK", False, False, 1.0),
     ]
     assert results[0]["agreements"] == results[1]["agreements"] == expected
 
