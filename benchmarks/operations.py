@@ -12,9 +12,9 @@ from actors.sender import ChunkSender
 from benchmarks.cluster import TABLE, Cluster
 from benchmarks.measure import Rate, Window, timed
 from benchmarks.workload import PRIORITY_EXPONENT, VIEW, WINDOW_FRAMES, Play, chunks_of, encoded, lane_rows
-from replay_service.client.sharded_replay import SampledBatch, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.table.table import Table
-from replay_service.table.types import ReplayTimeout, TableConfig, Tier
+from replay_service.table.types import ReplayTimeout, SampledBatch, SampleRequest, TableConfig, Tier
 from upcycle.experience import kernels
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec, decode_chunk
 
@@ -217,8 +217,14 @@ def copying(*, batch_size: int, num_batches: int, seed: int = 0) -> Window:
 def draw(client: ShardedReplay, batch_size: int) -> SampledBatch:
     """One batch, however it comes."""
     return client.sample(
-        TABLE, batch_size, view=VIEW, importance_sampling_exponent=_EXPONENT, timeout_seconds=_TIMEOUT_SECONDS
-    )
+        SampleRequest(
+            tables=TABLE,
+            batch_size=batch_size,
+            view=VIEW,
+            importance_sampling_exponent=_EXPONENT,
+            timeout_seconds=_TIMEOUT_SECONDS,
+        )
+    )[0]
 
 
 def prepared(play: Play) -> tuple[ChunkSpec, list[Chunk]]:
@@ -266,12 +272,14 @@ def _drawer(
             memory[shape, dtype] = itertools.cycle([np.zeros(shape, dtype) for _ in range(num_batches)])
         return next(memory[shape, dtype])
 
-    return lambda: client.sample_batches(
-        TABLE,
-        batch_size,
-        num_batches,
-        view=VIEW,
-        importance_sampling_exponent=_EXPONENT,
-        timeout_seconds=timeout_seconds,
-        allocate=allocate,
+    return lambda: client.sample(
+        SampleRequest(
+            tables=TABLE,
+            batch_size=batch_size,
+            num_batches=num_batches,
+            view=VIEW,
+            importance_sampling_exponent=_EXPONENT,
+            timeout_seconds=timeout_seconds,
+            allocate=allocate,
+        )
     )

@@ -1,6 +1,6 @@
 """Batches from replay, fetched ahead; priorities and annotations back to replay: all of the learner's bulk traffic.
 
-    fetch threads: replay.sample_batches (several at once) -> bounded queue -> learner.next()
+    fetch threads: replay.sample (several batches at once) -> bounded queue -> learner.next()
     write thread:  learner.write_back, annotate -> bounded queue -> replay.update_priorities, annotate (several at once)
 
 A request has a cost of its own whatever its size, which is why batches share one. A fetch thread waits when the queue
@@ -11,17 +11,17 @@ hints, and late ones would be dropped by the shard anyway; a state that has no a
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypedDict
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from learner.batches import Batch, FrameBuffers
-from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, TransitionKeys
+from replay_service.table.types import ReplayTimeout, SampledBatch, SampleRequest, TransitionKeys
 from upcycle.experience.chunks import Array
 from upcycle.experience.windows import View
 
@@ -33,34 +33,8 @@ _Write = tuple[Literal["priorities", "annotations"], TransitionKeys, Array]
 class Replay(Protocol):
     """The part of the sharded replay client that batches need."""
 
-    def sample_batches(
-        self,
-        table: str,
-        batch_size: int,
-        num_batches: int,
-        *,
-        view: View,
-        importance_sampling_exponent: float,
-        timeout_seconds: float,
-        allocate: Callable[[tuple[int, ...], str], Array],
-        draw_seed: int | None,
-    ) -> list[SampledBatch]:
+    def sample(self, request: SampleRequest) -> list[SampledBatch]:
         """Raises ReplayTimeout when the limiter or the shards gave nothing in time."""
-        ...
-
-    def sample_mixture(
-        self,
-        shares: Mapping[str, float],
-        batch_size: int,
-        num_batches: int,
-        *,
-        view: View,
-        importance_sampling_exponent: float,
-        timeout_seconds: float,
-        allocate: Callable[[tuple[int, ...], str], Array],
-        draw_seed: int | None,
-    ) -> list[SampledBatch]:
-        """The same of several tables, each giving its share of every batch."""
         ...
 
     def update_priorities(self, table: str | None, keys: TransitionKeys, priorities: Array) -> None:
@@ -189,8 +163,10 @@ class BatchSource:
 
     def _sample(self, number: int) -> list[SampledBatch]:
         """The batches of one request, asked for until they come; none when the source is closed before."""
-        table, sizes = self._table, (self._batch_size, self._per_request)
-        options = _SampleOptions(
+        request = SampleRequest(
+            tables=self._table,
+            batch_size=self._batch_size,
+            num_batches=self._per_request,
             view=self._view,
             importance_sampling_exponent=self._exponent,
             timeout_seconds=_WAIT_SECONDS,
@@ -199,10 +175,7 @@ class BatchSource:
         )
         while not self._stop.is_set():
             try:
-                if isinstance(table, str):
-                    sampled = self._replay.sample_batches(table, *sizes, **options)
-                else:
-                    sampled = self._replay.sample_mixture(table, *sizes, **options)
+                sampled = self._replay.sample(request)
             except ReplayTimeout as timeout:
                 self.last_timeout = timeout
             else:
@@ -256,14 +229,6 @@ def _join(keys: Sequence[TransitionKeys]) -> TransitionKeys:
         table=np.concatenate([part.table for part in keys if part.table is not None]) if keys[0].tables else None,
         tables=keys[0].tables,
     )
-
-
-class _SampleOptions(TypedDict):
-    view: View
-    importance_sampling_exponent: float
-    timeout_seconds: float
-    allocate: Callable[[tuple[int, ...], str], Array]
-    draw_seed: int | None
 
 
 class _Work(Protocol):

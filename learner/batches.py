@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replay_service.client.sharded_replay import SampledBatch, TransitionKeys
+from replay_service.table.types import SampledBatch, TransitionKeys
 from upcycle.experience.chunks import Array
 from upcycle.experience.windows import View
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from learner.batches import Batch
 from learner.readback import Readback
-from replay_service.client.sharded_replay import ScannedBatch, TransitionKeys
 from replay_service.client.table_scan import ScanIncomplete
+from replay_service.table.types import ScannedBatch, TransitionKeys
 from teacher_store.teacher import Teacher
 from upcycle.errors import UserError
 from upcycle.experience.chunks import Array

@@ -37,7 +37,8 @@ from learner.starvation import StarvationCheck
 from learner.train_state import TrainState
 from learner.train_step import train_step
 from learner.tuning import Tuning, choose_device
-from replay_service.client.sharded_replay import ShardedReplay, TransitionKeys
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import TransitionKeys
 from teacher_store.teacher import Teacher
 from upcycle.config.run import PHASES, PhaseName, RunConfig
 from upcycle.experience.chunks import Array, ChunkSpec

@@ -11,7 +11,8 @@ from learner.frame_counter import FrameCounter
 from learner.phases import PhaseMachine, Progress
 from learner.ranks import Order, Verdict
 from learner.scoreboard import Scoreboard
-from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import ReplayTimeout
 from upcycle.config.run import PhaseName, RunConfig
 from upcycle.experience.log_trimming import count_logged
 

@@ -7,8 +7,8 @@ episodes, and imported buffers, only show it here.
 from typing import Final
 
 from learner.phase_batches import shares_of_phase
-from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
-from replay_service.table.types import TableStats
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import ReplayTimeout, TableStats
 from upcycle.config.run import PhaseName, RunConfig
 from upcycle.errors import UserError
 from upcycle.experience.chunks import ChunkSpec

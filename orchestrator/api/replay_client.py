@@ -11,7 +11,7 @@ from actors.chunk_writer import ChunkWriter
 from actors.lanes import LaneRows
 from orchestrator.api.batch import Batch, batch_of_windows
 from replay_service.client.sharded_replay import ShardedReplay
-from replay_service.table.types import TableStats, TransitionKeys
+from replay_service.table.types import SampleRequest, TableStats, TransitionKeys
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.experience.windows import View
 
@@ -128,12 +128,14 @@ class ReplayClient:
         """
         view = View(n_step=n_step, stack=stack or self.spec.history + 1, gamma=gamma, clip_rewards=clip_rewards)
         drawn = self._replay.sample(
-            TABLE,
-            batch_size,
-            view=view,
-            importance_sampling_exponent=importance_sampling_exponent,
-            timeout_seconds=timeout_seconds,
-        )
+            SampleRequest(
+                tables=TABLE,
+                batch_size=batch_size,
+                view=view,
+                importance_sampling_exponent=importance_sampling_exponent,
+                timeout_seconds=timeout_seconds,
+            )
+        )[0]
         batch = batch_of_windows(drawn.windows, view)
         return ReplayBatch(batch, drawn.keys, drawn.probabilities, drawn.importance_weights)
 

@@ -1,6 +1,6 @@
 """Batches while they are put together: from replies that carry windows, and from replies that only name them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,14 +9,11 @@ import numpy as np
 from replay_service.client.allocation import importance_weights
 from replay_service.client.mapped_arena import MappedArena
 from replay_service.storage.packed_windows import PackedWindows
-from replay_service.table.types import SampledBatch, ScannedBatch, TransitionKeys
+from replay_service.table.types import Allocate, SampledBatch, ScannedBatch, TransitionKeys
 from replay_service.wire.codec import sample_layout
 from upcycle.experience import kernels
 from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.experience.windows import View, Windows
-
-Allocate = Callable[[tuple[int, ...], str], Array]
-"""Gives an array of a shape and dtype, C-contiguous, for the frames of one batch."""
 
 
 class Reply(Protocol):

@@ -7,11 +7,11 @@ from typing import Final
 import numpy as np
 
 from replay_service.client.allocation import shares, split_batch
-from replay_service.client.batch_builder import Allocate, BatchFilling, KeyReply, Reply, WindowReply
+from replay_service.client.batch_builder import BatchFilling, KeyReply, Reply, WindowReply
 from replay_service.client.mapped_arena import MappedArena
-from replay_service.client.membership import CALL_SECONDS, Membership
+from replay_service.client.membership import CALL_SECONDS, Membership, Shards
 from replay_service.client.shard_client import ShardClient
-from replay_service.table.types import SampledBatch, TableStats, Transport
+from replay_service.table.types import SampledBatch, SampleRequest, TableStats, Transport
 from replay_service.wire import replay_pb2
 from replay_service.wire.channel_options import MAX_BULK_BYTES
 from replay_service.wire.codec import sample_row_bytes, view_to_message
@@ -21,7 +21,6 @@ from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.experience.windows import View
 from upcycle.runs.metrics import Metrics
 
-_Shards = Mapping[int, tuple[ShardClient, TableStats]]
 _Finish = Callable[[], tuple[Reply, TableStats]]
 _Request = tuple[int, _Finish]
 """Transitions asked for, and what waits for them."""
@@ -53,44 +52,33 @@ class BatchDrawer:
         self._metrics = metrics
         self._lock = threading.Lock()  # guards rng
 
-    def draw(
-        self,
-        table: str,
-        batch_size: int,
-        num_batches: int,
-        *,
-        shards: _Shards,
-        view: View,
-        importance_sampling_exponent: float,
-        allocate: Allocate,
-        rng: np.random.Generator | None = None,
-    ) -> list[SampledBatch] | None:
+    def draw(self, table: str, request: SampleRequest, shards: Shards) -> list[SampledBatch] | None:
         """Draws from these shards by their masses. None if none of them has anything to give.
 
         The draws of all batches are made together and dealt out at random, so each batch is as if drawn by itself.
         Where a shard fails, has been restarted or turns out to be empty, all its draws are made again by the others;
         the batches are then what they would have given without it. So are draws whose slot was overwritten before it
         could be read.
-
-        Args:
-          rng: all randomness of the draw comes from it, the shards' too, and none from anywhere else.
         """
-        width = annotation_width(table, shards)
+        width, rng = annotation_width(table, shards), None
+        if request.draw_seed is not None:
+            rng = seeded_generator(request.draw_seed, 0)
         batches = [
-            BatchFilling(batch_size, self._spec, view, allocate, annotation_width=width) for _ in range(num_batches)
+            BatchFilling(request.batch_size, self._spec, request.view, request.allocate, annotation_width=width)
+            for _ in range(request.num_batches)
         ]
-        filled = self.fill(table, batches, shards=shards, view=view, rng=rng)
+        filled = self.fill(table, batches, shards=shards, view=request.view, rng=rng)
         if filled is None:
             return None
         share, num_items = filled
-        return [batch.finish(share, num_items, importance_sampling_exponent) for batch in batches]
+        return [batch.finish(share, num_items, request.importance_sampling_exponent) for batch in batches]
 
     def fill(
         self,
         table: str,
         batches: Sequence[BatchFilling],
         *,
-        shards: _Shards,
+        shards: Shards,
         view: View,
         rng: np.random.Generator | None = None,
     ) -> tuple[dict[int, float], int] | None:
@@ -135,7 +123,7 @@ class BatchDrawer:
             self._metrics.increment("replay_torn_windows_total", num_torn)
 
     def _ask(
-        self, table: str, counts: Mapping[int, int], shards: _Shards, view: View, rng: np.random.Generator | None
+        self, table: str, counts: Mapping[int, int], shards: Shards, view: View, rng: np.random.Generator | None
     ) -> Generator[tuple[int, tuple[Reply, int] | None]]:
         """Asks shards for so many transitions each, all at once.
 
@@ -219,7 +207,7 @@ class BatchDrawer:
         return finish_windows
 
 
-def annotation_width(table: str, shards: _Shards) -> int:
+def annotation_width(table: str, shards: Shards) -> int:
     """Floats of an annotation in this table, 0 if it keeps none. Raises: UserError if the shards disagree."""
     widths = {index: stats.annotation_width for index, (_, stats) in shards.items()}
     if len(set(widths.values())) > 1:

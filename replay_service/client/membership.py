@@ -19,6 +19,8 @@ _RETIRED_SECONDS: Final = 10.0  # calls to a shard that has left may still be un
 _CONNECTING: Final = "failed to connect to all addresses; last error: "  # gRPC's words before the reason
 CALL_SECONDS: Final = 5.0
 """Deadline of a call that a healthy shard answers in milliseconds."""
+Shards = Mapping[int, tuple[ShardClient, TableStats]]
+"""Live shards, with the newest known counters of one table."""
 
 
 @dataclass(slots=True)

@@ -9,13 +9,14 @@ from typing import Final
 import numpy as np
 
 from replay_service.client.allocation import importance_weights, mixture_counts
-from replay_service.client.batch_builder import Allocate, BatchFilling
+from replay_service.client.batch_builder import BatchFilling
 from replay_service.client.batch_drawer import BatchDrawer, annotation_width, seeded_generator
-from replay_service.client.sample_admission import SampleAdmission, Shards
-from replay_service.table.types import SampledBatch, TransitionKeys
+from replay_service.client.membership import Shards
+from replay_service.client.sample_admission import SampleAdmission
+from replay_service.table.types import Allocate, SampledBatch, SampleRequest, TransitionKeys
 from upcycle.errors import UserError
 from upcycle.experience.chunks import Array, ChunkSpec
-from upcycle.experience.windows import View, Windows
+from upcycle.experience.windows import Windows
 
 _TOLERANCE: Final = 1e-6
 
@@ -53,40 +54,24 @@ class MixtureSampler:
         self._lock = threading.Lock()  # guards rng and the one below
         self._unused: tuple[_Mixture, Array] | None = None
 
-    def sample(
-        self,
-        shares: Mapping[str, float],
-        batch_size: int,
-        num_batches: int,
-        *,
-        view: View,
-        importance_sampling_exponent: float,
-        timeout_seconds: float,
-        allocate: Allocate,
-        draw_seed: int | None = None,
-    ) -> list[SampledBatch]:
-        """See `ShardedReplay.sample_mixture`."""
-        view.check(self._spec)
-        if min(batch_size, num_batches) < 1:
-            raise ValueError(f"{num_batches} batches of {batch_size}: both must be above 0")
-        mixture = _Mixture(tuple(shares), checked_shares(shares), batch_size, num_batches)
-        counts, is_used = self._take_counts(mixture, draw_seed), False
+    def sample(self, request: SampleRequest, shares: Mapping[str, float]) -> list[SampledBatch]:
+        """Batches of a mixture, as `ShardedReplay.sample` describes them. Raises as it does."""
+        if min(request.batch_size, request.num_batches) < 1:
+            raise ValueError(f"{request.num_batches} batches of {request.batch_size}: both must be above 0")
+        mixture = _Mixture(tuple(shares), checked_shares(shares), request.batch_size, request.num_batches)
+        counts, is_used = self._take_counts(mixture, request.draw_seed), False
         totals = zip(mixture.tables, mixture.shares, counts.sum(axis=0).tolist(), strict=True)
-
-        def draw(shards: Mapping[str, Shards]) -> list[SampledBatch] | None:
-            return self._draw(mixture, counts, shards, view, importance_sampling_exponent, allocate, draw_seed)
-
         try:
             batches = self._admission.draw_when_admitted(
                 {table: total for table, share, total in totals if share > 0},
-                draw,
-                n_step=view.n_step,
-                timeout_seconds=timeout_seconds,
+                lambda shards: self._draw(request, mixture, counts, shards),
+                n_step=request.view.n_step,
+                timeout_seconds=request.timeout_seconds,
             )
             is_used = True
             return batches
         finally:
-            if not is_used and draw_seed is None:
+            if not is_used and request.draw_seed is None:
                 with self._lock:
                     self._unused = (mixture, counts)
 
@@ -105,25 +90,19 @@ class MixtureSampler:
             return mixture_counts(np.array(mixture.shares), mixture.batch_size, mixture.num_batches, self._rng)
 
     def _draw(
-        self,
-        mixture: _Mixture,
-        counts: Array,
-        shards: Mapping[str, Shards],
-        view: View,
-        exponent: float,
-        allocate: Allocate,
-        draw_seed: int | None,
+        self, request: SampleRequest, mixture: _Mixture, counts: Array, shards: Mapping[str, Shards]
     ) -> list[SampledBatch] | None:
         """Draws counts[b, k] transitions of table k for batch b. None if some table has nothing to give.
 
         The frames of all tables are copied into the one array of their batch, each table's behind those of the one
         before.
         """
-        spec, ends = self._spec, np.cumsum(counts, axis=1)
+        spec, view, ends = self._spec, request.view, np.cumsum(counts, axis=1)
+        draw_seed, exponent = request.draw_seed, request.importance_sampling_exponent
         widths = {table: annotation_width(table, known) for table, known in shards.items()}
         width = _common_width(widths)
         shape = (mixture.batch_size, view.stack + view.n_step, *spec.frame_shape)
-        frames = [allocate(shape, spec.frame_dtype) for _ in counts]
+        frames = [request.allocate(shape, spec.frame_dtype) for _ in counts]
         drawn: list[list[_Part]] = [[] for _ in counts]
         for number in np.flatnonzero(counts.any(axis=0)).tolist():
             table = mixture.tables[number]

@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-from replay_service.client.membership import CALL_SECONDS, Membership, seconds_left
-from replay_service.client.shard_client import ShardClient
+from replay_service.client.membership import CALL_SECONDS, Membership, Shards, seconds_left
 from replay_service.client.turns import Turns, weights
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import ReplayTimeout, TableStats, total_stats
+from replay_service.table.types import ReplayTimeout, total_stats
 from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from upcycle.errors import UserError
 from upcycle.runs.metrics import Metrics
@@ -19,9 +18,6 @@ _PAUSE_SECONDS: Final = 0.02
 _WAIT_SECONDS: Final = 0.2  # the longest a shard is asked to hold a call back; then the others get their turn
 
 _Drawn = TypeVar("_Drawn")
-
-Shards = Mapping[int, tuple[ShardClient, TableStats]]
-"""Live shards, with the newest known counters of one table."""
 
 
 class SampleAdmission:

@@ -6,19 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from replay_service.client.batch_builder import Allocate
-from replay_service.client.batch_drawer import BatchDrawer, seeded_generator
+from replay_service.client.batch_drawer import BatchDrawer
 from replay_service.client.broadcast import ask_stats, inspect_shards
 from replay_service.client.inserter import ChunkInserter
 from replay_service.client.membership import Membership
 from replay_service.client.mixture_sampler import MixtureSampler
-from replay_service.client.sample_admission import SampleAdmission, Shards
+from replay_service.client.sample_admission import SampleAdmission
 from replay_service.client.seeding import seed_shards
-from replay_service.client.table_scan import ScanIncomplete, TableScan
+from replay_service.client.table_scan import TableScan
 from replay_service.client.write_back import StateWriter
 from replay_service.table.types import (
-    ReplayTimeout,
     SampledBatch,
+    SampleRequest,
     ScannedBatch,
     TableStats,
     TransitionKeys,
@@ -29,16 +28,6 @@ from upcycle.errors import UpcycleError
 from upcycle.experience.chunks import Array, ChunkSpec
 from upcycle.experience.windows import View
 from upcycle.runs.metrics import Metrics
-
-__all__ = [
-    "ReplayTimeout",
-    "SampledBatch",
-    "ScanIncomplete",
-    "ScannedBatch",
-    "ShardedReplay",
-    "TableStats",
-    "TransitionKeys",
-]
 
 
 class ShardedReplay:
@@ -97,103 +86,31 @@ class ShardedReplay:
             table, chunks, writer_id=writer_id, first_sequence=first_sequence, timeout_seconds=timeout_seconds
         )
 
-    def sample(
-        self, table: str, batch_size: int, *, view: View, importance_sampling_exponent: float, timeout_seconds: float
-    ) -> SampledBatch:
-        """One batch of `sample_batches`."""
-        (batch,) = self.sample_batches(
-            table,
-            batch_size,
-            1,
-            view=view,
-            importance_sampling_exponent=importance_sampling_exponent,
-            timeout_seconds=timeout_seconds,
-        )
-        return batch
+    def sample(self, request: SampleRequest) -> list[SampledBatch]:
+        """Draws batches from all shards with the probabilities that one table of all their chunks would have.
 
-    def sample_batches(
-        self,
-        table: str,
-        batch_size: int,
-        num_batches: int,
-        *,
-        view: View,
-        importance_sampling_exponent: float,
-        timeout_seconds: float,
-        allocate: Allocate = np.empty,
-        draw_seed: int | None = None,
-    ) -> list[SampledBatch]:
-        """Draws transitions from all shards with the probabilities that one table of all their chunks would have.
+        Of a mixture, batch_size x share rows of each batch are of that table, drawn by its own sampler and admitted by
+        its own limiter; where that is not whole it is rounded down or up, so that its expectation is exact. Rows stand
+        in the order of `request.tables`, those of one table in no order; `keys.table` and `keys.tables` say which table
+        each row is of. What limiters have admitted when the call times out is kept for the next one.
 
-        Batches drawn together share the cost of asking the shards; each is as if it had been drawn by itself.
-
-        Args:
-          allocate: gives the memory for the frames of each batch.
-          draw_seed: in [0, 2^63). All randomness of the call comes from it, and no other draw is moved: of a table
-            that stays as it is, two calls alike give the same batches, whatever tier, transport or client, also after
-            shards have been killed and seeded again from the same logs. A shard that was lost a moment ago is waited
-            for; one that stays away, or is lost during the call, is left out, and the batches are others then.
         Raises:
           ReplayTimeout: the limiter holds sampling back, too little is stored, or no shard answers; call again.
           ValueError: chunks of this run cannot be seen that way.
-          UserError: no such table, or a limiter that could never let such a batch pass.
+          UserError: no such table, a limiter that could never let such a batch pass, shares that do not sum to 1, or
+            annotations whose width differs between the tables of a mixture.
         """
-        view.check(self._spec)
-
-        def draw(shards: Mapping[str, Shards]) -> list[SampledBatch] | None:
-            return self._drawer.draw(
-                table,
-                batch_size,
-                num_batches,
-                shards=shards[table],
-                view=view,
-                importance_sampling_exponent=importance_sampling_exponent,
-                allocate=allocate,
-                rng=None if draw_seed is None else seeded_generator(draw_seed, 0),
-            )
-
-        if draw_seed is not None:
+        request.view.check(self._spec)
+        if request.draw_seed is not None:
             self._members.await_return()
+        if not isinstance(request.tables, str):
+            return self._mixture.sample(request, request.tables)
+        table = request.tables
         return self._admission.draw_when_admitted(
-            {table: batch_size * num_batches}, draw, n_step=view.n_step, timeout_seconds=timeout_seconds
-        )
-
-    def sample_mixture(
-        self,
-        shares: Mapping[str, float],
-        batch_size: int,
-        num_batches: int,
-        *,
-        view: View,
-        importance_sampling_exponent: float,
-        timeout_seconds: float,
-        allocate: Allocate = np.empty,
-        draw_seed: int | None = None,
-    ) -> list[SampledBatch]:
-        """Draws batches that hold exact shares of several tables, each by its own sampler and limiter.
-
-        Of each batch, batch_size x share rows are of that table; where that is not whole it is rounded down or up, so
-        that its expectation is exact. Rows stand in the order of the tables in `shares`, those of one table in no
-        order; `keys.table` and `keys.tables` say which table each row is of. What limiters have admitted when the call
-        times out is kept for the next one.
-
-        Args:
-          shares: of each table in every batch, summing to 1.
-          allocate: gives the memory for the frames of each batch; those of all tables are copied straight into it.
-          draw_seed: as in `sample_batches`; rows of a table that stays as it is are the same, whatever the others do.
-        Raises: as `sample_batches`; UserError if shares do not sum to 1 or the tables' annotations differ in width.
-        """
-        if draw_seed is not None:
-            self._members.await_return()
-        return self._mixture.sample(
-            shares,
-            batch_size,
-            num_batches,
-            view=view,
-            importance_sampling_exponent=importance_sampling_exponent,
-            timeout_seconds=timeout_seconds,
-            allocate=allocate,
-            draw_seed=draw_seed,
+            {table: request.batch_size * request.num_batches},
+            lambda shards: self._drawer.draw(table, request, shards[table]),
+            n_step=request.view.n_step,
+            timeout_seconds=request.timeout_seconds,
         )
 
     def scan(

@@ -1,8 +1,8 @@
 """Values that the replay service and its callers exchange."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 
@@ -10,7 +10,9 @@ from replay_service.storage.packed_windows import PackedWindows
 from replay_service.table.rate_limiter import Flow
 from upcycle.errors import UpcycleError
 from upcycle.experience.chunks import Array
-from upcycle.experience.windows import Windows
+from upcycle.experience.windows import View, Windows
+
+_Value = TypeVar("_Value", int, float, bool)
 
 Transport = Literal["auto", "unix", "tcp"]
 """How windows reach a client: the quickest way there is (shared memory, else a Unix socket on the same host, else TCP),
@@ -104,6 +106,38 @@ class TransitionKeys:
         return [(name, mine) for name, mine in rows if len(mine)]
 
 
+Allocate = Callable[[tuple[int, ...], str], Array]
+"""Gives an array of a shape and dtype, C-contiguous, for the frames of one batch."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class SampleRequest:
+    """Batches that a learner asks for.
+
+    Attributes:
+      tables: the name of one table; or the share of each in every batch of a mixture, summing to 1.
+      batch_size: transitions of each batch.
+      num_batches: batches drawn together, which share the cost of asking the shards; each is as if drawn by itself.
+      view: how their windows are cut.
+      importance_sampling_exponent: beta of the importance weights.
+      timeout_seconds: how long the call may wait for the limiter or for shards.
+      allocate: gives the memory for the frames of each batch.
+      draw_seed: in [0, 2^63). All randomness of the draw comes from it, and no other draw is moved: of tables that stay
+        as they are, two requests alike give the same batches, whatever tier, transport or client, also after shards
+        have been killed and seeded again from the same logs. A shard that was lost a moment ago is waited for; one that
+        stays away, or is lost during the call, is left out, and the batches are others then.
+    """
+
+    tables: str | Mapping[str, float]
+    batch_size: int
+    num_batches: int = 1
+    view: View
+    importance_sampling_exponent: float
+    timeout_seconds: float
+    allocate: Allocate = np.empty
+    draw_seed: int | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledBatch:
     """B transitions drawn from all shards together, of one table or of a mixture.
@@ -194,9 +228,16 @@ class TableSample:
     annotated: Array | None = None
 
 
+def _counter(default: _Value, total: Callable[[list[_Value]], _Value] = sum) -> _Value:
+    """A field of `TableStats`; `total` makes the value of all shards from the value of each."""
+    return field(default=default, metadata={"total": total})
+
+
 @dataclass(frozen=True, slots=True)
 class TableStats:
     """Counters of one table: of a shard, or of all shards added up.
+
+    A new counter is a line here and a field of the same name in `TableState` (wire/replay.proto).
 
     Attributes:
       flow: transitions in and out, and the limits on them.
@@ -223,24 +264,24 @@ class TableStats:
     """
 
     flow: Flow
-    capacity_steps: int = 0
-    num_chunks: int = 0
-    num_drawable: int = 0
-    mass: float = 0.0
-    max_priority: float = 1.0
-    num_seeded: int = 0
-    num_stale_updates: int = 0
-    num_duplicate_chunks: int = 0
-    num_refused_chunks: int = 0
-    revision: int = 0
-    num_dropped_updates: int = 0
-    stratified: bool = True
-    packed: bool = False
+    capacity_steps: int = _counter(0)
+    num_chunks: int = _counter(0)
+    num_drawable: int = _counter(0)
+    mass: float = _counter(0.0)
+    max_priority: float = _counter(1.0, max)
+    num_seeded: int = _counter(0)
+    num_stale_updates: int = _counter(0)
+    num_duplicate_chunks: int = _counter(0)
+    num_refused_chunks: int = _counter(0)
+    revision: int = _counter(0)
+    num_dropped_updates: int = _counter(0)
+    stratified: bool = _counter(True, all)
+    packed: bool = _counter(False, all)
     incarnation: int = 0
-    annotation_width: int = 0
-    num_annotated: int = 0
-    num_stale_annotations: int = 0
-    n_step: int = 0
+    annotation_width: int = _counter(0, max)
+    num_annotated: int = _counter(0)
+    num_stale_annotations: int = _counter(0)
+    n_step: int = _counter(0, max)
     num_inserted_before: int | None = None
     shards: Mapping[int, "TableStats"] = field(default_factory=dict[int, "TableStats"])
 
@@ -272,26 +313,10 @@ class TableStats:
 
 def total_stats(shards: Mapping[int, TableStats]) -> TableStats:
     """Adds up the shards of one table; there must be one at least."""
-    first, *others = shards.values()
-    flow = sum((stats.flow for stats in others), first.flow)
-    every = list(shards.values())
-    return TableStats(
-        flow=flow,
-        capacity_steps=sum(stats.capacity_steps for stats in every),
-        num_chunks=sum(stats.num_chunks for stats in every),
-        num_drawable=sum(stats.num_drawable for stats in every),
-        mass=sum(stats.mass for stats in every),
-        max_priority=max(stats.max_priority for stats in every),
-        num_seeded=sum(stats.num_seeded for stats in every),
-        num_stale_updates=sum(stats.num_stale_updates for stats in every),
-        num_duplicate_chunks=sum(stats.num_duplicate_chunks for stats in every),
-        num_refused_chunks=sum(stats.num_refused_chunks for stats in every),
-        revision=sum(stats.revision for stats in every),
-        stratified=all(stats.stratified for stats in every),
-        packed=all(stats.packed for stats in every),
-        annotation_width=max(stats.annotation_width for stats in every),
-        num_annotated=sum(stats.num_annotated for stats in every),
-        num_stale_annotations=sum(stats.num_stale_annotations for stats in every),
-        n_step=first.n_step,
-        shards=dict(shards),
-    )
+    first, *others = every = list(shards.values())
+    totals: dict[str, Any] = {
+        counter.name: counter.metadata["total"]([getattr(stats, counter.name) for stats in every])
+        for counter in fields(TableStats)
+        if "total" in counter.metadata
+    }
+    return TableStats(flow=sum((stats.flow for stats in others), first.flow), **totals, shards=dict(shards))

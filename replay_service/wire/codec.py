@@ -8,6 +8,7 @@ anything else.
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Final
 
 import numpy as np
@@ -40,6 +41,10 @@ UPDATE_LAYOUT: Final[Layout] = {
 
 DRAW_ROW_BYTES: Final = 4 * 8
 """Bytes of one transition in a reply of keys alone."""
+
+_STATE_FIELDS: Final = {field.name for field in replay_pb2.TableState.DESCRIPTOR.fields}
+_FLOW_FIELDS: Final = tuple(field.name for field in fields(Flow) if field.name in _STATE_FIELDS)
+_STATS_FIELDS: Final = tuple(field.name for field in fields(TableStats) if field.name in _STATE_FIELDS)
 
 _MAGIC: Final = b"UPCW"
 _VERSION: Final = 1
@@ -229,67 +234,17 @@ def cursor_from_message(message: replay_pb2.ScanCursor) -> ScanCursor:
 
 def stats_to_message(stats: TableStats) -> replay_pb2.TableState:
     """One shard's counters as a message."""
-    flow = stats.flow
-    return replay_pb2.TableState(
-        num_transitions=flow.num_transitions,
-        num_free_inserts=flow.num_free_inserts,
-        num_paced_inserts=flow.num_paced_inserts,
-        num_sampled=flow.num_sampled,
-        samples_per_insert=flow.samples_per_insert or 0.0,
-        error_buffer_steps=flow.error_buffer_steps,
-        min_size_to_sample=flow.min_size_to_sample,
-        capacity_steps=stats.capacity_steps,
-        num_chunks=stats.num_chunks,
-        num_drawable=stats.num_drawable,
-        mass=stats.mass,
-        max_priority=stats.max_priority,
-        num_seeded=stats.num_seeded,
-        num_stale_updates=stats.num_stale_updates,
-        num_duplicate_chunks=stats.num_duplicate_chunks,
-        num_refused_chunks=stats.num_refused_chunks,
-        revision=stats.revision,
-        incarnation=stats.incarnation,
-        independent_draws=not stats.stratified,
-        packed=stats.packed,
-        annotation_width=stats.annotation_width,
-        num_annotated=stats.num_annotated,
-        num_stale_annotations=stats.num_stale_annotations,
-        draining=flow.draining,
-        n_step=stats.n_step,
-        num_inserted_before=stats.num_inserted_before,
-    )
+    values = {name: getattr(stats.flow, name) for name in _FLOW_FIELDS}
+    values |= {name: getattr(stats, name) for name in _STATS_FIELDS}
+    return replay_pb2.TableState(independent_draws=not stats.stratified, **values)  # None leaves a field out
 
 
 def stats_from_message(message: replay_pb2.TableState) -> TableStats:
     """Inverse of `stats_to_message`."""
-    flow = Flow(
-        samples_per_insert=message.samples_per_insert or None,
-        error_buffer_steps=message.error_buffer_steps,
-        min_size_to_sample=message.min_size_to_sample,
-        num_transitions=message.num_transitions,
-        num_free_inserts=message.num_free_inserts,
-        num_paced_inserts=message.num_paced_inserts,
-        num_sampled=message.num_sampled,
-        draining=message.draining,
-    )
-    return TableStats(
-        flow=flow,
-        capacity_steps=message.capacity_steps,
-        num_chunks=message.num_chunks,
-        num_drawable=message.num_drawable,
-        mass=message.mass,
-        max_priority=message.max_priority,
-        num_seeded=message.num_seeded,
-        num_stale_updates=message.num_stale_updates,
-        num_duplicate_chunks=message.num_duplicate_chunks,
-        num_refused_chunks=message.num_refused_chunks,
-        revision=message.revision,
-        incarnation=message.incarnation,
-        stratified=not message.independent_draws,
-        packed=message.packed,
-        annotation_width=message.annotation_width,
-        n_step=message.n_step,
-        num_annotated=message.num_annotated,
-        num_stale_annotations=message.num_stale_annotations,
-        num_inserted_before=message.num_inserted_before if message.HasField("num_inserted_before") else None,
-    )
+    values: dict[str, Any] = {name: getattr(message, name) for name in _FLOW_FIELDS}
+    values["samples_per_insert"] = message.samples_per_insert or None
+    flow = Flow(**values)
+    values = {name: getattr(message, name) for name in _STATS_FIELDS}
+    if not message.HasField("num_inserted_before"):
+        del values["num_inserted_before"]
+    return TableStats(flow=flow, stratified=not message.independent_draws, **values)

@@ -15,7 +15,7 @@ from actors.rollout import QFunction
 from actors.weights import WeightSubscriber
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.server.shard import ReplayShard
-from replay_service.table.types import TableConfig
+from replay_service.table.types import SampleRequest, TableConfig
 from upcycle.config.run import ActorsConfig, EnvConfig, GuideConfig, LearnerConfig, NetworkConfig, RunConfig
 from upcycle.experience.chunks import Array, Chunk, decode_chunk
 from upcycle.experience.windows import View
@@ -160,8 +160,14 @@ def test_everything_played_is_in_replay(tmp_path: Path) -> None:
         assert stage.metrics.value("actor_episodes_total") == status["episodes"]
         assert stage.metrics.value("actor_weight_lag_versions") == 1
         batch = stage.replay.sample(
-            "online", 256, view=View(n_step=2, stack=1), importance_sampling_exponent=0.5, timeout_seconds=10
-        )
+            SampleRequest(
+                tables="online",
+                batch_size=256,
+                view=View(n_step=2, stack=1),
+                importance_sampling_exponent=0.5,
+                timeout_seconds=10,
+            )
+        )[0]
         assert set(np.unique(batch.policy_version)) <= {1, 2}
         assert set(np.unique(batch.windows.action)) == {0, 1}
         assert 0 < np.count_nonzero(batch.windows.discount == 0) < 100

@@ -16,7 +16,8 @@ from orchestrator.processes.process import BUILDERS, Loop
 from orchestrator.run.finish import final_evaluation
 from orchestrator.run.plan import make_plan, with_teacher_protocol
 from orchestrator.run.progress import SilentView
-from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import ReplayTimeout, SampleRequest
 from teacher_store.store.store import TeacherStore
 from upcycle.config.io import load_config
 from upcycle.config.run import RunConfig
@@ -169,7 +170,13 @@ def _end_actors(folder: RunFolder, actors: list[InProcess]) -> None:
         while any(actor.is_alive() for actor in actors) and time.monotonic() < deadline:
             with suppress(ReplayTimeout):
                 replay.sample(
-                    "online", 64, view=View(n_step=1, stack=1), importance_sampling_exponent=0.0, timeout_seconds=0.1
-                )
+                    SampleRequest(
+                        tables="online",
+                        batch_size=64,
+                        view=View(n_step=1, stack=1),
+                        importance_sampling_exponent=0.0,
+                        timeout_seconds=0.1,
+                    )
+                )[0]
     finally:
         replay.close()

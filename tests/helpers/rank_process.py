@@ -22,7 +22,7 @@ from learner.ranks import Agreement, Order, RankLost, Ranks, RanksDiffer, Verdic
 from learner.rendezvous import meet
 from learner.train_state import TrainState
 from learner.train_step import train_step
-from replay_service.client.sharded_replay import SampledBatch, TransitionKeys
+from replay_service.table.types import SampledBatch, TransitionKeys
 from upcycle.config.run import DistillationConfig, LearnerConfig, MarginConfig, NetworkConfig, TeacherConfig
 from upcycle.experience.windows import View, Windows
 from upcycle.networks.q_network import build_network

@@ -1,7 +1,6 @@
 """Batches: dealing out a draw, prefetching, writing back, ending."""
 
 import threading
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from learner.batch_source import BatchSource
 from learner.batches import FrameBuffers
 from learner.phase_batches import note_wait
-from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, TransitionKeys
+from replay_service.table.types import ReplayTimeout, SampledBatch, SampleRequest, TransitionKeys
 from tests.helpers.chunk_factory import connected, make_data, running_shards, table_config
 from upcycle.config.run import PhaseName
 from upcycle.experience.chunks import Array
@@ -46,37 +45,24 @@ class ScriptedReplay:
         self.wrote = threading.Event()
         self.meeting: threading.Barrier | None = None  # requests wait for each other there
 
-    def sample_batches(
-        self,
-        table: str,
-        batch_size: int,
-        num_batches: int,
-        *,
-        view: View,
-        importance_sampling_exponent: float,
-        timeout_seconds: float,
-        allocate: Callable[[tuple[int, ...], str], Array],
-        draw_seed: int | None,
-    ) -> list[SampledBatch]:
-        assert timeout_seconds > 0
+    def sample(self, request: SampleRequest) -> list[SampledBatch]:
+        assert request.timeout_seconds > 0
         if self.meeting is not None:
             self.meeting.wait(20)
-        assert (table, view, importance_sampling_exponent) == ("online", VIEW, 0.5)
+        assert (request.tables, request.view, request.importance_sampling_exponent) == ("online", VIEW, 0.5)
         if self.fails:
             raise RuntimeError("the table is gone")
         if self.empty:
             threading.Event().wait(0.01)
             raise ReplayTimeout("nothing", "samples")
-        batches = [draw(batch_size, self.drawn + number * batch_size) for number in range(num_batches)]
+        size = request.batch_size
+        batches = [draw(size, self.drawn + number * size) for number in range(request.num_batches)]
         for number, batch in enumerate(batches):
-            frames = allocate(batch.windows.frames.shape, "uint8")
+            frames = request.allocate(batch.windows.frames.shape, "uint8")
             frames[...] = batch.windows.frames
             batches[number] = replace(batch, windows=replace(batch.windows, frames=frames))
-        self.drawn += batch_size * num_batches
+        self.drawn += size * request.num_batches
         return batches
-
-    def sample_mixture(self, shares: Mapping[str, float], *_: object, **__: object) -> list[SampledBatch]:
-        raise AssertionError(f"one table was asked for, not {shares}")
 
     def update_priorities(self, table: str | None, keys: TransitionKeys, priorities: Array) -> None:
         self.written.append((keys, priorities))

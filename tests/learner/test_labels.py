@@ -13,8 +13,8 @@ import torch
 from learner.batch_source import BatchSource
 from learner.batches import Batch
 from learner.labels import TeacherLabels
-from replay_service.client.sharded_replay import ShardedReplay, TransitionKeys
-from replay_service.table.types import TableConfig
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import TableConfig, TransitionKeys
 from teacher_store.functions import PolicyFunction
 from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore

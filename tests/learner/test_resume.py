@@ -1,6 +1,6 @@
 """Resuming is exact: whatever killed the learner, and whenever, it ends with the bits of the uninterrupted run."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from learner.checkpoint import CheckpointFolder
 from learner.train_step import train_step
-from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.server.shard import ReplayShard
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import TableConfig, TableStats
+from replay_service.table.types import ReplayTimeout, SampledBatch, SampleRequest, TableConfig, TableStats
 from teacher_store.teacher import Teacher
 from tests.helpers.cartpole_learner import BASE, CHUNKS, new_learner
 from upcycle.config.run import RunConfig
@@ -141,17 +141,15 @@ class Recorded:
     def __init__(self, tape: Sequence[SampledBatch], first: int) -> None:
         self._tape, self._next = tape, first
 
-    def sample_batches(
-        self, table: str, batch_size: int, num_batches: int, *, view: View, allocate: Callable[..., Any], **_: Any
-    ) -> list[SampledBatch]:
-        assert (table, batch_size, view.n_step) == ("online", 32, 3)
+    def sample(self, request: SampleRequest) -> list[SampledBatch]:
+        assert (request.tables, request.batch_size, request.view.n_step) == ("online", 32, 3)
         if self._next >= len(self._tape):
             raise ReplayTimeout("the tape is over")
-        batches = self._tape[self._next : self._next + num_batches]
-        self._next += num_batches
+        batches = self._tape[self._next : self._next + request.num_batches]
+        self._next += request.num_batches
         copies = list[SampledBatch]()
         for batch in batches:
-            frames = allocate(batch.windows.frames.shape, "float32")
+            frames = request.allocate(batch.windows.frames.shape, "float32")
             frames[...] = batch.windows.frames
             weights = batch.importance_weights.copy()
             windows = replace(batch.windows, frames=frames)
@@ -173,8 +171,17 @@ def test_the_online_phase_fed_from_a_recorded_stream_ends_with_the_same_bits(
     tmp_path: Path, teacher: Teacher, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with shards(log) as client:
-        options: dict[str, Any] = {"importance_sampling_exponent": 0.5, "timeout_seconds": 20.0, "draw_seed": 1}
-        tape = client.sample_batches("teacher", 32, STEPS + 8, view=View(stack=1, clip_rewards=False), **options)
+        tape = client.sample(
+            SampleRequest(
+                tables="teacher",
+                batch_size=32,
+                num_batches=STEPS + 8,
+                view=View(stack=1, clip_rewards=False),
+                importance_sampling_exponent=0.5,
+                timeout_seconds=20.0,
+                draw_seed=1,
+            )
+        )
     tape = [replace(batch, annotation=None, annotated=None) for batch in tape]
     network = {"kind": "mlp", "hidden": 32, "noisy": True, "dueling": True}  # draws random numbers in every step
     runs = {name: new_run(tmp_path / name, phases=["online"], network=network) for name in ("whole", "killed")}

@@ -13,6 +13,7 @@ import torch
 from learner.batch_source import BatchSource, request_seed
 from learner.batches import Batch
 from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import SampledBatch, SampleRequest
 from tests.helpers.chunk_factory import ENV, SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.experience.chunks import Array
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
@@ -94,17 +95,14 @@ def test_the_order_is_kept_when_the_first_request_is_the_last_to_come(log: Path)
         def __init__(self, replay: ShardedReplay) -> None:
             self._replay, self._come = replay, threading.Semaphore(0)
 
-        def sample_batches(self, *arguments: Any, draw_seed: int | None, **options: Any) -> Any:
-            batches = self._replay.sample_batches(*arguments, draw_seed=draw_seed, **options)
-            if draw_seed == request_seed(7, 0):
+        def sample(self, request: SampleRequest) -> list[SampledBatch]:
+            batches = self._replay.sample(request)
+            if request.draw_seed == request_seed(7, 0):
                 assert self._come.acquire(timeout=20)
                 assert self._come.acquire(timeout=20)
             else:
                 self._come.release()
             return batches
-
-        def sample_mixture(self, *_: object, **__: object) -> Any:
-            raise AssertionError("one table was asked for")
 
         def update_priorities(self, *_: object, **__: object) -> None:
             raise AssertionError("nothing was written")

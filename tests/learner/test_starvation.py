@@ -7,9 +7,8 @@ from typing import Any, cast
 import pytest
 
 from learner.starvation import StarvationCheck, is_starved
-from replay_service.client.sharded_replay import ReplayTimeout
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import TableStats, total_stats
+from replay_service.table.types import ReplayTimeout, TableStats, total_stats
 from tests.helpers.cartpole_learner import BASE, CHUNKS
 from upcycle.config.run import RunConfig
 from upcycle.errors import UserError

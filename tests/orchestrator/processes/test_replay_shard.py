@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from orchestrator.processes.process import Process
-from replay_service.client.sharded_replay import SampledBatch, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import SampledBatch, SampleRequest
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
@@ -72,14 +73,16 @@ def shards_of(folder: RunFolder) -> Generator[ShardedReplay]:
 
 
 def draw(replay: ShardedReplay, table: str, draw_seed: int, size: int = 40) -> SampledBatch:
-    (batch,) = replay.sample_batches(
-        table,
-        size,
-        1,
-        view=VIEW,
-        importance_sampling_exponent=0.5,
-        timeout_seconds=20,
-        draw_seed=draw_seed,
+    (batch,) = replay.sample(
+        SampleRequest(
+            tables=table,
+            batch_size=size,
+            num_batches=1,
+            view=VIEW,
+            importance_sampling_exponent=0.5,
+            timeout_seconds=20,
+            draw_seed=draw_seed,
+        )
     )
     return batch
 

@@ -9,9 +9,9 @@ from itertools import count
 import numpy as np
 import pytest
 
-from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.server.shard import ReplayShard
-from replay_service.table.types import TableConfig
+from replay_service.table.types import ReplayTimeout, SampleRequest, TableConfig
 from replay_service.wire.inspection_messages import TableInspection
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, guarded, make_data, running_shards, table_config
 from upcycle.runs.metrics import Metrics
@@ -59,7 +59,11 @@ def writers(addresses: Mapping[int, str]) -> Generator[list[BaseException]]:
 
 def draw(replay: ShardedReplay, num_batches: int) -> None:
     for _ in range(num_batches):
-        replay.sample("online", BATCH_SIZE, view=VIEW, importance_sampling_exponent=0.4, timeout_seconds=50)
+        replay.sample(
+            SampleRequest(
+                tables="online", batch_size=BATCH_SIZE, view=VIEW, importance_sampling_exponent=0.4, timeout_seconds=50
+            )
+        )[0]
 
 
 def spread(values: list[int]) -> float:

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.client.sharded_replay import ReplayTimeout
-from replay_service.table.types import TableStats
+from replay_service.table.types import ReplayTimeout, SampleRequest, TableStats
 from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, guarded, make_data, table_config
 from tests.helpers.shard_process import ShardProcess
@@ -80,8 +79,14 @@ class Load:
             while not self.ended.is_set():
                 with suppress(ReplayTimeout):  # nobody inserts; writers that wait for this one would fail
                     batch = replay.sample(
-                        "online", BATCH_SIZE, view=VIEW, importance_sampling_exponent=0.4, timeout_seconds=0.5
-                    )
+                        SampleRequest(
+                            tables="online",
+                            batch_size=BATCH_SIZE,
+                            view=VIEW,
+                            importance_sampling_exponent=0.4,
+                            timeout_seconds=0.5,
+                        )
+                    )[0]
                     assert len(batch.probabilities) == BATCH_SIZE
                     assert bool((batch.probabilities > 0).all())
                     replay.update_priorities("online", batch.keys, rng.uniform(0.5, 2.0, BATCH_SIZE))

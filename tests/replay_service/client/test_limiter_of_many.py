@@ -11,6 +11,7 @@ import pytest
 from replay_service.client.shard_client import ShardClient
 from replay_service.server.shard import ReplayShard
 from replay_service.table.rate_limiter import Flow
+from replay_service.table.types import SampleRequest
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, guarded, make_data, running_shards, table_config
 
 pytestmark = pytest.mark.slow
@@ -74,8 +75,14 @@ class Crowd:
         with connected(self._addresses, seed=100 + number) as replay:
             for _ in range(self._num_batches):
                 batch = replay.sample(
-                    "online", BATCH_SIZE, view=VIEW, importance_sampling_exponent=0.4, timeout_seconds=50
-                )
+                    SampleRequest(
+                        tables="online",
+                        batch_size=BATCH_SIZE,
+                        view=VIEW,
+                        importance_sampling_exponent=0.4,
+                        timeout_seconds=50,
+                    )
+                )[0]
                 with self._lock:
                     self.num_delivered += len(batch.probabilities)
 

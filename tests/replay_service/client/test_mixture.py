@@ -6,8 +6,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from replay_service.client.sharded_replay import ReplayTimeout, SampledBatch, ShardedReplay
-from replay_service.table.types import Tier, Transport
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import ReplayTimeout, SampledBatch, SampleRequest, Tier, Transport
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.errors import UserError
 from upcycle.experience.chunks import Array
@@ -35,13 +35,15 @@ def mix(
     beta: float = 0.5,
     timeout_seconds: float = 10.0,
 ) -> list[SampledBatch]:
-    return replay.sample_mixture(
-        shares,
-        batch_size,
-        num_batches,
-        view=VIEW,
-        importance_sampling_exponent=beta,
-        timeout_seconds=timeout_seconds,
+    return replay.sample(
+        SampleRequest(
+            tables=shares,
+            batch_size=batch_size,
+            num_batches=num_batches,
+            view=VIEW,
+            importance_sampling_exponent=beta,
+            timeout_seconds=timeout_seconds,
+        )
     )
 
 
@@ -66,14 +68,16 @@ def test_every_batch_holds_exact_shares_in_one_array(tier: Tier, transport: Tran
     ):
         insert(replay, "online", range(9))
         insert(replay, "teacher", range(TEACHER, TEACHER + 9))
-        batches = replay.sample_mixture(
-            {"teacher": 0.25, "online": 0.75},
-            48,
-            5,
-            view=VIEW,
-            importance_sampling_exponent=0.5,
-            timeout_seconds=10,
-            allocate=allocate,
+        batches = replay.sample(
+            SampleRequest(
+                tables={"teacher": 0.25, "online": 0.75},
+                batch_size=48,
+                num_batches=5,
+                view=VIEW,
+                importance_sampling_exponent=0.5,
+                timeout_seconds=10,
+                allocate=allocate,
+            )
         )
     assert [id(batch.windows.frames) for batch in batches] == [id(array) for array in given_out]
     for batch in batches:

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from replay_service.client.sharded_replay import ReplayTimeout
-from replay_service.table.types import TableConfig
+from replay_service.table.types import ReplayTimeout, TableConfig
 from tests.helpers.chunk_factory import SPEC, connected, running_shards, table_config
 from tests.replay_service.client.test_mixture import LIMITS, ONLINE_TABLE, TEACHER, TEACHER_TABLE, insert, mix, table_of
 from upcycle.errors import UserError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from replay_service.client.allocation import mixture_counts
-from replay_service.client.sharded_replay import SampledBatch
+from replay_service.table.types import SampledBatch, SampleRequest
 from tests.helpers.chunk_factory import VIEW, connected, make_data, running_shards, table_config
 from tests.replay_service.client.test_sharded_statistics import (
     ALPHA,
@@ -52,13 +52,15 @@ def draw_batches(oracles: dict[str, Oracle]) -> list[SampledBatch]:
                     single.insert(name, [data], writer_id="w", first_sequence=number, timeout_seconds=10)
         batches = list[SampledBatch]()
         while len(batches) < BATCHES:
-            batches += replay.sample_mixture(
-                SHARES,
-                BATCH_SIZE,
-                3,
-                view=VIEW,
-                importance_sampling_exponent=WEIGHT_EXPONENT,
-                timeout_seconds=10,
+            batches += replay.sample(
+                SampleRequest(
+                    tables=SHARES,
+                    batch_size=BATCH_SIZE,
+                    num_batches=3,
+                    view=VIEW,
+                    importance_sampling_exponent=WEIGHT_EXPONENT,
+                    timeout_seconds=10,
+                )
             )
         return batches
 

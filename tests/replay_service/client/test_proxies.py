@@ -3,13 +3,16 @@
 import pytest
 
 from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import SampleRequest
 from tests.helpers.chunk_factory import VIEW, connected, make_data, running_shards, table_config
 
 NOBODY = "http://127.0.0.1:9"
 
 
 def draw(replay: ShardedReplay) -> int:
-    batch = replay.sample("online", 4, view=VIEW, importance_sampling_exponent=0.0, timeout_seconds=20)
+    batch = replay.sample(
+        SampleRequest(tables="online", batch_size=4, view=VIEW, importance_sampling_exponent=0.0, timeout_seconds=20)
+    )[0]
     return len(batch.probabilities)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import ReplayTimeout, SampleRequest
 from tests.helpers.chunk_factory import VIEW, connected, make_data, running_shards, table_config
 
 LIMITED = table_config(capacity_steps=400, samples_per_insert=1.0, error_buffer_steps=16)
@@ -17,7 +18,9 @@ def insert(replay: ShardedReplay, first: int = 0, count: int = 1) -> None:
 
 
 def sample(replay: ShardedReplay) -> None:
-    replay.sample("online", 4, view=VIEW, importance_sampling_exponent=0.0, timeout_seconds=0.3)
+    replay.sample(
+        SampleRequest(tables="online", batch_size=4, view=VIEW, importance_sampling_exponent=0.0, timeout_seconds=0.3)
+    )[0]
 
 
 def stats(replay: ShardedReplay) -> None:

@@ -10,8 +10,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from replay_service.client.sharded_replay import SampledBatch, ShardedReplay
-from replay_service.table.types import TableConfig, Tier, Transport
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import SampledBatch, SampleRequest, TableConfig, Tier, Transport
 from tests.helpers.chunk_factory import (
     ENV,
     SPEC,
@@ -65,14 +65,16 @@ def draw(
     return [
         batch
         for draw_seed in draw_seeds
-        for batch in replay.sample_batches(
-            table,
-            size,
-            2,
-            view=view,
-            importance_sampling_exponent=0.5,
-            timeout_seconds=10,
-            draw_seed=draw_seed,
+        for batch in replay.sample(
+            SampleRequest(
+                tables=table,
+                batch_size=size,
+                num_batches=2,
+                view=view,
+                importance_sampling_exponent=0.5,
+                timeout_seconds=10,
+                draw_seed=draw_seed,
+            )
         )
     ]
 
@@ -98,7 +100,11 @@ def test_a_new_client_of_restarted_shards_draws_the_same_and_goes_on_anywhere(lo
             expected = draw(replay, range(12))
             assert_equal(draw(replay, range(12)), expected)
         with connected(addresses, seed=2) as replay:
-            replay.sample("teacher", 7, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+            replay.sample(
+                SampleRequest(
+                    tables="teacher", batch_size=7, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+                )
+            )[0]
             assert_equal(draw(replay, range(12)), expected)
     with seeded(log, [config], seed=3) as addresses, connected(addresses, seed=4) as replay:
         assert_equal(draw(replay, range(8, 12)), expected[16:])
@@ -125,7 +131,15 @@ def test_a_seed_moves_no_other_draw(log: Path) -> None:
             batches = list[SampledBatch]()
             for seed in seeds:
                 batches.append(
-                    replay.sample("teacher", 20, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+                    replay.sample(
+                        SampleRequest(
+                            tables="teacher",
+                            batch_size=20,
+                            view=VIEW,
+                            importance_sampling_exponent=0.5,
+                            timeout_seconds=10,
+                        )
+                    )[0]
                 )
                 with connected(addresses, seed=7) as learner:
                     draw(learner, [seed])
@@ -152,14 +166,16 @@ def items_of(batch: SampledBatch) -> list[int]:
 
 def test_rows_of_a_mixture_are_the_same_while_another_table_fills(log: Path) -> None:
     def mix(replay: ShardedReplay, draw_seed: int) -> list[SampledBatch]:
-        return replay.sample_mixture(
-            {"online": 0.7, "teacher": 0.3},
-            16,
-            3,
-            view=VIEW,
-            importance_sampling_exponent=0.5,
-            timeout_seconds=10,
-            draw_seed=draw_seed,
+        return replay.sample(
+            SampleRequest(
+                tables={"online": 0.7, "teacher": 0.3},
+                batch_size=16,
+                num_batches=3,
+                view=VIEW,
+                importance_sampling_exponent=0.5,
+                timeout_seconds=10,
+                draw_seed=draw_seed,
+            )
         )
 
     with seeded(log, [ONLINE, TEACHER]) as addresses, connected(addresses) as replay:
@@ -242,14 +258,16 @@ def test_seeds_draw_with_the_right_probabilities(log: Path, exponent: float, str
     counts, rng = np.zeros(weights.shape), np.random.default_rng(0)
     with seeded(log, [config]) as addresses, connected(addresses) as replay:
         for draw_seed in range(60):
-            for batch in replay.sample_batches(
-                "teacher",
-                8,
-                60,
-                view=VIEW,
-                importance_sampling_exponent=0.5,
-                timeout_seconds=10,
-                draw_seed=draw_seed,
+            for batch in replay.sample(
+                SampleRequest(
+                    tables="teacher",
+                    batch_size=8,
+                    num_batches=60,
+                    view=VIEW,
+                    importance_sampling_exponent=0.5,
+                    timeout_seconds=10,
+                    draw_seed=draw_seed,
+                )
             ):
                 row = rng.integers(8)  # rows stand in the order of the shards
                 counts[batch.policy_version[row], batch.keys.offset[row]] += 1

@@ -7,6 +7,7 @@ import pytest
 
 from replay_service.client.shard_client import ShardClient
 from replay_service.server.log_sink import LogPart, read_part
+from replay_service.table.types import SampleRequest
 from replay_service.wire.errors import ShardUnavailable
 from tests.helpers.chunk_factory import (
     ENV,
@@ -33,7 +34,11 @@ def test_seeding_is_shared_out_and_repeating_it_adds_nothing(tmp_path: Path) -> 
         stats = replay.stats("teacher")
         assert (stats.num_transitions, stats.num_seeded, stats.num_inserted) == (72, 72, 0)
         assert sorted(shard.num_transitions for shard in stats.shards.values()) == [32, 40]
-        batch = replay.sample("teacher", 300, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+        batch = replay.sample(
+            SampleRequest(
+                tables="teacher", batch_size=300, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+            )
+        )[0]
         assert set(batch.policy_version.tolist()) == set(range(9))
 
 
@@ -43,7 +48,11 @@ def test_seeding_takes_the_newest_transitions(tmp_path: Path) -> None:
             log.append(make_data(number), SPEC.steps)
     with running_shards([table_config()]) as (shards, addresses), connected(addresses) as replay:
         assert shards[0].seed("online", ExperienceLogReader.open(tmp_path / "log"), newest_transitions=24) == 24
-        batch = replay.sample("online", 100, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+        batch = replay.sample(
+            SampleRequest(
+                tables="online", batch_size=100, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+            )
+        )[0]
         assert set(batch.policy_version.tolist()) == {6, 7, 8}
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.table.types import ReplayTimeout, SampleRequest
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.errors import UserError
 from upcycle.experience.chunks import MAX_PRIORITY, Array
@@ -61,8 +62,14 @@ def test_four_unequal_shards_give_what_one_shard_gives(exponent: float) -> None:
                 estimates = list[float]()
                 for _ in range(60):
                     batch = replay.sample(
-                        "online", 64, view=VIEW, importance_sampling_exponent=exponent, timeout_seconds=10
-                    )
+                        SampleRequest(
+                            tables="online",
+                            batch_size=64,
+                            view=VIEW,
+                            importance_sampling_exponent=exponent,
+                            timeout_seconds=10,
+                        )
+                    )[0]
                     item = batch.policy_version * SPEC.steps + batch.keys.offset
                     assert batch.probabilities == pytest.approx(exact[item], rel=1e-6)
                     normalised = weights[item] / weights[item].max()
@@ -82,13 +89,21 @@ def test_chunks_spread_over_the_shards_and_keys_find_their_way_back() -> None:
         for number in range(12):
             insert(replay, number)
         assert [stats.num_chunks for stats in replay.stats("online").shards.values()] == [4, 4, 4]
-        batch = replay.sample("online", 96, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+        batch = replay.sample(
+            SampleRequest(
+                tables="online", batch_size=96, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+            )
+        )[0]
         assert set(batch.keys.shard.tolist()) == {0, 1, 2}
         assert batch.windows.frames.shape == (96, 3, 2, 2)
         assert batch.windows.frames.flags.writeable  # the learner makes tensors of them without a copy
         np.testing.assert_array_equal(batch.windows.frames[:, 0, 0, 0], batch.policy_version)
         replay.update_priorities("online", batch.keys, np.full(96, 50.0))
-        again = replay.sample("online", 400, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+        again = replay.sample(
+            SampleRequest(
+                tables="online", batch_size=400, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+            )
+        )[0]
         rated = set(
             zip(*(column.tolist() for column in (batch.keys.shard, batch.keys.slot, batch.keys.offset)), strict=True)
         )
@@ -111,7 +126,11 @@ def test_the_highest_priority_is_shared_by_all_shards() -> None:
 def test_stale_updates_are_dropped_and_counted() -> None:
     with running_shards([table_config(capacity_steps=8)]) as (_, addresses), connected(addresses) as replay:
         insert(replay, 0)
-        batch = replay.sample("online", 5, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+        batch = replay.sample(
+            SampleRequest(
+                tables="online", batch_size=5, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+            )
+        )[0]
         insert(replay, 1)
         replay.update_priorities("online", batch.keys, np.full(5, 9.0))
         stats = replay.stats("online")
@@ -124,7 +143,11 @@ def test_updates_for_a_lost_shard_are_dropped_and_counted() -> None:
     metrics = Metrics("learner", "test")
     with running_shards([BIG]) as (_, addresses), connected(addresses, metrics=metrics) as replay:
         insert(replay, 0)
-        batch = replay.sample("online", 5, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+        batch = replay.sample(
+            SampleRequest(
+                tables="online", batch_size=5, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+            )
+        )[0]
         elsewhere = replace(batch.keys, shard=np.full(5, 7))
         replay.update_priorities("online", elsewhere, np.full(5, 9.0))
         assert metrics.value("replay_dropped_updates_total") == 5
@@ -137,15 +160,27 @@ def test_sampling_waits_for_the_first_transitions_over_all_shards() -> None:
     config = table_config(min_size_to_sample=12)  # 24 over both shards
     with running_shards([config], count=2) as (_, addresses), connected(addresses) as replay:
         with pytest.raises(ReplayTimeout, match="0 of 24"):
-            replay.sample("online", 4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=0.05)
+            replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=0.05
+                )
+            )[0]
         for number in range(2):
             insert(replay, number)
         with pytest.raises(ReplayTimeout, match="16 of 24"):
-            replay.sample("online", 4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=0.05)
+            replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=0.05
+                )
+            )[0]
         sizes = list[int]()
 
         def sample() -> None:
-            batch = replay.sample("online", 4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20)
+            batch = replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20
+                )
+            )[0]
             sizes.append(len(batch.probabilities))
 
         waiting = threading.Thread(target=sample)
@@ -165,13 +200,21 @@ def test_one_ratio_over_all_shards() -> None:
         )
         assert inserted == 2 + 4  # per shard: one chunk free, two within the buffer
         sampled = 8 * count_until_timeout(
-            lambda _: replay.sample("online", 8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=0.1)
+            lambda _: replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=0.1
+                )
+            )[0]
         )
         flow = replay.stats("online").flow
         assert sampled == flow.num_sampled == 128  # from 32 inserts ahead to 32 behind, at 2 samples each
         assert flow.surplus == -32
         replay.insert("online", [make_data(0)], writer_id="w", first_sequence=inserted, timeout_seconds=10)
-        replay.sample("online", 8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+        replay.sample(
+            SampleRequest(
+                tables="online", batch_size=8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+            )
+        )[0]
 
 
 def test_writer_and_reader_wait_for_each_other_and_never_for_ever() -> None:
@@ -180,7 +223,11 @@ def test_writer_and_reader_wait_for_each_other_and_never_for_ever() -> None:
         writer = threading.Thread(target=lambda: [insert(replay, number) for number in range(30)])
         writer.start()
         for _ in range(110):
-            replay.sample("online", 8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=30)
+            replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=30
+                )
+            )[0]
         writer.join(timeout=30)
         assert not writer.is_alive()
         flow = replay.stats("online").flow
@@ -193,7 +240,11 @@ def test_a_batch_that_could_never_pass_the_limiter_is_refused() -> None:
     with running_shards([config]) as (_, addresses), connected(addresses) as replay:
         insert(replay, 0)
         with pytest.raises(UserError, match="error_buffer_steps"):
-            replay.sample("online", 9, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+            replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=9, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+                )
+            )[0]
 
 
 def test_repeated_inserts_are_stored_once() -> None:
@@ -211,7 +262,11 @@ def test_large_inserts_and_samples_are_split() -> None:
             patch.setattr("replay_service.client.batch_drawer.MAX_BULK_BYTES", 1000)
             chunks = [make_data(number) for number in range(20)]
             replay.insert("online", chunks, writer_id="w", first_sequence=0, timeout_seconds=10)
-            batch = replay.sample("online", 400, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+            batch = replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=400, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+                )
+            )[0]
         assert replay.stats("online").num_chunks == 20
         assert set(batch.policy_version.tolist()) == set(range(20))
         assert batch.probabilities == pytest.approx(np.full(400, 1 / 160))
@@ -220,19 +275,29 @@ def test_large_inserts_and_samples_are_split() -> None:
 def test_an_unknown_table_is_a_users_error_and_harms_nobody_else() -> None:
     with running_shards([BIG]) as (_, addresses), connected(addresses) as replay:
         with pytest.raises(UserError, match="no such table"):
-            replay.sample("offline", 4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=5)
+            replay.sample(
+                SampleRequest(
+                    tables="offline", batch_size=4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=5
+                )
+            )[0]
         with pytest.raises(UserError, match="no such table"):
             replay.insert("offline", [make_data(0)], writer_id="w", first_sequence=0, timeout_seconds=5)
         insert(replay, 0)
         threading.Event().wait(0.7)  # long enough for the shards to be probed
-        batch = replay.sample("online", 4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=5)
+        batch = replay.sample(
+            SampleRequest(tables="online", batch_size=4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=5)
+        )[0]
         assert len(batch.probabilities) == 4
 
 
 def test_no_shard_at_all_is_a_timeout_that_says_so() -> None:
     with connected({}) as replay:
         with pytest.raises(ReplayTimeout, match="no replay shard answers"):
-            replay.sample("online", 4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=0.05)
+            replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=0.05
+                )
+            )[0]
         with pytest.raises(ReplayTimeout, match="0 of 1 chunks"):
             replay.insert("online", [make_data(0)], writer_id="w", first_sequence=0, timeout_seconds=0.05)
         with pytest.raises(ReplayTimeout, match="no replay shard answers"):

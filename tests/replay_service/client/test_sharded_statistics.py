@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from replay_service.client.sharded_replay import ShardedReplay
-from replay_service.table.types import SampledBatch
+from replay_service.table.types import SampledBatch, SampleRequest
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.experience.chunks import MAX_PRIORITY, Array
 
@@ -70,7 +70,11 @@ def insert(replay: ShardedReplay, number: int, priorities: Array) -> None:
 
 
 def sample(replay: ShardedReplay, batch_size: int = BATCH_SIZE, *, beta: float = WEIGHT_EXPONENT) -> SampledBatch:
-    return replay.sample("online", batch_size, view=VIEW, importance_sampling_exponent=beta, timeout_seconds=10)
+    return replay.sample(
+        SampleRequest(
+            tables="online", batch_size=batch_size, view=VIEW, importance_sampling_exponent=beta, timeout_seconds=10
+        )
+    )[0]
 
 
 def assert_exact(batch: SampledBatch, oracle: Oracle, beta: float) -> None:

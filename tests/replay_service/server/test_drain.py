@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.server.log_sink import EncodedChunk
 from replay_service.server.served_table import ServedTable
-from replay_service.table.types import SampledBatch, TableDraw, TableStats
+from replay_service.table.types import ReplayTimeout, SampledBatch, SampleRequest, TableDraw, TableStats
 from tests.helpers.chunk_factory import (
     ENV,
     SPEC,
@@ -38,8 +38,14 @@ def insert(replay: ShardedReplay, number: int, *, timeout_seconds: float = 10) -
 
 def sample(replay: ShardedReplay, batch_size: int, *, timeout_seconds: float = 10) -> SampledBatch:
     return replay.sample(
-        "online", batch_size, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=timeout_seconds
-    )
+        SampleRequest(
+            tables="online",
+            batch_size=batch_size,
+            view=VIEW,
+            importance_sampling_exponent=0.5,
+            timeout_seconds=timeout_seconds,
+        )
+    )[0]
 
 
 def drain(address: str, *, cancel: bool = False) -> dict[str, TableStats]:

@@ -10,6 +10,7 @@ import pytest
 
 from replay_service.client.shard_client import ShardClient
 from replay_service.server.shard import ReplayShard
+from replay_service.table.types import SampleRequest
 from replay_service.wire.errors import ShardUnavailable
 from tests.helpers.chunk_factory import (
     ENV,
@@ -196,7 +197,11 @@ def test_metrics_of_a_shard(tmp_path: Path) -> None:
             replay.insert("online", [make_data(n) for n in (0, 1)], writer_id="w", first_sequence=0, timeout_seconds=10)
             replay.insert("online", [make_data(1)], writer_id="w", first_sequence=1, timeout_seconds=10)
             replay.insert("teacher", [make_data(2)], writer_id="w", first_sequence=2, timeout_seconds=10)
-            batch = replay.sample("online", 4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+            batch = replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+                )
+            )[0]
             stale = replace(batch.keys, generation=batch.keys.generation + 99)
             replay.update_priorities("online", stale, np.ones(4))
             with pytest.raises(CorruptDataError):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from replay_service.__main__ import main
-from replay_service.client.sharded_replay import ReplayTimeout, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.server.served_table import EncodedChunk, ServedTable
-from replay_service.table.types import TableStats
+from replay_service.table.types import ReplayTimeout, SampleRequest, TableStats
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from tests.helpers.shard_process import ShardProcess
 from upcycle.experience.experience_log import ExperienceLogReader
@@ -36,7 +36,11 @@ def insert(replay: ShardedReplay, numbers: Sequence[int]) -> None:
 
 
 def sampled_chunks(replay: ShardedReplay, batch_size: int) -> set[int]:
-    batch = replay.sample("online", batch_size, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20)
+    batch = replay.sample(
+        SampleRequest(
+            tables="online", batch_size=batch_size, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20
+        )
+    )[0]
     assert batch.probabilities == pytest.approx(np.full(batch_size, batch.probabilities[0]))
     return set(batch.policy_version.tolist())
 
@@ -84,7 +88,11 @@ def test_sampling_goes_on_while_a_shard_dies_in_the_middle() -> None:
         for batch in range(30):
             if batch == 10:
                 shards[1].stop(grace_seconds=0.0)
-            sampled = replay.sample("online", 48, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20)
+            sampled = replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=48, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20
+                )
+            )[0]
             assert len(sampled.probabilities) == 48
             if batch > 10:
                 assert 1 not in sampled.keys.shard
@@ -98,7 +106,11 @@ def test_keys_of_a_restarted_shard_are_stale_though_it_holds_the_same_chunks() -
         with running_shards([CONFIG]) as (_, addresses):
             announced.update(addresses)
             insert(replay, [0])
-            before = replay.sample("online", 4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20)
+            before = replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20
+                )
+            )[0]
         with running_shards([CONFIG]) as (_, addresses):
             announced.update(addresses)
             insert(replay, [0])

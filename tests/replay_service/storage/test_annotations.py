@@ -11,11 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay_service.client.mapped_arena import MappedArena
-from replay_service.client.sharded_replay import SampledBatch, ScannedBatch, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.storage.annotations import Annotations
 from replay_service.storage.arena import Arena
 from replay_service.table.table import Table
-from replay_service.table.types import ScanCursor, Tier, TransitionKeys, Transport
+from replay_service.table.types import (
+    SampledBatch,
+    SampleRequest,
+    ScanCursor,
+    ScannedBatch,
+    Tier,
+    TransitionKeys,
+    Transport,
+)
 from tests.helpers.chunk_factory import (
     SPEC,
     VIEW,
@@ -103,7 +111,11 @@ def fill(replay: ShardedReplay, table: str, numbers: range) -> None:
 
 
 def sample(replay: ShardedReplay, table: str, batch_size: int = 64) -> SampledBatch:
-    return replay.sample(table, batch_size, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+    return replay.sample(
+        SampleRequest(
+            tables=table, batch_size=batch_size, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+        )
+    )[0]
 
 
 def annotate(replay: ShardedReplay, table: str, batch: SampledBatch | ScannedBatch) -> int:

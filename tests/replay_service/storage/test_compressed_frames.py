@@ -12,7 +12,7 @@ from replay_service.client.shard_client import ShardClient
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.server.shard import ReplayShard
 from replay_service.storage.arena import Arena
-from replay_service.table.types import TableConfig, Transport
+from replay_service.table.types import SampleRequest, TableConfig, Transport
 from tests.helpers.chunk_factory import sample_request
 from tests.replay_service.storage.test_packed_storage import SPEC, make_chunks
 from upcycle.config.run import EnvConfig
@@ -61,7 +61,9 @@ def check_batch(replay: ShardedReplay, table: str, chunks: list[Chunk]) -> None:
     arena = Arena(SPEC, CAPACITY // SPEC.steps)
     for slot, chunk in enumerate(chunks):
         arena.write(slot, chunk, generation=slot + 1)
-    batch = replay.sample(table, 200, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20)
+    batch = replay.sample(
+        SampleRequest(tables=table, batch_size=200, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20)
+    )[0]
     expected = arena.gather(batch.keys.slot, batch.keys.offset, VIEW)
     for name in ("frames", "action", "n_step_return", "discount"):
         np.testing.assert_array_equal(getattr(batch.windows, name), getattr(expected, name), err_msg=f"{table} {name}")

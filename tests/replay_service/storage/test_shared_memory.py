@@ -25,7 +25,7 @@ from replay_service.storage.shared_memory import (
     can_share,
     map_segment,
 )
-from replay_service.table.types import SampledBatch, TableStats, Transport
+from replay_service.table.types import SampledBatch, SampleRequest, TableStats, Transport
 from tests.helpers.chunk_factory import (
     SPEC,
     VIEW,
@@ -129,8 +129,15 @@ def test_every_way_gives_the_same_windows(transport: Transport) -> None:
     ):
         for number in range(12):
             replay.insert("online", [make_data(number)], writer_id="w", first_sequence=number, timeout_seconds=10)
-        batches = replay.sample_batches(
-            "online", 40, 5, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+        batches = replay.sample(
+            SampleRequest(
+                tables="online",
+                batch_size=40,
+                num_batches=5,
+                view=VIEW,
+                importance_sampling_exponent=0.5,
+                timeout_seconds=10,
+            )
         )
         assert len(batches) == 5
         for batch in batches:
@@ -165,7 +172,11 @@ def test_windows_overwritten_while_sampling_are_drawn_again() -> None:
         thread.start()
         try:
             for _ in range(300):
-                batch = reader.sample("online", 64, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+                batch = reader.sample(
+                    SampleRequest(
+                        tables="online", batch_size=64, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+                    )
+                )[0]
                 frames = batch.windows.frames.reshape(64, -1)
                 if not (frames == (batch.policy_version % 256)[:, None]).all():
                     failures.append("torn window")
@@ -183,7 +194,11 @@ def test_a_shard_without_shared_memory_is_read_over_grpc() -> None:
         client.close()
         with connected(addresses) as replay:
             replay.insert("online", [make_data(3)], writer_id="w", first_sequence=0, timeout_seconds=10)
-            batch = replay.sample("online", 8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+            batch = replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+                )
+            )[0]
             assert (batch.windows.frames == 3).all()
 
 
@@ -194,15 +209,10 @@ def test_a_shard_that_was_restarted_at_its_old_address_is_not_drawn_from_for_eve
         drawer = BatchDrawer(members, SPEC, rng=np.random.default_rng(0), transport="auto", packed=False, metrics=None)
 
         def draw(known: dict[int, tuple[ShardClient, TableStats]]) -> list[SampledBatch] | None:
-            return drawer.draw(
-                "online",
-                8,
-                1,
-                shards=known,
-                view=VIEW,
-                importance_sampling_exponent=0.5,
-                allocate=np.empty,
+            request = SampleRequest(
+                tables="online", batch_size=8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
             )
+            return drawer.draw("online", request, known)
 
         with connected(addresses) as writer:
             writer.insert("online", [make_data(1)], writer_id="w", first_sequence=0, timeout_seconds=10)
@@ -229,10 +239,18 @@ def test_a_shard_that_was_restarted_at_its_old_address_is_not_drawn_from_for_eve
 def test_a_restarted_shards_new_memory_is_mapped() -> None:
     with running_shards([table_config()]) as (shards, addresses), connected(addresses) as replay:
         replay.insert("online", [make_data(1)], writer_id="w", first_sequence=0, timeout_seconds=10)
-        replay.sample("online", 8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+        replay.sample(
+            SampleRequest(
+                tables="online", batch_size=8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+            )
+        )[0]
         shards[0].stop(grace_seconds=0.2)
         with running_shards([table_config()]) as (_, others):
             addresses[0] = others[0]
             replay.insert("online", [make_data(2)], writer_id="w", first_sequence=1, timeout_seconds=20)
-            batch = replay.sample("online", 8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20)
+            batch = replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=8, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=20
+                )
+            )[0]
             assert (batch.windows.frames == 2).all()

@@ -5,6 +5,7 @@ import pytest
 
 from replay_service.client.allocation import shares, split_batch
 from replay_service.table.sampler import PrioritySampler
+from replay_service.table.types import SampleRequest
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from upcycle.experience.chunks import Array
 
@@ -71,6 +72,10 @@ def test_a_table_says_how_it_draws_and_its_clients_follow(stratified: bool) -> N
         assert replay.stats("online").stratified is stratified
         from_first = set[int]()
         for _ in range(30):
-            batch = replay.sample("online", 32, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+            batch = replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=32, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+                )
+            )[0]
             from_first.add(int(np.count_nonzero(batch.policy_version == 0)))
         assert (from_first == {8}) is stratified

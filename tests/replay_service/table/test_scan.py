@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay_service.client.sharded_replay import ReplayTimeout, ScanIncomplete, ScannedBatch, ShardedReplay
+from replay_service.client.sharded_replay import ShardedReplay
+from replay_service.client.table_scan import ScanIncomplete
 from replay_service.table.scan import MAX_SLOTS, next_items
 from replay_service.table.table import Table
-from replay_service.table.types import ScanCursor, Tier, Transport
+from replay_service.table.types import ReplayTimeout, SampleRequest, ScanCursor, ScannedBatch, Tier, Transport
 from tests.helpers.chunk_factory import (
     SPEC,
     VIEW,
@@ -132,7 +133,11 @@ def test_a_pass_over_all_shards(tier: Tier, transport: Transport, monkeypatch: p
     ):
         insert(replay, range(20))
         if transport != "tcp":
-            replay.sample("online", 4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+            replay.sample(
+                SampleRequest(
+                    tables="online", batch_size=4, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10
+                )
+            )[0]
         before = replay.stats("online").flow
         batches = list(replay.scan("online", 33, view=VIEW))
         assert replay.stats("online").flow == before  # it counts as no sampling

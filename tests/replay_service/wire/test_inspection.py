@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.table.contents import QUANTILES, ages, histogram
 from replay_service.table.table import Table
-from replay_service.table.types import TableConfig
+from replay_service.table.types import SampleRequest, TableConfig
 from replay_service.wire.inspection_messages import TableInspection
 from tests.helpers.chunk_factory import (
     SPEC,
@@ -39,7 +39,9 @@ def only(replay: ShardedReplay, num_windows: int = 0, table: str = "online") -> 
 
 
 def sampled_keys(replay: ShardedReplay) -> list[int]:
-    batch = replay.sample("online", 16, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+    batch = replay.sample(
+        SampleRequest(tables="online", batch_size=16, view=VIEW, importance_sampling_exponent=0.5, timeout_seconds=10)
+    )[0]
     return (batch.keys.slot * SPEC.steps + batch.keys.offset).tolist()
 
 
