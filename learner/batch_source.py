@@ -1,11 +1,11 @@
-"""Batches from replay, fetched ahead; priorities and annotations back to replay: all of the learner's bulk traffic.
+"""Prefetches batches from replay and sends priorities and annotations back: all of the learner's bulk traffic.
 
     fetch threads: replay.sample (several batches at once) -> bounded queue -> learner.next()
     write thread:  learner.write_back, annotate -> bounded queue -> replay.update_priorities, annotate (several at once)
 
-A request has a cost of its own whatever its size, which is why batches share one. A fetch thread waits when the queue
-is full, the learner when it is empty; what finds a full queue on its way back is dropped and counted (priorities are
-hints, and late ones would be dropped by the shard anyway; a state that has no annotation gets one when it comes again).
+Each request has a fixed cost, so several batches share one. A fetch thread waits when its queue is full, the learner
+when it is empty. Writes that find their queue full are dropped and counted: priorities are hints, and the shard would
+drop late ones anyway; a state without an annotation gets one when it is drawn again.
 """
 
 import queue
@@ -25,7 +25,7 @@ from replay_service.table.types import ReplayTimeout, SampledBatch, SampleReques
 from upcycle.experience.chunks import Array
 from upcycle.experience.windows import View
 
-_WAIT_SECONDS = 0.5  # the longest either thread goes without looking at the stop flag
+_WAIT_SECONDS = 0.5  # the longest a thread goes without checking the stop flag
 
 _Write = tuple[Literal["priorities", "annotations"], TransitionKeys, Array]
 
@@ -34,30 +34,30 @@ class Replay(Protocol):
     """The part of the sharded replay client that batches need."""
 
     def sample(self, request: SampleRequest) -> list[SampledBatch]:
-        """Raises ReplayTimeout when the limiter or the shards gave nothing in time."""
+        """Raises: ReplayTimeout if the limiter or the shards yield nothing in time."""
         ...
 
     def update_priorities(self, table: str | None, keys: TransitionKeys, priorities: Array) -> None:
-        """Best effort. Keys of a mixture name their tables, and `table` is None."""
+        """Best effort. For keys of a mixture, which name their tables, `table` is None."""
         ...
 
     def annotate(self, table: str | None, keys: TransitionKeys, values: Array) -> int:
-        """Writes values, float32 [B, annotation_width], beside states; returns how many were still there."""
+        """Stores values, float32 [B, annotation_width], beside states; returns how many states still existed."""
         ...
 
 
 class BatchSource:
-    """Prefetched batches of one table, or of a mixture. Use as a context manager: all threads are joined on leaving.
+    """Prefetched batches of one table or a mixture. A context manager: leaving it joins all threads.
 
     Args:
-      table: which one; or the share of each table in every batch, summing to 1.
-      requests_in_flight: fetch threads; with one, or with a seed, batches come in the order in which they were drawn.
-      seed: makes every batch of a table that stays as it is a function of this, of its number and of the sizes alone.
-      first_batch: number of the first batch, counted from 0; above 0 where a source goes on in place of one before it.
+      table: the table, or the share of each table in every batch, summing to 1.
+      requests_in_flight: fetch threads; with one, or with a seed, batches arrive in the order of their draws.
+      seed: makes each batch of an unchanging table a function of the seed, its number and the sizes alone.
+      first_batch: number of the first batch, from 0; above 0 when it continues an earlier source.
     Attributes:
-      dropped_updates, dropped_annotations: calls of `write_back` and `annotate` that found the queue full.
-      last_timeout: why the newest request came to nothing; None after one that did not.
-    Raises: whatever a fetch thread died of, from `next`.
+      dropped_updates, dropped_annotations: calls of `write_back` and `annotate` that found a full queue.
+      last_timeout: why the newest request timed out; None if it succeeded.
+    Raises: from `next`, the error that ended a fetch thread.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class BatchSource:
         self._batch_size, self._exponent = batch_size, importance_sampling_exponent
         self._per_request, self._seed, self._first_batch = batches_per_request, seed, first_batch
         self._next_request = self._next_delivery = first_batch // batches_per_request
-        self._delivering = threading.Condition()  # guards the two numbers, and is notified when one is delivered
+        self._delivering = threading.Condition()  # guards the two numbers; notified at each delivery
         self._buffers, self._in_use = FrameBuffers(device), list[Tensor]()
         self._on_host = device.type == "cpu"
         self._batches: queue.Queue[Batch] = queue.Queue(maxsize=prefetch_batches)
@@ -106,9 +106,9 @@ class BatchSource:
             thread.join()
 
     def next(self, timeout_seconds: float) -> Batch | None:
-        """The next batch, or None if there was none in time (the limiter holds sampling back, or shards are away).
+        """The next batch; None if the limiter or absent shards held it back for too long.
 
-        The frames of the batch before are done with: their memory is used again.
+        This reuses the memory of the previous batch's frames.
         """
         deadline = time.monotonic() + timeout_seconds
         while self._in_use:
@@ -126,14 +126,14 @@ class BatchSource:
         raise self._failure
 
     def write_back(self, keys: TransitionKeys, priorities: Array) -> None:
-        """Sends new priorities, float [B]; never waits."""
+        """Queues new priorities, float [B]; never waits."""
         try:
             self._writes.put_nowait(("priorities", keys, priorities))
         except queue.Full:
             self.dropped_updates += 1
 
     def annotate(self, keys: TransitionKeys, values: Array) -> None:
-        """Sends annotations of states, float32 [B, annotation_width]; never waits."""
+        """Queues annotations of states, float32 [B, annotation_width]; never waits."""
         try:
             self._writes.put_nowait(("annotations", keys, values))
         except queue.Full:
@@ -162,7 +162,7 @@ class BatchSource:
                 self._delivering.wait(_WAIT_SECONDS)
 
     def _sample(self, number: int) -> list[SampledBatch]:
-        """The batches of one request, asked for until they come; none when the source is closed before."""
+        """The batches of one request, retried until they arrive; none if the source is closed first."""
         request = SampleRequest(
             tables=self._table,
             batch_size=self._batch_size,
@@ -201,7 +201,7 @@ class BatchSource:
                     send(table, _join(keys), np.concatenate(values))
 
     def _take_writes(self) -> list[_Write]:
-        """The next few writes, in order; fewer if they do not come in time."""
+        """Up to `batches_per_request` writes, in order; fewer after a timeout."""
         writes = list[_Write]()
         with suppress(queue.Empty):
             while len(writes) < self._per_request:

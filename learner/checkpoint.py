@@ -1,10 +1,10 @@
-"""Checkpoints: the whole training state in one verified file, the newest valid one found again.
+"""Checkpoints: the whole training state in one verified file; the newest usable one is found at a resume.
 
-Nothing that is not finite is saved; a file of an older version that holds such values is as good as damaged.
+Only finite states are saved; a file of an older version that holds other values counts as damaged.
 
-A checkpoint is `step-<learner steps>.pt` (a torch archive, read with `weights_only=True`, so that nothing in it is
-executed) and beside it `step-<learner steps>.json` with its SHA-256 and the counters that people and the tracker read.
-The archive is written first: a checkpoint without its JSON does not exist.
+A checkpoint is `step-<learner steps>.pt`, a torch archive read with `weights_only=True`, so that nothing in it is
+executed, and `step-<learner steps>.json` with its SHA-256 and counters. The archive is written first: without its JSON
+it does not count.
 """
 
 import io
@@ -38,7 +38,7 @@ class CheckpointFolder:
     """The checkpoints of one run; keeps the newest `keep`.
 
     Attributes:
-      passed_over: why `load_newest` has taken none of the newer ones, a line for each.
+      passed_over: why `load_newest` skipped newer checkpoints, a line for each.
     """
 
     def __init__(self, path: Path, keep: int = 2) -> None:
@@ -46,12 +46,11 @@ class CheckpointFolder:
         self.passed_over: list[str] = []
 
     def save(self, state: dict[str, Any], *, learner_steps: int, counters: dict[str, Any]) -> CheckpointRef:
-        """Writes `state` durably. On a full disk older checkpoints than the newest make room for it.
+        """Writes `state` durably. On a full disk, checkpoints older than the newest are removed to make room.
 
-        Those of later steps go: they were passed over, or the run would not stand where it does.
+        Checkpoints of later steps are removed: the run would not be at this step unless they had been skipped.
 
-        Raises: UserError if that is not enough, and NotFinite; nothing is left behind then, and the newest checkpoint
-          stays.
+        Raises: NotFinite; UserError if the disk is still full. The newest checkpoint stays, and no partial file.
         """
         if (place := find_not_finite(state)) is not None:
             raise NotFinite(f"{place} was not finite")
@@ -77,7 +76,7 @@ class CheckpointFolder:
         return ref
 
     def _remove_all_but_the_newest(self) -> bool:
-        """Keeps the one that a resume would take; says whether that has freed anything."""
+        """Keeps the checkpoint that a resume would load; returns whether it removed any."""
         refs = self._refs()
         kept = next((ref for ref in refs if _what_is_wrong(ref) is None), None)
         others = [ref for ref in refs if ref is not kept]
@@ -85,10 +84,10 @@ class CheckpointFolder:
         return bool(others)
 
     def load_newest(self) -> tuple[CheckpointRef, dict[str, Any]] | None:
-        """The newest checkpoint whose bytes are what was written and whose values are finite; others are passed over.
+        """The newest checkpoint that is intact and finite.
 
         Returns: None if the run has no checkpoint at all.
-        Raises: CorruptDataError if it has some and none of them will do.
+        Raises: CorruptDataError if there are checkpoints and none is usable.
         """
         self.passed_over = []
         for ref in self._refs():
@@ -103,9 +102,9 @@ class CheckpointFolder:
         return None
 
     def load(self, learner_steps: int) -> tuple[CheckpointRef, dict[str, Any]]:
-        """The checkpoint of this step, which another process has found to be the newest.
+        """The checkpoint of this step, which another process has found to be the newest usable one.
 
-        Raises: CorruptDataError if it is not there, or its bytes are not what was written.
+        Raises: CorruptDataError if it is missing or damaged.
         """
         for ref in self._refs():
             if ref.learner_steps == learner_steps and _is_whole(ref):
@@ -130,7 +129,7 @@ def _remove(refs: Sequence[CheckpointRef]) -> None:
 
 
 def _what_is_wrong(ref: CheckpointRef) -> str | None:
-    """Why a run cannot go on from this checkpoint; None if it can."""
+    """Why a run cannot resume from this checkpoint; None if it can."""
     if not _is_whole(ref):
         return "is damaged"
     place = find_not_finite(_read(ref))

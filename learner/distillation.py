@@ -1,17 +1,12 @@
-"""The distillation multiplier: how much the teacher still has to say.
+"""The distillation multiplier: the weight that the teacher still has.
 
-Pure state, fed with the evaluator's scores. One value for the whole run, tied to the policy version that earned it.
+Pure, driven by the evaluator's scores. One value for the whole run, tied to the policy version that earned it.
 Source: Agarwal et al. 2022 (arXiv 2206.01626), section 4, with the random-score baseline of the released code.
 """
 
 from dataclasses import dataclass
 
 from upcycle.errors import UserError
-
-
-def normalised_score(mean_return: float, *, teacher_score: float, random_score: float) -> float:
-    """(G - G_random) / (G_teacher - G_random): 0 plays like random, 1 like the teacher."""
-    return (mean_return - random_score) / (teacher_score - random_score)
 
 
 def check_teacher(name: str, *, teacher_score: float, random_score: float, tolerance: float) -> None:
@@ -26,20 +21,20 @@ def check_teacher(name: str, *, teacher_score: float, random_score: float, toler
 
 
 def multiplier(student_score: float, *, clip: bool = True) -> float:
-    """M = 1 - z, never below 0. `clip` also keeps it from rising above 1; the paper's code does not."""
+    """The multiplier max(1 - z, 0); `clip` also limits it to 1, which the paper's code does not."""
     value = max(1.0 - student_score, 0.0)
     return min(value, 1.0) if clip else value
 
 
 @dataclass(slots=True)
 class Distillation:
-    """The multiplier and what it has seen.
+    """The multiplier and the scores behind it.
 
     Attributes:
-      value: m in force; 1 until the first evaluation of the online phase.
-      score: exponential average of the student's normalised scores, which begins at random play's, 0.
-      policy_version: newest version whose score was applied; an older score that arrives late is ignored.
-      weaned: the student has reached its teacher; with a latch, m stays 0 from then on.
+      value: the current m; 1 until the first evaluation of the online phase.
+      score: exponential average of the student's normalised scores, starting at 0, the score of random play.
+      policy_version: newest version whose score was applied; late scores of older versions are ignored.
+      weaned: whether the student has reached its teacher; with a latch, m stays 0 from then on.
     """
 
     value: float = 1.0
@@ -50,10 +45,10 @@ class Distillation:
     def observe(
         self, student_score: float, policy_version: int, *, latch: bool, clip: bool = True, smoothing: float = 0.0
     ) -> bool:
-        """Applies one evaluation of the online phase; says whether it was applied.
+        """Applies one evaluation of the online phase; returns whether it was newer than the last.
 
         Args:
-          smoothing: how much of the average score the older evaluations make up, in [0, 1).
+          smoothing: weight of the earlier evaluations in the average score, in [0, 1).
         """
         if policy_version <= self.policy_version:
             return False
@@ -65,5 +60,5 @@ class Distillation:
 
 
 def learning_rate(distillation_multiplier: float, *, initial: float, final: float) -> float:
-    """M * initial + (1 - m) * final, as the paper's code ties the rate to the multiplier."""
+    """The rate m * initial + (1 - m) * final, as in the paper's code."""
     return distillation_multiplier * initial + (1.0 - distillation_multiplier) * final

@@ -1,4 +1,4 @@
-"""TensorBoard's events of a run: what a full disk does to them is no reason for a learner to stand still."""
+"""TensorBoard events of a run, written so that a full disk does not stop the learner."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -12,19 +12,19 @@ _log = structlog.get_logger(__name__)
 def open_events(folder: Path, *, write: bool) -> SummaryWriter:
     """A writer into `folder`; with `write` false it writes nothing.
 
-    Its events are written by a thread. The library's ends at the first error, and soon after it everybody waits for
-    ever for room in its queue; here events that cannot be written are given up, which is logged once.
+    The library's writer thread ends at its first error, and then every caller blocks on its full queue. Here events
+    that cannot be written are dropped, which is logged once.
     """
     events = SummaryWriter(logdir=str(folder), flush_secs=10, write_to_disk=write)
     if write:
-        # There is no other way in: the library opens file and thread by itself.
+        # There is no public way: the library opens the file and starts the thread itself.
         writer = cast(Any, events).file_writer.event_writer
         writer._ev_writer = writer._worker._record_writer = _Lossy(writer._ev_writer)
     return events
 
 
 class _Lossy:
-    """The library's `EventsWriter`, but what fails is lost."""
+    """The library's `EventsWriter`, dropping events that cannot be written."""
 
     def __init__(self, writer: Any) -> None:
         self._writer, self._failed = writer, False

@@ -1,9 +1,9 @@
-"""Values that are not finite: found before anything is saved or published, and what happens then.
+"""Finds values that are not finite before anything is saved or published, and rolls back.
 
-    loss, priorities, weights, optimizer --> NotFinite --> back to the newest checkpoint --> once more --> give up
+    loss, priorities, weights, optimizer --> NotFinite --> newest checkpoint --> again? --> give up
 
-NaN spreads: one loss that is not finite makes every weight so, and the optimizer's averages never recover. A fault of
-the moment does not come back; a learning rate that is too high does, and training goes round in circles then.
+NaN spreads: one loss that is not finite makes every weight NaN, and the optimizer's averages never recover. A transient
+fault does not come back after a roll-back; a learning rate that is too high does, and training would loop forever.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +19,13 @@ _REMEDY: Final = "lower it and resume the run; if rewards are large, begin a new
 
 
 class NotFinite(UpcycleError):
-    """The learner has values that are NaN or infinite: nothing that is learnt from there on is worth keeping."""
+    """The learner has values that are NaN or infinite; nothing learnt from here on is worth keeping."""
 
 
 def find_not_finite(state: object) -> str | None:
-    """Where a value is that is not finite in nested dicts and lists of tensors and numbers, or None. Waits for the
-    device, once for all tensors of one kind.
+    """Path of a value that is not finite in nested dicts and lists of tensors and numbers, or None.
+
+    Waits for the device, once for each kind of tensor.
     """
     groups = dict[tuple[torch.device, torch.dtype], list[tuple[str, Tensor]]]()
     for name, tensor in _floats(state, ""):
@@ -38,7 +39,7 @@ def find_not_finite(state: object) -> str | None:
 
 
 def _floats(state: object, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Everything in there that can be other than finite, with its place."""
+    """Every floating-point value of `state`, with its path."""
     if isinstance(state, Tensor):
         if state.is_floating_point() and state.numel():
             yield name, state.detach()
@@ -54,12 +55,12 @@ def _floats(state: object, name: str) -> Iterator[tuple[str, Tensor]]:
 
 @dataclass(slots=True)
 class Fallbacks:
-    """How often a run went back to a checkpoint for values that were not finite, and whether it may again. Pure.
+    """Counts roll-backs for values that were not finite, and decides whether another is allowed. Pure.
 
     Attributes:
-      count: so often.
-      noticed_at: learner step at which that was noticed last; -1 is never.
-      notice: what happened last, in one line; empty if nothing has.
+      count: number of roll-backs.
+      noticed_at: learner step of the newest roll-back; -1 before the first.
+      notice: the newest roll-back, in one line; empty before the first.
     """
 
     count: int = 0
@@ -67,13 +68,12 @@ class Fallbacks:
     notice: str = ""
 
     def fall_back(self, problem: NotFinite, *, learner_steps: int, newest: int | None, learning_rate: float) -> None:
-        """Takes note of a way back.
+        """Records a roll-back.
 
         Args:
-          learner_steps: at which it was noticed.
-          newest: learner step of the newest checkpoint; None if there is none.
-        Raises: UserError where it ends: there is no checkpoint, or the trouble has returned before a later one than
-          the last trouble was written.
+          learner_steps: at which the problem was noticed.
+          newest: learner step of the newest checkpoint, or None.
+        Raises: UserError if there is no checkpoint, or no newer one has been written since the last roll-back.
         """
         reason = f"at learner step {learner_steps} {problem}"
         if newest is None:
@@ -85,13 +85,13 @@ class Fallbacks:
         self.notice = f"{reason}; back to the checkpoint of step {newest}"
 
     def pass_over(self, reasons: Sequence[str]) -> None:
-        """Takes note of newer checkpoints that were passed over at the start."""
+        """Records newer checkpoints that were skipped at the start."""
         if reasons:
             self.count += len(reasons)
             self.notice = f"{'; '.join(reasons)}; back to the one before"
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint: what lies behind a run that is resumed does not count against it."""
+        """Plain values for a checkpoint; a resumed run may roll back again."""
         return {"count": self.count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,8 +1,7 @@
-"""Environment frames of a run, counted where they arrive.
+"""Counts the environment frames of a run where they arrive.
 
-What a shard's log has taken is the truth: a shard tells what earlier incarnations of it had logged, and what it has
-inserted itself. So nothing depends on who looked when: not on inserts that came before the learner looked, not on those
-that it never saw because it, or the shard, died.
+The shards' logs are the truth: a shard reports what its earlier incarnations logged and what it has inserted itself.
+So the count does not depend on when the learner looks, nor on inserts that it never saw because it, or a shard, died.
 """
 
 from collections.abc import Mapping
@@ -11,17 +10,17 @@ from typing import Any, Final
 
 from replay_service.table.types import TableStats
 
-_ELSEWHERE: Final = -1  # stands for a shard: what older versions of Upcycle had counted, which did not say where
+_ELSEWHERE: Final = -1  # a pseudo-shard: the count of an older version, which was not kept by shard
 
 
 @dataclass(frozen=True, slots=True)
 class ShardCount:
-    """Transitions inserted at one shard, as far as is known.
+    """Transitions inserted at one shard, as far as known.
 
     Attributes:
-      incarnation: that was heard of last; 0 is none.
-      before: inserted by those before it.
-      inserted: by itself.
+      incarnation: the newest one known; 0 before the first.
+      before: inserted by earlier incarnations.
+      inserted: by this incarnation.
     """
 
     incarnation: int = 0
@@ -30,24 +29,24 @@ class ShardCount:
 
     @property
     def total(self) -> int:
-        """By all incarnations."""
+        """Inserted by all incarnations."""
         return self.before + self.inserted
 
     def follow(self, stats: TableStats) -> "ShardCount":
-        """The count once this has been heard. What a shard without a log had inserted before is what was heard of."""
+        """The count after this reply. A shard without a log does not know what was inserted before it."""
         same = stats.incarnation == self.incarnation
         before = self.before if same else self.total
         if stats.num_inserted_before is not None:
             before = stats.num_inserted_before
-        # Replies of one incarnation may have overtaken each other.
+        # Replies of one incarnation may arrive out of order.
         inserted = max(self.inserted, stats.num_inserted) if same else stats.num_inserted
         return ShardCount(stats.incarnation, before, inserted)
 
 
 class FrameCounter:
-    """Environment frames of a run, over all shards that it has or has had, and all their incarnations.
+    """Environment frames of a run, over all its present and former shards and all their incarnations.
 
-    Guarantee: where shards keep logs, `total` is what those have taken whenever all shards have been heard of.
+    Guarantee: with logs, `total` equals what they hold whenever all shards have replied.
     """
 
     def __init__(self, *, frame_skip: int) -> None:
@@ -60,12 +59,12 @@ class FrameCounter:
         return self._frame_skip * sum(count.total for count in self._shards.values())
 
     def observe(self, shards: Mapping[int, TableStats]) -> None:
-        """Takes in what shards say now; those that are away stand where they were heard of last."""
+        """Applies the shards' replies; absent shards keep their last count."""
         for shard, stats in shards.items():
             self._shards[shard] = self._shards.get(shard, ShardCount()).follow(stats)
 
     def adopt(self, logged: Mapping[int, int]) -> None:
-        """Takes in what the logs of all shards have taken, those that have left included."""
+        """Replaces the counts by those of the logs, which include shards that have left."""
         self._shards.pop(_ELSEWHERE, None)
         self._shards |= {shard: ShardCount(before=count) for shard, count in logged.items()}
 
@@ -75,7 +74,7 @@ class FrameCounter:
         return {"shards": {shard: (count.incarnation, count.before, count.inserted) for shard, count in counts}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`; takes the form of older versions too."""
+        """Inverse of `state_dict`; also reads the form of older versions."""
         if "shards" in state:
             self._shards = {shard: ShardCount(*values) for shard, values in state["shards"].items()}
         else:

@@ -1,8 +1,8 @@
-"""What the teachers think of stored states: computed once for each state, and kept beside it in replay.
+"""Teachers' values of stored states: computed once for each state, and stored beside it in replay.
 
 offline: one pass over the table `teacher`, before its first batch
-online:  for the states of a batch that nobody has labelled yet
-always:  for every batch, where a teacher's values of equal states may differ (a callable that is not cacheable)
+online:  for the unlabelled states of each batch
+always:  for every batch, if a teacher's values of equal states may differ (a callable that is not cacheable)
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,21 +32,21 @@ _PASSES = 5
 
 
 class AnnotationClient(Protocol):
-    """The part of the sharded replay client that labels need."""
+    """The methods of the sharded replay client that labels need."""
 
     def scan(
         self, table: str, batch_size: int, *, view: View, only_missing: bool, timeout_seconds: float
     ) -> Iterator[ScannedBatch]:
-        """Each stored transition once, in an order that depends on the table alone."""
+        """Each stored transition once, in an order determined by the table alone."""
         ...
 
     def annotate(self, table: str | None, keys: TransitionKeys, values: Array) -> int:
-        """Best effort; returns how many states now have one."""
+        """Best effort; returns how many states were annotated."""
         ...
 
 
 class LabelSink(Protocol):
-    """Where new labels of a batch go."""
+    """Receives the new labels of a batch."""
 
     def annotate(self, keys: TransitionKeys, values: Array) -> None:
         """Best effort; never waits."""
@@ -54,10 +54,10 @@ class LabelSink(Protocol):
 
 
 class TeacherLabels:
-    """Values of K teachers, float32: at temperature 0.1 a half precision's steps near 10 would show.
+    """Values of K teachers, in float32: at temperature 0.1 the steps of half precision near 10 would matter.
 
     Attributes:
-      num_states: states that the teachers have been given so far.
+      num_states: states that the teachers have evaluated so far.
     """
 
     def __init__(self, teachers: Sequence[Teacher], device: torch.device, metrics: Metrics) -> None:
@@ -65,7 +65,7 @@ class TeacherLabels:
         order = sorted(range(len(teachers)), key=lambda number: not teachers[number].record.cacheable)
         self._kept = [teachers[number] for number in order if teachers[number].record.cacheable]
         self._fresh = [teachers[number] for number in order[len(self._kept) :]]
-        # Where each teacher's values are when those that are kept come first; None where that is their order.
+        # Position of each teacher's values when the stored ones come first; None if that is the teachers' order.
         in_order = order == sorted(order)
         self._places = None if in_order else torch.tensor(order, device=device).argsort()
         self._readback = Readback(device)
@@ -74,11 +74,11 @@ class TeacherLabels:
     def annotate_table(
         self, replay: AnnotationClient, table: str, *, view: View, stop: StopSignal, rank: int = 0, ranks: int = 1
     ) -> None:
-        """Labels every stored state of a table that has no label yet.
+        """Labels every unlabelled state of a table, except for teachers that are not cacheable.
 
-        The states are taken in batches that depend on the table alone, whatever is labelled already: the same state
-        gets the same value to the last bit, however often this was interrupted. Of several ranks each does its share.
-        After a shard was lost for good, or `stop`, the rest is left to `of`, as are teachers that are not cacheable.
+        Batches depend on the table alone, not on what is already labelled, so a state gets the same value to the last
+        bit however often this is interrupted. Each rank does its share. If a shard is lost for good, or on `stop`, the
+        remaining states are left to `of`.
         """
         for _ in range(_PASSES if self._kept else 0):
             try:
@@ -96,7 +96,7 @@ class TeacherLabels:
                 _log.warning("labels_incomplete", table=table, reason=str(error))
 
     def of(self, batch: Batch, source: LabelSink) -> Tensor:
-        """Values of a batch's observations, float32 [B, K, A]; new ones that can be kept go to `source` as well."""
+        """Values of a batch's observations, float32 [B, K, A]; new cacheable ones are sent to `source` too."""
         self._readback.poll()
         parts = [self._kept_values(batch, source)] if self._kept else []
         parts += [self._compute(self._fresh, batch.observation)] if self._fresh else []
@@ -104,7 +104,7 @@ class TeacherLabels:
         return values if self._places is None else values.index_select(1, self._places)
 
     def _kept_values(self, batch: Batch, source: LabelSink) -> Tensor:
-        """Of the teachers whose values are kept, float32 [B, K A]."""
+        """Values of the cacheable teachers, float32 [B, K A]."""
         if batch.annotation is None or batch.annotated is None:
             return self._compute(self._kept, batch.observation)
         missing = np.flatnonzero(~batch.annotated)
@@ -117,11 +117,14 @@ class TeacherLabels:
         return batch.annotation.index_copy(0, index, labels)
 
     def _checked(self, values: Array) -> Array:
-        """The values of those that are kept, float32 [B, K A]. Raises: UserError if one is not finite."""
+        """Returns values of the cacheable teachers, float32 [B, K A]. Raises: UserError if one is not finite."""
         spoilt = np.flatnonzero(~np.isfinite(values).all(axis=0))
         if len(spoilt):
             teacher = self._kept[int(spoilt[0]) * len(self._kept) // int(values.shape[1])]
-            problem, remedy = "has values that are not finite of some state", "train it again, or take another teacher"
+            problem, remedy = (
+                "has values that are not finite for some state",
+                "retrain it, or choose another teacher",
+            )
             raise UserError("teacher.id", teacher.record.id, problem, remedy)
         return values
 

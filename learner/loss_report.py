@@ -1,4 +1,4 @@
-"""Losses of many steps, read back together: every reading waits for the device."""
+"""Mean losses of many steps, read back together, since every read waits for the device."""
 
 import math
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from upcycle.runs.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
-_INDIFFERENT: Final = 0.95  # of ln A: a teacher whose policy is so even hardly says anything
+_INDIFFERENT: Final = 0.95  # of ln A: such a flat teacher policy carries hardly any information
 
 
 class LossReport:
-    """Means of the losses since the last report, as metrics and as TensorBoard scalars.
+    """Means of the losses since the last report, as metrics and TensorBoard scalars.
 
     Args:
       custom: names of the configuration's own terms, which only TensorBoard shows.
@@ -41,19 +41,19 @@ class LossReport:
         self._warned = False
 
     def add(self, result: StepResult) -> None:
-        """Takes in one step; does not wait for the device."""
+        """Adds one step without waiting for the device."""
         self._sums += result.terms
         self._steps += 1
 
     def reset(self) -> None:
-        """Forgets the steps since the last report."""
+        """Discards the steps since the last report."""
         self._sums.zero_()
         self._steps = 0
 
     def report(self, learner_steps: int, env_frames: int, order: Order) -> str:
-        """Publishes the means, at least one step after the last report, and begins anew.
+        """Publishes the means of the steps since the last report, of which there must be one, and resets.
 
-        Returns: what is not finite, in words; nothing is published then. Empty if all is well.
+        Returns: which values are not finite, and then nothing is published; empty if all are finite.
         """
         means = cast("list[float]", (self._sums / self._steps).tolist())
         self.reset()
@@ -75,6 +75,6 @@ class LossReport:
                 "teacher_indifferent",
                 entropy=values["teacher_entropy"],
                 of=self._most_entropy,
-                remedy="its actions differ by less than distillation.temperature: lower that",
+                remedy="its action values differ by less than distillation.temperature: lower it",
             )
         return ""

@@ -1,7 +1,7 @@
-"""Losses of value-based agents and of those who teach them. Pure functions; the caller detaches targets and teachers.
+"""Losses of value-based agents and of distillation. Pure functions; the caller detaches targets and teachers.
 
-Every loss is of each state on its own, [B], so that the caller weighs states, averages, and then weighs terms. Nothing
-here reads a value back from the device. Dtypes are those of the arguments: float32 in training.
+Every loss is per state, [B]: the caller weights states, averages, and then weights terms. Nothing here reads a value
+back from the device. Dtypes follow the arguments: float32 in training.
 
 Shapes: B batch, A actions, N atoms, K teachers.
 """
@@ -48,10 +48,10 @@ def td_loss(q_values: Tensor, action: Tensor, target: Tensor, kind: Literal["hub
 def project_distribution(
     n_step_return: Tensor, discount: Tensor, next_probabilities: Tensor, support: Tensor
 ) -> Tensor:
-    """The distribution of R_n + discount * Z', brought back onto the atoms.
+    """The distribution of R_n + discount * Z', projected onto the atoms.
 
-    Mass between two atoms is split linearly, mass beyond the support goes to its edge; each row of the result has the
-    mass that it had. Equal arguments give bit-equal results, on a GPU too: nothing is added up by atomic operations.
+    Mass between two atoms is split linearly, mass beyond the support goes to its edge; each row keeps its total mass.
+    Equal arguments give bit-equal results, on a GPU too, since no sum uses atomic operations.
 
     Args:
       n_step_return, discount: float32 [B]; discount is gamma^n, or 0 where the episode terminated.
@@ -90,9 +90,8 @@ def teacher_policy(teacher_values: Tensor, temperature: float | Tensor, weights:
     """Log probabilities of a teacher, or of a mixture of several: log sum_k w_k softmax(Q_k / tau_k).
 
     Args:
-      teacher_values: Q values; of a teacher that gives its policy itself log-probabilities, whose tau is 1; float32
-        [B, K, A].
-      temperature: tau > 0; float32 [K, 1] where it is not the same for all.
+      teacher_values: Q values, float32 [B, K, A]; log-probabilities, with tau 1, for a teacher that returns its policy.
+      temperature: tau > 0; float32 [K, 1] if it differs between teachers.
       weights: float32 [K], >= 0, summing to 1.
     Returns: float32 [B, A]; for K = 1 exactly the log-softmax.
     """
@@ -103,18 +102,18 @@ def teacher_policy(teacher_values: Tensor, temperature: float | Tensor, weights:
 def gated_teacher(
     teacher_values: Tensor, q_values: Tensor, temperature: float, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    """Which teacher to follow in each state, and whether at all, by the student's own values.
+    """Selects the teacher to follow in each state, if any, by the student's own values.
 
     The choice is k* = argmax_k Q_S(s, a_k), a_k the greedy action of teacher k. It is followed where Q_S(s, a_k*) is at
     least the value of the student's soft policy, sum_a softmax(Q_S / tau)_a Q_S(s, a), less the tolerance: against the
     greedy policy no teacher could ever win.
 
     Args:
-      teacher_values: float32 [B, K, A]; only which is the largest of each teacher counts.
+      teacher_values: float32 [B, K, A]; only each teacher's argmax counts.
       q_values: the student's, float32 [B, A], detached.
       temperature: tau > 0, the student's.
       tolerance: >= 0, in Q values.
-    Returns: k*, int64 [B], the first of equals; and the gate, bool [B].
+    Returns: k*, int64 [B], the first among equals; and the gate, bool [B].
     Source: Zhang et al. 2022 (CUP, arXiv 2210.08153), adapted to discrete actions.
     """
     of_teachers = q_values.gather(1, teacher_values.argmax(dim=2))  # Q_S(s, a_k), [B, K]
@@ -141,8 +140,8 @@ def distillation_loss(q_values: Tensor, teacher_log_policy: Tensor, temperature:
 def margin_loss(q_values: Tensor, teacher_action: Tensor, margin: float, form: Literal["mean", "max"]) -> Tensor:
     """How far other actions come within `margin` of the teacher's.
 
-    mean: the mean over all actions of max(Q(s, a) + margin 1[a != a_T] - Q(s, a_T), 0), as the code of Reincarnating RL
-    has it. max: max_a (Q(s, a) + margin 1[a != a_T]) - Q(s, a_T), the worst action alone.
+    mean: the mean over all actions of max(Q(s, a) + margin 1[a != a_T] - Q(s, a_T), 0), as in the code of
+    Reincarnating RL. max: max_a (Q(s, a) + margin 1[a != a_T]) - Q(s, a_T), the worst action alone.
 
     Args:
       q_values: float32 [B, A].
@@ -159,7 +158,7 @@ def margin_loss(q_values: Tensor, teacher_action: Tensor, margin: float, form: L
 
 
 def conservative_loss(q_values: Tensor, action: Tensor, temperature: float) -> Tensor:
-    """logsumexp_a(Q(s, a) / tau) - Q(s, a_data) / tau: what CQL adds against values that no data support.
+    """logsumexp_a(Q(s, a) / tau) - Q(s, a_data) / tau: CQL's penalty on values without support in the data.
 
     Args:
       q_values: float32 [B, A].

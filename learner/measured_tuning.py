@@ -1,4 +1,4 @@
-"""Which way to compute is fastest here: learner steps on made-up batches, a second or so for each way."""
+"""Measures the fastest way to compute here: learner steps on random batches, about a second for each way."""
 
 import statistics
 import time
@@ -31,10 +31,9 @@ _SECONDS: Final = 0.3  # of a round
 def tune(
     config: RunConfig, spec: ChunkSpec, folder: RunFolder, device: torch.device, ranks: Ranks, cores: int
 ) -> Tuning:
-    """How this run's learner computes: as it did before, or as was measured just now.
+    """The way this run's learner computes: the one kept in the run folder, or the fastest one measured now.
 
-    The choice is kept in the run's folder, since another one would round differently: a resumed run computes as the
-    uninterrupted one would have. All ranks take the first one's.
+    Another way would round differently, so a resumed run keeps the choice. All ranks use rank 0's.
     """
     ways = candidates(config.learner, device, cores=cores)
     choice = 0
@@ -63,7 +62,7 @@ def measure(
         for way in ways:
             if way.threads:
                 torch.set_num_threads(way.threads)
-            with torch.random.fork_rng():  # drawing weights for a try must not move anybody's generator
+            with torch.random.fork_rng():  # drawing trial weights must not advance the global generator
                 network = build_network(
                     config.network, frame_shape=spec.frame_shape, stack=view.stack, num_actions=spec.num_actions
                 )
@@ -83,7 +82,7 @@ def _measured(seconds: dict[Tuning, float]) -> Record:
 
 
 def random_batch(spec: ChunkSpec, view: View, batch_size: int, device: torch.device, *, seed: int = 0) -> Batch:
-    """A batch of noise in the shapes that replay gives."""
+    """A batch of noise with the shapes of replay's batches."""
     rng, index = np.random.default_rng(seed), np.arange(batch_size)
     shape = (batch_size, view.stack + view.n_step, *spec.frame_shape)
     frames = rng.integers(0, 256, shape, np.uint8) if spec.frame_dtype == "uint8" else rng.normal(size=shape)

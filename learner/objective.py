@@ -1,4 +1,4 @@
-"""What one phase minimises: which loss terms, and what of the teachers they need."""
+"""The objective of a phase: its loss terms, and what they need of the teachers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The phase machine: offline -> online -> rl, whichever of them the run has. Pure state, no clock."""
+"""The phase machine: offline -> online -> rl, or the subset that a run has. Pure: no clock."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from upcycle.config.run import PhaseName, RunConfig
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a phase's end depends on; all counts are totals of the run."""
+    """The inputs that end a phase; counts are totals of the run."""
 
     learner_steps: int
     env_frames: int
@@ -19,7 +19,7 @@ class Progress:
 
 @dataclass(slots=True)
 class PhaseMachine:
-    """Where the run stands in its phases.
+    """The current phase of a run, and when it began.
 
     Attributes:
       index: current phase in `phases`; len(phases) once all are done.
@@ -33,16 +33,16 @@ class PhaseMachine:
 
     @property
     def current(self) -> PhaseName | None:
-        """The phase that runs now, or None at the end of the run."""
+        """The current phase; None at the end of the run."""
         return self.phases[self.index] if self.index < len(self.phases) else None
 
     @property
     def had_offline_phase(self) -> bool:
-        """An offline phase lies behind: exploration starts at its final value."""
+        """Whether an offline phase is finished, so that exploration starts at its final value."""
         return "offline" in self.phases[: self.index]
 
     def is_over(self, config: RunConfig, progress: Progress) -> bool:
-        """Whether the current phase has done what it is for. No phase is over for its frames before an update."""
+        """Whether the current phase is finished. Frames alone do not finish a phase before its first update."""
         steps = progress.learner_steps - self.start_learner_steps
         if self.current == "offline":
             return steps >= config.offline.learner_steps
@@ -56,11 +56,11 @@ class PhaseMachine:
     def advance(self, progress: Progress) -> None:
         """Enters the next phase.
 
-        Raises: RuntimeError if an offline phase ends without a single update: the released QDagger code did just that
-        for lack of this check, and reported scores all the same.
+        Raises: RuntimeError if an offline phase ends without a single update: the released QDagger code lacks this
+        check, so it can do that and still report scores.
         """
         if self.current == "offline" and progress.learner_steps <= self.start_learner_steps:
-            raise RuntimeError("the offline phase made no update; this is a defect, not a setting")
+            raise RuntimeError("the offline phase made no update; this is a bug, not a setting")
         self.index += 1
         self.start_learner_steps, self.start_env_frames = progress.learner_steps, progress.env_frames
 
@@ -70,7 +70,7 @@ class PhaseMachine:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], phases: Sequence[PhaseName]) -> "PhaseMachine":
-        """Goes on where `state_dict` left off. Raises ValueError if the run's phases have changed since."""
+        """Inverse of `state_dict`. Raises: ValueError if the run's phases have changed since."""
         if state["phases"] != list(phases):
             raise ValueError(
                 f"the checkpoint belongs to phases {state['phases']}, the configuration says {list(phases)}"

@@ -1,4 +1,4 @@
-"""Values from the device to the host without waiting for the device."""
+"""Copies values from the device to the host without waiting for the device."""
 
 from collections import deque
 from collections.abc import Callable
@@ -13,10 +13,10 @@ _MAX_PENDING: Final = 16
 
 
 class Readback:
-    """Hands tensors over to the host once the device has computed them, in order.
+    """Delivers tensors to the host once the device has computed them, in order.
 
-    On a CPU they are there at once. On CUDA each is copied to pinned memory behind the work that makes it, and handed
-    over by a later call; only if more than 16 are under way does a call wait, for the oldest.
+    On a CPU they are delivered at once. On CUDA each is copied to pinned memory behind the work that computes it, and
+    delivered by a later call; a call waits for the oldest only if more than 16 are pending.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,17 +36,17 @@ class Readback:
         self.poll()
 
     def poll(self) -> None:
-        """Hands over what has arrived."""
+        """Delivers what has arrived."""
         while self._pending and (len(self._pending) > _MAX_PENDING or self._pending[0][0].query()):
             self._deliver_oldest()
 
     def flush(self) -> None:
-        """Waits for all that is under way and hands it over."""
+        """Waits for all pending tensors and delivers them."""
         while self._pending:
             self._deliver_oldest()
 
     def clear(self) -> None:
-        """Forgets what is under way: nobody wants it any more."""
+        """Discards all pending tensors."""
         self._pending.clear()
 
     def _deliver_oldest(self) -> None:

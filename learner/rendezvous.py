@@ -1,6 +1,6 @@
-"""How the ranks of a learner find one another: a store on a free port of rank 0's machine, announced in the run folder.
+"""Rendezvous of a learner's ranks: a store on a free port of rank 0's machine, announced in the run folder.
 
-rank 0: store --> endpoints/learner-0.json <-- ranks 1, 2, ...;  all have come --> process group
+rank 0: store --> endpoints/learner-0.json <-- ranks 1, 2, ...;  all have arrived --> process group
 """
 
 import os
@@ -17,7 +17,7 @@ from learner.ranks import RankLost, Ranks, collective
 from upcycle.runs.run_folder import RunFolder
 from upcycle.runs.runtime import StopSignal
 
-_MEET_SECONDS: Final = 300.0  # they import, and wait for the shards, on loaded machines
+_MEET_SECONDS: Final = 300.0  # ranks import torch and wait for the shards first, maybe on loaded machines
 _POLL_SECONDS: Final = 0.1
 _CONNECT_SECONDS: Final = 10.0
 _ARRIVED: Final = "arrived"
@@ -36,14 +36,14 @@ def meet(
 ) -> Ranks:
     """Joins the ranks of a run's learner; returns when all are there.
 
-    Rank 0 announces itself as endpoint "learner" 0 of the run folder, where an announcement of an earlier group must
-    have been withdrawn before the ranks are started.
+    Rank 0 announces itself as endpoint "learner" 0 of the run folder, whose announcement by an earlier group
+    must be withdrawn before the ranks start.
 
     Args:
       host: address of this machine that the other ranks can reach.
-      device: where the parameters are: their gradients travel over NCCL on CUDA, over gloo on the host.
+      device: of the parameters; gradients use NCCL on CUDA and gloo on the host.
       answer_seconds: deadline of every later collective.
-    Raises: RankLost if not all have come in time, or `stop` was set meanwhile.
+    Raises: RankLost if a rank does not arrive in time, or `stop` is set first.
     """
     if size == 1:
         return Ranks.single()
@@ -52,7 +52,7 @@ def meet(
     store = _serve(folder, host) if rank == 0 else _connect(folder, rank, deadline, stop)
     arrived = store.add(_ARRIVED, 1)
     while arrived < size:
-        _wait(stop, deadline, f"rank {rank}: {arrived} of {size} ranks have come")
+        _wait(stop, deadline, f"rank {rank}: {arrived} of {size} ranks have arrived")
         with collective(rank, size):
             arrived = store.add(_ARRIVED, 0)
     store.set_timeout(timedelta(seconds=answer_seconds))
@@ -80,7 +80,7 @@ def _connect(folder: RunFolder, rank: int, deadline: float, stop: StopSignal) ->
             try:
                 return TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=_CONNECT_SECONDS))
             except RuntimeError:
-                pass  # rank 0 has gone, or has not quite come; the deadline ends it
+                pass  # rank 0 is gone or not ready yet; the deadline ends the retries
         _wait(stop, deadline, f"rank {rank}: rank 0 has not announced itself")
 
 
@@ -92,7 +92,7 @@ def _wait(stop: StopSignal, deadline: float, what: str) -> None:
 
 
 def _use_interface_of(host: str) -> None:
-    """Has gloo and NCCL listen where the other ranks look for this machine; by themselves they ask its name."""
+    """Binds gloo and NCCL to the address that other ranks use; by default they resolve the host name."""
     same = "127.0.0.1" if host.startswith("127.") else host
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address == same for address in addresses):

@@ -1,4 +1,4 @@
-"""The evaluator's scores as the learner sees them: how far the teachers have faded, and the best return so far."""
+"""The evaluator's scores, and what the learner derives from them: multiplier, learning rate, best return."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,10 +16,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Scoreboard:
-    """Reads scores and answers for the multiplier and the learning rate, which hang together.
+    """Reads new scores; computes the multiplier and the learning rate that depends on it.
 
     Attributes:
-      best_return: of the evaluations of the rl phase, or None.
+      best_return: best mean return of the rl phase, or None.
     """
 
     def __init__(self, config: RunConfig, folder: RunFolder, events: SummaryWriter) -> None:
@@ -29,7 +29,7 @@ class Scoreboard:
         self.best_return: float | None = None
 
     def update(self, phase: PhaseName | None) -> None:
-        """Takes in the scores that have come since; those of another phase than the current one fade nothing."""
+        """Reads new scores; only those of a current online phase change the multiplier."""
         scores, options = self._folder.scores(), self._config.distillation
         for record in scores[self._num_seen :]:
             mean_return, version = float(record["mean_return"]), int(record["policy_version"])
@@ -49,10 +49,9 @@ class Scoreboard:
         self._num_seen = len(scores)
 
     def _draw(self, record: Mapping[str, Any]) -> None:
-        """A score for TensorBoard, over learner steps: the offline phase plays no frames.
+        """Draws a score over learner steps, since the offline phase plays no frames.
 
-        Over environment frames as well, where they tell versions apart. Games of play-offs and the final ones are of
-        versions that were drawn before.
+        Evaluations after it are drawn over environment frames too; play-offs and the final one repeat earlier versions.
         """
         steps, frames = int(record["learner_steps"]), int(record["env_frames"])
         if record["kind"] == "evaluation":
@@ -64,11 +63,11 @@ class Scoreboard:
 
     @property
     def weaned(self) -> bool:
-        """The student has reached its teacher, and that ends the online phase."""
+        """Whether the student has reached its teacher, which ends the online phase."""
         return self._distillation.weaned and self._config.distillation.latch
 
     def multiplier(self, phase: PhaseName | None, phase_env_frames: int) -> float:
-        """M in force: 1 offline, 0 in the phase rl, and between them what `distillation.schedule` says."""
+        """The current multiplier: 1 offline, by `distillation.schedule` online, 0 in the rl phase."""
         if phase != "online":
             return 1.0 if phase == "offline" else 0.0
         schedule = self._config.distillation.schedule
@@ -77,7 +76,7 @@ class Scoreboard:
         return self._distillation.value if schedule == "score" else 1.0
 
     def learning_rate(self, phase: PhaseName | None, multiplier: float) -> float:
-        """Tied to the multiplier after the offline phase, as in the paper; runs without a fading teacher keep one."""
+        """Follows the multiplier after the offline phase, as in the paper; constant in runs without a teacher."""
         initial, final = self._config.learner.learning_rate, self._config.learner.final_learning_rate
         if final is None or phase == "offline" or not set(self._config.phases) & {"offline", "online"}:
             return initial

@@ -1,4 +1,4 @@
-"""What training changes: online and target network, their averaged policy, optimizer, learner steps."""
+"""The state that training changes: online, target and averaged policy network, optimizer, learner steps."""
 
 import copy
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from upcycle.runs.snapshots import Tensors
 
 
 class _Forward(nn.Module):
-    """A network's values and logits as a module's forward pass, which is what can be compiled and distributed."""
+    """A network's outputs as a forward pass, which can be compiled and distributed."""
 
     def __init__(self, network: QNetwork) -> None:
         super().__init__()
@@ -29,15 +29,15 @@ class _Forward(nn.Module):
 
 
 class TrainState:
-    """Owner of everything a gradient step touches, on one device.
+    """Everything a gradient step changes, on one device.
 
-    Guarantee: `state_dict` and `load_state_dict` round-trip exactly; a restored state takes the very next step.
+    Guarantee: `state_dict` and `load_state_dict` round-trip exactly; a restored state takes the same next step.
 
     Args:
-      network: with the weights to begin with; becomes the online network.
+      network: with its initial weights; becomes the online network.
       tuning: how to compute; by default the plainest way that `config` allows.
-      wrap: what distributes the online network's forward pass over several ranks; by default nothing does.
-      frozen_torso: leave the torso as it is. The optimizer knows its parameters all the same, by their places.
+      wrap: distributes the online network's forward pass over several ranks; the identity by default.
+      frozen_torso: do not train the torso. The optimizer lists its parameters all the same, to keep their numbering.
 
     Attributes:
       config: of the optimizer and the averages.
@@ -63,7 +63,7 @@ class TrainState:
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.online_network = network.to(device)
         network.torso.requires_grad_(not frozen_torso)
-        self.online = wrap(_Forward(self.online_network))  # of several ranks all have the first one's weights now
+        self.online = wrap(_Forward(self.online_network))  # now all ranks have rank 0's weights
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
         self.target = _Forward(self.target_network)
         self._average_decay = config.weight_average_decay
@@ -77,22 +77,22 @@ class TrainState:
         self.learner_steps = 0
 
     def sync_target(self) -> None:
-        """Hard copy of the online network into the target network."""
+        """Copies the online network to the target network."""
         self.target_network.load_state_dict(self.online_network.state_dict())
 
     def reset_optimizer(self) -> None:
-        """Forgets what the optimizer has averaged."""
+        """Replaces the optimizer by a fresh one."""
         self.optimizer = build_optimizer(self.online_network.parameters(), self.config)
 
     def load_network(self, network: QNetwork) -> None:
-        """Takes over the weights of a network of the same architecture, as online, target and policy network."""
+        """Copies the weights of a network of the same architecture to the online, target and policy networks."""
         for own in (self.online_network, self.target_network, self.policy_network):
             own.load_state_dict(network.state_dict())
 
     def load_torso(self, tensors: Tensors) -> None:
-        """Takes over a torso of the same architecture, in online, target and policy network.
+        """Copies the weights of a torso to the online, target and policy networks.
 
-        Raises: CorruptDataError if a name or a shape is another, or a value is not finite.
+        Raises: CorruptDataError if a name or a shape differs, or a value is not finite.
         """
         for own in (self.online_network, self.target_network, self.policy_network):
             load_into(own.torso, tensors)
@@ -102,7 +102,7 @@ class TrainState:
         """Moves the policy network towards the online network: average = d average + (1 - d) online.
 
         d rises to `learner.weight_average_decay` as (1 + t) / (10 + t), so that the random weights of the first steps
-        are soon forgotten. Source: Polyak and Juditsky 1992; the exponential form and its warm-up are TensorFlow's
+        soon fade. Source: Polyak and Juditsky 1992; the exponential form and its warm-up are TensorFlow's
         ExponentialMovingAverage.
         """
         if self.policy_network is self.online_network:
@@ -113,7 +113,7 @@ class TrainState:
         torch._foreach_lerp_(averages, parameters, 1.0 - decay)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     def set_learning_rate(self, value: float) -> None:
-        """Applies `value` to every parameter group."""
+        """Sets the learning rate of every parameter group."""
         for group in self.optimizer.param_groups:
             group["lr"] = value
 
@@ -128,7 +128,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`; an average that the state does not have begins at its online network."""
+        """Inverse of `state_dict`; without an average in the state, it starts at the online network."""
         self.online_network.load_state_dict(state["online_network"])
         self.target_network.load_state_dict(state["target_network"])
         if self.policy_network is not self.online_network:

@@ -30,7 +30,7 @@ _LEAST_CROSS_ENTROPY = 1e-10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
-    """What one step leaves behind, still on the device: reading it waits for the device.
+    """The results of one step, still on the device; reading them waits for it.
 
     Attributes:
       priorities: of the TD term alone, unweighted, float32 [B]: |Q(s, a) - y| + 1e-6, or cross-entropy + 1e-10.
@@ -49,8 +49,8 @@ def train_step(
     Args:
       state: changed in place; its step counter grows by one and the target network follows its period.
       batch: windows of B transitions on `state`'s device.
-      multiplier: m of the terms that imitate; at 0 they are left out.
-      teacher_values: of the batch's observations, float32 [B, K, A] of K teachers; needed while m is above 0.
+      multiplier: m of the imitation terms; at 0 they are left out.
+      teacher_values: of the batch's observations, float32 [B, K, A] of K teachers; required while m is above 0.
     Source: Agarwal et al. 2022 (arXiv 2206.01626), section 4; Mnih et al. 2015, Algorithm 1.
     """
     loss, result = compute_loss(state, batch, objective, multiplier=multiplier, teacher_values=teacher_values)

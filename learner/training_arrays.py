@@ -1,4 +1,4 @@
-"""Between the training state of a checkpoint and the arrays that a teacher keeps of it."""
+"""Converts between the training state of a checkpoint and the arrays that a teacher stores."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ from upcycle.networks.torch_io import to_numpy
 
 
 def to_training_arrays(state: Mapping[str, Any], network: nn.Module, kind: OptimizerKind) -> TrainingArrays:
-    """What `TrainState.state_dict` holds, by the names of the parameters instead of their numbers.
+    """`TrainState.state_dict`, with parameters by name instead of by number.
 
     Args:
       state: of `TrainState`.
-      network: of the same architecture; only the names of its parameters are looked at.
-      kind: the optimizer that the state is of.
+      network: of the same architecture; only its parameter names are used.
+      kind: of the optimizer.
     """
     names = [name for name, _ in network.named_parameters()]
     states: Mapping[int, Mapping[str, Tensor]] = state["optimizer"]["state"]
@@ -34,15 +34,15 @@ def to_training_arrays(state: Mapping[str, Any], network: nn.Module, kind: Optim
 
 
 def to_train_state(arrays: TrainingArrays, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Inverse of `to_training_arrays`: what `TrainState.load_state_dict` takes.
+    """Inverse of `to_training_arrays`, for `TrainState.load_state_dict`.
 
-    Learning rate and other settings are those of the new optimizer: a teacher is fine-tuned at a rate of the run's own.
+    Learning rate and other settings are the new optimizer's: a teacher is fine-tuned at the run's own rate.
 
     Args:
       arrays: of the teacher.
       network: of the student, whose parameters `optimizer` has, in their order.
       optimizer: of the student, of the kind `arrays.kind`.
-    Raises: CorruptDataError if names or shapes are not those of `network`, or a value is not finite.
+    Raises: CorruptDataError if names or shapes differ from those of `network`, or a value is not finite.
     """
     state: Mapping[str, Tensor] = network.state_dict()
     for part in (arrays.online, arrays.target):

@@ -1,4 +1,4 @@
-"""How a learner computes on the device it has: threads, memory format, precision, compilation. Pure choices."""
+"""How a learner computes on its device: threads, memory format, precision, compilation. Pure choices."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ class Tuning:
     """One way to compute a learner step.
 
     Attributes:
-      threads: torch's, on a CPU; 0 leaves them as they are.
+      threads: torch's threads on a CPU; 0 keeps the current number.
       channels_last: memory format of frames and convolutions; else contiguous.
       bfloat16: precision of convolutions and hidden layer; else float32.
       compiled: by torch.compile.
@@ -31,16 +31,16 @@ class Tuning:
         return asdict(self)
 
     def describe(self) -> str:
-        """In words, shortly."""
+        """A short description for people."""
         words = ["bfloat16" if self.bfloat16 else "float32", "channels last" if self.channels_last else "contiguous"]
         words += ["compiled"] if self.compiled else []
         return ", ".join([*words, f"{self.threads} thread{'s' * (self.threads != 1)}"] if self.threads else words)
 
 
 def candidates(config: LearnerConfig, device: torch.device, *, cores: int) -> list[Tuning]:
-    """The ways that the configuration leaves open, the plainest first; one alone if it leaves nothing open.
+    """The ways that the configuration allows, the plainest first.
 
-    Precision is not measured: auto takes bfloat16 wherever the device multiplies it in hardware.
+    Precision is not measured: auto uses bfloat16 wherever the device multiplies it in hardware.
     """
     threads = [config.threads] if config.threads or device.type != "cpu" else list(_powers_of_two(cores))
     formats = {"contiguous": [False], "channels_last": [True], "auto": [False, True]}[config.memory_format]
@@ -50,7 +50,7 @@ def candidates(config: LearnerConfig, device: torch.device, *, cores: int) -> li
 
 
 def untuned(config: LearnerConfig, device: torch.device) -> Tuning:
-    """The plainest of the candidates, without a measurement."""
+    """The plainest candidate, without a measurement."""
     return candidates(config, device, cores=1)[0]
 
 
@@ -66,7 +66,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 in hardware; elsewhere it is emulated, and slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Older releases of torch cannot tell; float32 is right on every processor.
+    # Older releases of torch do not tell; float32 is safe on every processor.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

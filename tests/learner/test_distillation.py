@@ -2,8 +2,9 @@
 
 import pytest
 
-from learner.distillation import Distillation, check_teacher, learning_rate, multiplier, normalised_score
+from learner.distillation import Distillation, check_teacher, learning_rate, multiplier
 from upcycle.errors import UserError
+from upcycle.statistics import normalised_score
 
 
 def test_the_golden_schedule_of_the_released_code() -> None:
@@ -34,7 +35,7 @@ def test_the_product_rule_stays_within_0_and_1(score: float, expected: float) ->
 )
 def test_negative_returns_keep_their_sign(teacher: float, student: float, expected: float) -> None:
     """1 - G / G_T, as other implementations have it, inverts its sign or divides by zero in these rows (Pong)."""
-    score = normalised_score(student, teacher_score=teacher, random_score=-20.7)
+    score = normalised_score(student, reference=teacher, random=-20.7)
     assert multiplier(score, clip=False) == pytest.approx(expected, abs=0.01)
 
 

@@ -128,8 +128,8 @@ def test_rows_that_cannot_be_shared_equally_are_refused():
 @pytest.mark.parametrize(
     ("rank", "stopped", "problem"),
     [
-        (0, False, "rank 0: 1 of 2 ranks have come in time"),
-        (0, True, "rank 0: 1 of 2 ranks have come, and the run was stopped"),
+        (0, False, "rank 0: 1 of 2 ranks have arrived in time"),
+        (0, True, "rank 0: 1 of 2 ranks have arrived, and the run was stopped"),
         (1, False, "rank 1: rank 0 has not announced itself in time"),
     ],
 )

@@ -1,23 +1,24 @@
 """The chunk: a short, self-contained run of consecutive steps of one environment lane.
 
-A chunk is what an actor sends, what a replay shard keeps in one slot and what the experience log appends. It has
-`history + steps + lookahead` rows at the most, each frame once:
+Actors send chunks, a replay shard stores each in one slot, and the experience log appends them. A chunk has at most
+`history + steps + lookahead` rows, with each frame once:
 
     row:      0 .. history-1 | history .. history+steps-1 | .. rows-1
     meaning:  frame stack    | usable steps               | n-step lookahead
 
 Row t describes observation s_t and what followed: `frame[t]` is the newest frame of s_t, `action[t]` was taken in s_t,
-`reward[t]`, `terminated[t]` and `truncated[t]` came back for it, and `first[t]` says that s_t opens an episode. The row
-after an ended one holds the true final observation (it is the autoreset row of EnvPool, whose action is ignored): it
-is no transition, and its `priority` is 0. A usable row is the start of a transition only if its `priority` is above 0.
+`reward[t]`, `terminated[t]` and `truncated[t]` are its outcome, and `first[t]` marks an s_t that opens an episode. The
+row after an ended one holds the true final observation (it is the autoreset row of EnvPool, whose action is ignored):
+it is no transition, and its `priority` is 0. A usable row is the start of a transition only if its `priority` is above
+0.
 
-Its wire form, which the experience log keeps as well:
+Its wire form, which is also stored in the experience log:
 
     magic 4 | version 2 | reserved 2 | header bytes 4 | header | columns | frames | CRC-32 of all before, 4
 
 The header names every column's dtype and shape and the codec of the frames: "none" is raw bytes, "lz4" the blocks of
-`frame_codec`. It is compared with what the specification demands and never interpreted. Version 1, which older
-logs hold, has raw frames before the columns, names no codec, and has no checksum of its own.
+`frame_codec`. It is compared with the headers that the specification allows and never interpreted. Version 1, in older
+logs, has raw frames before the columns, no codec and no checksum.
 """
 
 import json
@@ -48,11 +49,11 @@ COLUMNS: Final[dict[str, str]] = {
 """Columns beside `frame`, with their dtypes; each has shape [rows]."""
 
 MAX_PRIORITY: Final = float("inf")
-"""A `priority` that stands for "as high as the highest one the table has seen" (rows nobody has rated yet)."""
+"""A `priority` that means "the highest one that the table has seen", for rows without a TD error yet."""
 
 
 Codec = Literal["none", "lz4"]
-"""How the frames of a chunk travel."""
+"""Encoding of a chunk's frames."""
 
 _MAGIC: Final = b"UPCH"
 _VERSION: Final = 2
@@ -65,7 +66,7 @@ _Layout = list[tuple[str, np.dtype[Any], tuple[int, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class ChunkSpec:
-    """Shape of all chunks of one run; two parties that disagree about it cannot exchange chunks.
+    """Shape of all chunks of a run; parties that exchange chunks must agree on it.
 
     Attributes:
       frame_shape: shape of one frame: (H, W) for images, (D,) for vectors.
@@ -110,9 +111,9 @@ class Chunk:
     Attributes:
       frame: [rows, *frame_shape].
       columns: the arrays named in `COLUMNS`, each [rows].
-      packed: the same frames in LZ4 blocks, where the chunk came that way.
-    Guarantee: `history < num_rows <= spec.rows`; a chunk with fewer than `spec.rows` rows is the tail of a lane that
-    was closed, so it has `num_rows - history` usable rows at the most.
+      packed: the same frames in LZ4 blocks, if the chunk was received that way.
+    Guarantee: `history < num_rows <= spec.rows`; a chunk with fewer than `spec.rows` rows is the tail of a closed
+    lane and has at most `num_rows - history` usable rows.
     """
 
     frame: Array
@@ -121,15 +122,15 @@ class Chunk:
 
     @property
     def num_rows(self) -> int:
-        """Rows that this chunk holds."""
+        """Number of rows."""
         return int(self.frame.shape[0])
 
     def packed_frames(self) -> PackedFrames:
-        """The frames in LZ4 blocks: those that came, or compressed now."""
+        """The frames in LZ4 blocks: those received, or compressed now."""
         return self.packed if self.packed is not None else PackedFrames.pack(self.frame)
 
     def num_transitions(self, spec: ChunkSpec) -> int:
-        """Usable rows that start a transition (one agent step each)."""
+        """Number of usable rows that start a transition (one agent step each)."""
         usable = self.columns["priority"][spec.history : spec.history + spec.steps]
         return int(np.count_nonzero(usable > 0))
 
@@ -137,7 +138,7 @@ class Chunk:
 def encode_chunk(chunk: Chunk, spec: ChunkSpec, *, codec: Codec = "none") -> bytes:
     """Wire form of a chunk, with its frames raw or compressed.
 
-    Raises: ValueError if the chunk does not fit `spec` (a programmer's error, caught before it leaves the process).
+    Raises: ValueError if the chunk does not fit `spec`, which is a bug in the caller.
     """
     problem = _mismatch(chunk, spec)
     if problem:
@@ -153,13 +154,12 @@ def encode_chunk(chunk: Chunk, spec: ChunkSpec, *, codec: Codec = "none") -> byt
 
 
 def decode_chunk(data: bytes | memoryview, spec: ChunkSpec) -> Chunk:
-    """Inverse of `encode_chunk`, of this version and of version 1.
+    """Inverse of `encode_chunk`, for this version and version 1.
 
-    The columns, and frames that are not compressed, are read-only views into `data`; compressed ones are decoded, each
-    block checked, and kept as they came in `Chunk.packed`. Of version 2, a chunk in which any byte has changed is
-    refused.
+    Columns and raw frames are read-only views into `data`; compressed frames are decoded with each block checked, and
+    kept in `Chunk.packed`. In version 2 a change of any byte is detected.
     Raises: CorruptDataError if the magic, the version, the checksum, a dtype, a shape, a block or the length is not
-      what `spec` demands.
+      that of `spec`.
     """
     view = memoryview(data)
     version, offset, rows, codec = _read_header(view, spec)
@@ -194,7 +194,7 @@ def _raw(array: Array) -> memoryview:
 
 
 def _layout(spec: ChunkSpec, rows: int, version: int) -> _Layout:
-    """Columns of a chunk of so many rows, in their order on the wire."""
+    """Columns of a chunk of `rows` rows, in wire order."""
     columns: _Layout = [(name, np.dtype(dtype), (rows,)) for name, dtype in COLUMNS.items()]
     frame = ("frame", np.dtype(spec.frame_dtype), (rows, *spec.frame_shape))
     return [frame, *columns] if version == 1 else [*columns, frame]
@@ -212,7 +212,7 @@ def _written_header(spec: ChunkSpec, rows: int, codec: Codec) -> bytes:
 
 @lru_cache(maxsize=16)
 def _known_headers(spec: ChunkSpec) -> dict[tuple[int, bytes], tuple[int, Codec]]:
-    """Every version and header that a chunk of `spec` can have, with its number of rows and its codec."""
+    """Each version and header that a chunk of `spec` can have, with its number of rows and codec."""
     known = dict[tuple[int, bytes], tuple[int, Codec]]()
     codecs: tuple[Codec, ...] = ("none", "lz4")
     for rows in range(spec.history + 1, spec.rows + 1):
@@ -223,7 +223,7 @@ def _known_headers(spec: ChunkSpec) -> dict[tuple[int, bytes], tuple[int, Codec]
 
 
 def _read_header(view: memoryview, spec: ChunkSpec) -> tuple[int, int, int, Codec]:
-    """Returns the version, where the columns begin, how many rows they have, and the codec of the frames."""
+    """Returns the version, the offset of the columns, the number of rows, and the codec of the frames."""
     if len(view) < _PREFIX.size:
         raise CorruptDataError(f"chunk refused: {len(view)} bytes are shorter than its header")
     magic, version, _, header_bytes = _PREFIX.unpack_from(view)
@@ -242,7 +242,7 @@ def _read_header(view: memoryview, spec: ChunkSpec) -> tuple[int, int, int, Code
 
 
 def _mismatch(chunk: Chunk, spec: ChunkSpec) -> str | None:
-    """Says how a chunk differs from what `spec` demands, or None."""
+    """How a chunk differs from `spec`, in words; None if it fits."""
     arrays = {"frame": chunk.frame, **chunk.columns}
     if set(arrays) != {"frame", *COLUMNS}:
         return f"columns {sorted(arrays)} instead of {sorted(['frame', *COLUMNS])}"

@@ -1,12 +1,11 @@
 """The experience log: the chunks that a table has accepted, on disk, in order; a teacher's buffer for the next run.
 
-A log is a folder: `json` (format, chunk specification, environment) and segments (`log_segment`). One
-process writes; any number read, also while it writes. What `append` has returned from survives the death of the
-writer; what `sync` has returned from survives a power cut. Segments are sealed and immutable soon after they are full,
-or once the writer is closed, so that another log can share them (`link_log`). Sealing forces a
-segment to disk, which takes longer than an append should: a thread does it while the next one is filled.
+A log is a folder of `log.json` (format, chunk specification, environment) and segments (`log_segment`). One process
+writes; any number of processes read, also meanwhile. An append survives the death of the writer; after `sync` it
+survives a power cut. Full segments are sealed and immutable, as are all segments of a closed writer, so that another
+log can share them (`link_log`). Sealing forces a segment to disk, so a thread does it while the next segment is filled.
 
-A folder of logs (`shard-0`, `shard-1`, ... as the replay shards of one run leave them) reads like one log.
+A folder of logs (`shard-0`, `shard-1`, ... as the replay shards of a run write them) reads like one log.
 """
 
 import os
@@ -38,22 +37,22 @@ DEFAULT_SEGMENT_BYTES: Final = 64 << 20
 
 
 class ExperienceLogWriter:
-    """Appends chunks to a log. One owner; not safe to share between threads without a lock."""
+    """Appends chunks to a log. Not thread-safe."""
 
     def __init__(self, directory: Path, lock: int, segments: list[Segment], *, segment_bytes: int) -> None:
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._lock: int | None = lock
         self.recovered_bytes = sum(segment.torn_bytes for segment in segments)
-        """Bytes of an append cut short that opening the log has removed."""
+        """Bytes of an unfinished append that were removed when the log was opened."""
         self._sealed = [sealed for segment in segments if (sealed := recover_segment(segment)) is not None]
         self.num_bytes = sum(segment.num_bytes for segment in self._sealed)
-        """Bytes of all records. Counted along: it is asked for at every append."""
+        """Bytes of all records; a counter, since it is read at every append."""
         self._trimming = Trimming(directory)
         self._next_sequence = self._trimming.next_sequence(self._sealed)
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="log-sealer")
-        self._sealing: tuple[int, Segment, Future[None]] | None = None  # a full segment; it is in _sealed already
-        self._descriptor: int | None = None  # of the open segment, if there is one
+        self._sealing: tuple[int, Segment, Future[None]] | None = None  # a full segment, already in _sealed
+        self._descriptor: int | None = None  # of the open segment, if any
         self._is_named = True  # whether the name of the open segment has been forced to disk
         self._bounds, self._counts = [0], list[int]()  # of the open segment
 
@@ -61,9 +60,9 @@ class ExperienceLogWriter:
     def open(
         cls, directory: Path, spec: ChunkSpec, env: EnvConfig, *, segment_bytes: int = DEFAULT_SEGMENT_BYTES
     ) -> Self:
-        """Opens a log for writing, new or old; removes what a killed writer left unfinished.
+        """Opens a new or existing log for writing; removes an append that a killed writer left unfinished.
 
-        Raises: UserError if the log is for other chunks or another environment, or has a writer already;
+        Raises: UserError if the log has other chunks, another environment, or a writer already;
           CorruptDataError naming file and offset if it is damaged anywhere but at its very end.
         """
         with disk_full_explained(directory):
@@ -88,13 +87,13 @@ class ExperienceLogWriter:
 
     @property
     def num_appended(self) -> int:
-        """Transitions that the log ever took, those that `trim` has removed included."""
+        """Transitions ever appended to the log, including those that `trim` has removed."""
         return self._trimming.num_appended(self._sealed) + sum(self._counts)
 
     def append(self, data: bytes | CompressedChunk, num_transitions: int) -> int:
-        """Appends one encoded chunk and returns its sequence number; the kernel has all of it then.
+        """Appends one encoded chunk to the page cache and returns its sequence number.
 
-        Raises: UserError if the disk is full, also for the segment before; the log is as it was before, and a later
+        Raises: UserError if the disk is full, for this segment or the previous one; the log is unchanged, and a later
           append may succeed.
         """
         assert self._lock is not None, "the log is closed"
@@ -105,7 +104,7 @@ class ExperienceLogWriter:
             descriptor = self._open_segment()
             try:
                 write_all(descriptor, record, offset=self._bounds[-1])
-            except BaseException:  # also an interrupt: a half record must not stay
+            except BaseException:  # even on an interrupt: no half record may stay
                 os.ftruncate(descriptor, self._bounds[-1])
                 raise
         self._bounds.append(self._bounds[-1] + len(record))
@@ -115,9 +114,9 @@ class ExperienceLogWriter:
         return self._next_sequence - 1
 
     def trim(self, max_transitions: int) -> int:
-        """Removes the oldest segments while the others hold `max_transitions` or more; returns transitions removed.
+        """Removes the oldest whole segments while the rest hold `max_transitions` or more; returns transitions removed.
 
-        Whole segments go, never the newest one.
+        The newest segment always stays.
         """
         total, removed = self.num_transitions, 0
         while len(self._sealed) > (0 if self._counts else 1):
@@ -135,7 +134,7 @@ class ExperienceLogWriter:
 
     def sync(self) -> None:
         """Forces everything appended so far to disk."""
-        self._wait_for_sealer()  # first: there must never be a gap
+        self._wait_for_sealer()  # before this segment, so that a power cut leaves no gap
         if self._descriptor is not None:
             with disk_full_explained(self._directory):
                 os.fsync(self._descriptor)
@@ -144,7 +143,7 @@ class ExperienceLogWriter:
                     self._is_named = True
 
     def close(self) -> None:
-        """Seals the open segment and lets the next writer in. Safe to call twice."""
+        """Seals the open segment and unlocks the log. Safe to call twice."""
         if self._lock is None:
             return
         try:
@@ -173,21 +172,21 @@ class ExperienceLogWriter:
         return self._descriptor
 
     def _seal(self) -> None:
-        """Lets the sealer make the open segment immutable; if that cannot begin it stays open and whole."""
+        """Hands the open segment to the sealer; if that fails, it stays open and intact."""
         if self._descriptor is None or not self._counts:
             return
-        self._wait_for_sealer()  # one at a time: so two segments at the most are not on disk yet
+        self._wait_for_sealer()  # one at a time, so that at most two segments are not on disk yet
         first = self._next_sequence - len(self._counts)
         bounds, counts = np.array(self._bounds, np.int64), np.array(self._counts, np.int64)
         segment = Segment(self._directory / segment_name(first), first, bounds, counts)
         if os.fstat(self._descriptor).st_size > segment.num_bytes:  # a failed append that could not be rolled back
-            os.ftruncate(self._descriptor, segment.num_bytes)  # only then: it waits for the disk
+            os.ftruncate(self._descriptor, segment.num_bytes)  # only if needed: it waits for the disk
         self._sealing = self._descriptor, segment, self._sealer.submit(force_segment, self._descriptor, segment)
         self._sealed.append(segment)
         self._descriptor, self._bounds, self._counts = None, [0], []
 
     def _wait_for_sealer(self) -> None:
-        """Returns once no segment is being sealed; what failed is tried again, and raises if it fails again."""
+        """Waits until no segment is being sealed; retries a failed one, and raises if it fails again."""
         if self._sealing is None:
             return
         descriptor, segment, sealed = self._sealing
@@ -198,10 +197,9 @@ class ExperienceLogWriter:
 
 
 class ExperienceLogReader:
-    """Reads a log, or a folder of logs, as it was when opened. Chunks are numbered from the oldest, 0, to the newest.
+    """Reads a log, or a folder of logs, as it was when opened. Chunks are numbered from the oldest, 0.
 
-    Of several logs the chunks are ordered by their distance from the end of their log, so that the newest chunks of
-    all of them come last.
+    Chunks of several logs are ordered by their distance from the end of their log, so that the newest of all come last.
     """
 
     def __init__(self, parts: list[list[Segment]], *, spec: ChunkSpec, env: EnvConfig) -> None:
@@ -221,7 +219,7 @@ class ExperienceLogReader:
 
     @classmethod
     def open(cls, directory: Path) -> Self:
-        """Opens a log for reading. An append cut short at its very end is left out (see `torn_bytes`).
+        """Opens a log for reading, without an unfinished append at its end (`torn_bytes`).
 
         Raises: UserError if there is no log; CorruptDataError naming file and offset if it is damaged.
         """
@@ -244,17 +242,17 @@ class ExperienceLogReader:
         return int(self._transitions.sum())
 
     def count_newest(self, num_transitions: int) -> int:
-        """Chunks that it takes to hold the newest so many transitions, or as many as there are."""
+        """Number of newest chunks that hold `num_transitions` transitions, or all chunks if the log has fewer."""
         needed = int(np.searchsorted(np.cumsum(self._transitions[::-1]), num_transitions)) + 1
         return min(needed, self.num_chunks) if num_transitions > 0 else 0
 
     @property
     def torn_bytes(self) -> int:
-        """Bytes at the end that are no whole record: an append cut short, or one going on right now."""
+        """Bytes after the last whole record: an unfinished append, or one in progress."""
         return sum(segment.torn_bytes for segment in self._segments)
 
     def read(self, index: int) -> bytes:
-        """The encoded chunk number `index`, exactly as appended. Raises CorruptDataError naming file and offset."""
+        """Encoded chunk `index`, exactly as appended. Raises: CorruptDataError naming file and offset."""
         segment, record = self._segments[int(self._segment_of[index])], int(self._record_of[index])
         start, end = int(segment.bounds[record]), int(segment.bounds[record + 1])
         try:
@@ -273,9 +271,9 @@ class ExperienceLogReader:
         """Every `num_shards`-th chunk, from the oldest to the newest.
 
         Args:
-          shard_index: which of the selections, from 0.
-          num_shards: how many disjoint selections there are; together they are the log.
-          newest_transitions: leave out the oldest chunks that are not needed to hold so many, over all selections.
+          shard_index: of this selection, from 0.
+          num_shards: number of disjoint selections that make up the log.
+          newest_transitions: keep only the newest chunks that hold this many transitions over all selections.
         """
         for index in self.select(shard_index, num_shards, newest_transitions):
             yield self.read(index)
@@ -287,7 +285,7 @@ class ExperienceLogReader:
         return range(first + (shard_index - first) % num_shards, self.num_chunks, num_shards)
 
     def verify(self) -> None:
-        """Reads everything. Raises CorruptDataError naming file and offset of the first damage or unfinished record."""
+        """Reads everything. Raises: CorruptDataError naming file and offset of the first bad record."""
         for segment in self._segments:
             scanned = scan_segment(segment.path, segment.first_sequence)
             whole = np.array_equal(scanned.bounds, segment.bounds)

@@ -1,13 +1,13 @@
-"""Frames in LZ4 blocks: compressed once, at the actor, stored and sent as they are, decoded into a learner's batch.
+"""Frames in LZ4 blocks: compressed once by the actor, stored and sent as they are, decoded into a learner's batch.
 
 The frames of a chunk are a run of data blocks of the LZ4 frame format, one block per frame:
 
     size, 4 bytes, little-endian (highest bit: what follows is the frame itself) | LZ4 block, or the frame
 
-Every fourth frame begins a *group* and stands alone; the others may refer to those before them in their group. Frames
+Every fourth frame begins a *group* and is self-contained; the others may refer to earlier frames of their group. Frames
 of a game differ little from their predecessors, so groups of four halve the bytes and decode faster than single
-frames. To see frames a .. b - 1 one takes the blocks from the beginning of the group of a to b, which are neighbours:
-a *run*, which `upcycle.experience.kernels` decodes straight into a batch.
+frames. Frames a .. b - 1 need the contiguous blocks from the start of a's group to b: a *run*, which
+`upcycle.experience.kernels` decodes straight into a batch.
 """
 
 import struct
@@ -23,10 +23,10 @@ from upcycle.experience import kernels
 Array = NDArray[Any]
 
 GROUP: Final = 4
-"""Frames of a group; the first stands alone."""
+"""Frames of a group; the first is self-contained."""
 
 MAX_FRAME_BYTES: Final = 4 << 20
-"""The largest block that the LZ4 frame format knows."""
+"""The largest block of the LZ4 frame format."""
 
 _SIZE: Final = struct.Struct("<I")
 _STORED: Final = 1 << 31
@@ -56,7 +56,7 @@ class PackedFrames:
         shape = frames.shape[1:]
         frame_bytes = _frame_bytes(shape, frames.dtype.str)
         if frame_bytes > MAX_FRAME_BYTES:
-            raise ValueError(f"frames of {frame_bytes} bytes: LZ4 blocks hold {MAX_FRAME_BYTES} at the most")
+            raise ValueError(f"frames of {frame_bytes} bytes: LZ4 blocks hold {MAX_FRAME_BYTES} at most")
         blob, bounds = kernels.pack_frames(frames, group=GROUP)
         return cls(blob, bounds, shape, frames.dtype.str)
 
@@ -64,9 +64,9 @@ class PackedFrames:
     def parse(
         cls, blob: bytes | memoryview, *, rows: int, frame_shape: tuple[int, ...], frame_dtype: str
     ) -> "PackedFrames":
-        """Finds the blocks of `rows` frames, which must fill `blob`; what is in them is not looked at.
+        """Finds the blocks of `rows` frames, which must fill `blob`, without decoding them.
 
-        Raises: CorruptDataError naming the frame whose block is empty, larger than a frame, or not all there.
+        Raises: CorruptDataError naming the frame whose block is empty, larger than a frame, or truncated.
         """
         frame_bytes = _frame_bytes(frame_shape, frame_dtype)
         bounds = kernels.find_blocks(blob, rows, frame_bytes)
@@ -76,11 +76,11 @@ class PackedFrames:
 
     @property
     def num_rows(self) -> int:
-        """Frames."""
+        """Number of frames."""
         return len(self.bounds) - 1
 
     def unpack(self) -> Array:
-        """All frames, [rows, *frame_shape], each block checked.
+        """All frames, [rows, *frame_shape], with each block checked.
 
         Raises: CorruptDataError if a block is damaged or is not exactly one frame.
         """

@@ -1,8 +1,8 @@
-"""Frames in zstd groups: a half to a third of the bytes of LZ4 blocks, for buffers that fit in memory in no other way.
+"""Frames in zstd groups: a half to a third of the bytes of LZ4 blocks, for buffers that would not fit in memory.
 
-The frames of a chunk are cut into groups of 16, and each group is one zstd frame after its size, 4 bytes little-endian.
-To see frames a .. b - 1 one takes the groups that they lie in, which are neighbours: a *run*. A group must be decoded
-as a whole, so larger groups are smaller and slower (docs/decisions.md).
+The frames of a chunk are split into groups of 16; each group is one zstd frame after its size, 4 bytes little-endian.
+Frames a .. b - 1 need the contiguous groups that contain them: a *run*. A group is decoded as a whole, so larger groups
+compress better and are slower to read (docs/decisions.md).
 """
 
 import struct
@@ -17,7 +17,7 @@ from upcycle.errors import CorruptDataError
 Array = NDArray[Any]
 
 GROUP: Final = 16
-"""Frames of a group; the last one of a chunk may hold less."""
+"""Frames of a group; the last group of a chunk may have fewer."""
 
 _LEVEL: Final = 1
 _SIZE: Final = struct.Struct("<I")
@@ -37,19 +37,19 @@ def pack_groups(frames: Array) -> tuple[bytes, Array]:
 
 
 def num_groups(rows: int) -> int:
-    """Groups of so many frames."""
+    """Number of groups of `rows` frames."""
     return -(-rows // GROUP)
 
 
 def unpack_group_runs(
     blob: bytes | memoryview, begins: Array, ends: Array, skips: Array, present: Array, *, out: Array
 ) -> None:
-    """Decodes one run of groups into each row of `out`; as `kernels.unpack_runs`, with groups of 16 frames.
+    """Decodes one run of groups into each row of `out`, as `kernels.unpack_runs` does with LZ4 blocks.
 
     Args:
       begins, ends, skips, present: int64 [B].
       out: [B, W, *frame_shape], C-contiguous.
-    Guarantee: whatever the runs hold, no more than a group is decoded at a time.
+    Guarantee: whatever the runs contain, at most one group is decoded at a time.
     Raises: CorruptDataError if a run is damaged or does not hold as many frames as it should.
     """
     num_runs, width = out.shape[:2]
@@ -82,7 +82,7 @@ def _next_group(
     if not size or len(block) < size:
         raise CorruptDataError("packed frames refused: a group is missing (truncated)")
     try:
-        content = zstandard.frame_content_size(block)  # zstd writes no more than it says
+        content = zstandard.frame_content_size(block)  # zstd writes at most this many bytes
         if not 0 < content <= GROUP * frame_bytes or content % frame_bytes:
             raise CorruptDataError(f"packed frames refused: a group of {content} bytes, a frame has {frame_bytes}")
         data = decompressor.decompress(block)

@@ -1,8 +1,8 @@
-"""The loops over bytes that decide how fast replay is: native where they have been built, else in plain Python.
+"""The byte loops that replay's speed depends on: native if they are built, else plain Python.
 
-`native` says which; both give the same bytes. The native ones (`kernels.c`) are built when the project is installed, or
-by the first process that finds them missing, where there is a C compiler. They call the lz4 package's own C functions,
-and run with Python's lock released.
+`native` tells which run; both produce the same bytes. The native ones (`kernels.c`) are built at installation, or by
+the first process that finds them missing and has a C compiler. They call the lz4 package's C functions and release the
+GIL.
 """
 
 from typing import Any, Final
@@ -40,7 +40,7 @@ def copy_pieces(base: Array, begins: Array, out: Array) -> None:
 
 
 def join_pieces(blobs: plain_kernels.Blobs, which: Array, lows: Array, highs: Array) -> bytes:
-    """The bytes lows[i] .. highs[i] of blobs[which[i]], one after another. All int64 [N]."""
+    """Concatenates the bytes lows[i] .. highs[i] of blobs[which[i]]. All int64 [N]."""
     return _kernels.join_pieces(blobs, which, lows, highs)
 
 
@@ -55,7 +55,7 @@ def unpack_runs(
       present: int64 [B], wanted frames that each run holds, from 1 to W; the last one is repeated up to W.
       group: frames that may refer to each other.
       out: [B, W, *frame_shape], C-contiguous.
-    Guarantee: whatever the runs hold, nothing outside `out` and a group of frames is written.
+    Guarantee: whatever the runs contain, nothing outside `out` and a group of frames is written.
     Raises: CorruptDataError naming the first run that is damaged or does not hold as many frames as it should.
     """
     assert out.flags.c_contiguous

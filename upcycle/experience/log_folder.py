@@ -1,4 +1,4 @@
-"""The folder of an experience log: its description, its one writer, its parts, and sharing it without copying."""
+"""The folder of an experience log: description, writer lock, parts, and sharing by hard links."""
 
 import errno
 import fcntl
@@ -28,16 +28,16 @@ _LOCK: Final = "writer.lock"
 
 @dataclass(frozen=True, slots=True)
 class LinkReport:
-    """What `link_log` did: bytes of records shared with the source, and bytes that had to be copied."""
+    """Result of `link_log`: bytes of records shared with the source, and bytes copied."""
 
     linked_bytes: int
     copied_bytes: int
 
 
 def lock_for_writing(directory: Path) -> int:
-    """Becomes the one writer of a log until the returned descriptor is closed or the process dies.
+    """Locks a log for writing until the returned descriptor is closed or the process dies.
 
-    Raises: UserError if another process writes to it.
+    Raises: UserError if another process holds the lock.
     """
     descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -49,7 +49,7 @@ def lock_for_writing(directory: Path) -> int:
 
 
 def describe_log(directory: Path, spec: ChunkSpec, env: EnvConfig) -> None:
-    """Writes `log.json`, or checks that the one there says the same. Raises UserError if it does not."""
+    """Writes `log.json`, or checks that the existing one agrees. Raises: UserError if it does not."""
     if not (directory / _DESCRIPTION).exists():
         if list_segments(directory):
             raise CorruptDataError(f"{directory / _DESCRIPTION}: is missing beside its segments")
@@ -65,7 +65,7 @@ def describe_log(directory: Path, spec: ChunkSpec, env: EnvConfig) -> None:
 
 
 def read_description(directory: Path) -> tuple[ChunkSpec, EnvConfig]:
-    """What the chunks of a log look like and where they come from. Raises: CorruptDataError."""
+    """The chunk specification and environment of a log. Raises: CorruptDataError."""
     path = directory / _DESCRIPTION
     try:
         values = cast(dict[str, Any], json.loads(path.read_bytes()))
@@ -80,12 +80,12 @@ def read_description(directory: Path) -> tuple[ChunkSpec, EnvConfig]:
 
 
 def _crc(values: dict[str, Any]) -> int:
-    """Checksum of the values, whatever the layout of the file that holds them."""
+    """Checksum of the values, independent of the file's layout."""
     return zlib_ng.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def log_parts(directory: Path) -> list[Path]:
-    """The log itself, or the logs in its sub-folders. Raises UserError if there is none."""
+    """The log itself, or the logs in its sub-folders. Raises: UserError if there is none."""
     if (directory / _DESCRIPTION).is_file():
         return [directory]
     parts = sorted(path.parent for path in directory.glob(f"*/{_DESCRIPTION}"))
@@ -97,9 +97,8 @@ def log_parts(directory: Path) -> list[Path]:
 def load_segments(directory: Path) -> list[Segment]:
     """The segments of one log, in order.
 
-    A writer seals a segment while it already fills the next one. If a power cut has torn the first of the two, nothing
-    of the second was ever forced to disk: all of it counts as torn, for a log has no gaps. Its oldest segments may be
-    trimmed away meanwhile; then they are left out.
+    A writer seals a segment while it fills the next one. If a power cut has torn the first, nothing of the second was
+    forced to disk, so all of it counts as torn: a log has no gaps. Segments that are trimmed meanwhile are left out.
     Raises: CorruptDataError naming file and offset, also when a segment is missing.
     """
     segments = _load_listed(directory)
@@ -119,7 +118,7 @@ def load_segments(directory: Path) -> list[Segment]:
 def _load_listed(directory: Path) -> list[Segment]:
     while listed := list_segments(directory):
         segments = list[Segment]()
-        with suppress(FileNotFoundError):  # trimmed away since it was listed, and so were all before it
+        with suppress(FileNotFoundError):  # trimmed since it was listed, as were all before it
             for first, path in reversed(listed):
                 is_last = not segments or (len(segments) == 1 and not segments[0].sealed)
                 segments.insert(0, load_segment(path, first, is_last=is_last))
@@ -132,8 +131,8 @@ def link_log(source: Path, target: Path) -> LinkReport:
     """Makes `target` a log with the chunks of `source` (a log or a folder of logs), sharing its sealed segments.
 
     On one file system no sealed segment's bytes move (hard links); between two they are copied. The whole records of
-    a segment that is still open are copied, since its owner may go on writing. Segments that its owner trims away
-    meanwhile are left out, so that `target` has no gap either.
+    an open segment are copied, since its owner may still append. Segments that the owner trims meanwhile are left out,
+    so that `target` has no gap.
 
     Raises: UserError if the disk is full; CorruptDataError if `source` is damaged; FileExistsError if `target` exists.
     """
@@ -161,7 +160,7 @@ def _share_segments(part: Path, place: Path) -> LinkReport:
                     with segment.path.open("rb") as file:
                         write_atomically(moved.path, file.read(segment.num_bytes))
                     copied += segment.num_bytes
-            except FileNotFoundError:  # trimmed away, after all that came before it: what is shared begins behind it
+            except FileNotFoundError:  # trimmed, as were all before it: sharing restarts after it
                 for older in shared:
                     older.index_path.unlink()
                     older.path.unlink()
@@ -173,13 +172,13 @@ def _share_segments(part: Path, place: Path) -> LinkReport:
 
 
 def share_file(source: Path, target: Path) -> None:
-    """Gives a file that never changes a second name; copies it where the file systems differ or know no links."""
+    """Hard-links an immutable file; copies it where hard links are impossible."""
     if not _link(source, target):
         write_atomically(target, source.read_bytes())
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Makes a hard link. False where the file systems differ or allow none."""
+    """Makes a hard link; returns False where that is impossible."""
     with disk_full_explained(target):
         try:
             os.link(source, target)

@@ -1,15 +1,15 @@
-"""Segments of the experience log: the record, the scan that trusts nothing, and the index sidecar.
+"""Segments of the experience log: records, a verifying scan, and the index sidecar.
 
 A segment is a file of records; the record of a chunk is
 
     magic 4 | version 2 | reserved 2 | sequence 8 | num_transitions 4 | chunk bytes 4 | payload bytes 4
     | crc32 of the payload 4 | crc32 of all of the above 4 | payload: one zstd frame with its content checksum
 
-Every byte lies under a checksum, and the sequence number makes a record of another place in the log a wrong one, so
-reading returns the chunk that was appended there or raises `CorruptDataError` naming the file and the offset.
+Every byte is covered by a checksum, and the sequence number exposes a record from another place in the log, so reading
+returns the chunk that was appended there or raises `CorruptDataError` naming the file and the offset.
 
-A *sealed* segment is never changed again. Its index sidecar says so and saves the scan; a sidecar that is missing or
-damaged is made anew from the records.
+A *sealed* segment never changes again. Its index sidecar marks it as sealed and saves the scan; a missing or damaged
+sidecar is rebuilt from the records.
 """
 
 import os
@@ -55,7 +55,7 @@ class RecordHeader:
 
 @dataclass(frozen=True, slots=True)
 class CompressedChunk:
-    """An encoded chunk as its record keeps it; `chunk_bytes` is its size without compression."""
+    """An encoded chunk as stored in its record; `chunk_bytes` is its uncompressed size."""
 
     payload: bytes
     chunk_bytes: int
@@ -63,15 +63,15 @@ class CompressedChunk:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """Where the whole records of a segment lie.
+    """Locations of the whole records of a segment.
 
     Attributes:
       path: the file.
       first_sequence: sequence number of its first record; the others follow without a gap.
       bounds: int64 [n + 1]; record i is the bytes bounds[i] .. bounds[i + 1].
       num_transitions: int64 [n].
-      sealed: it will never change again (its sidecar is valid).
-      torn_bytes: bytes after the last whole record: an append that was cut short.
+      sealed: whether it is immutable, with a valid sidecar.
+      torn_bytes: bytes after the last whole record, from an unfinished append.
     """
 
     path: Path
@@ -83,7 +83,7 @@ class Segment:
 
     @property
     def num_chunks(self) -> int:
-        """Whole records."""
+        """Number of whole records."""
         return len(self.num_transitions)
 
     @property
@@ -93,12 +93,12 @@ class Segment:
 
     @property
     def index_path(self) -> Path:
-        """Its sidecar, there or not."""
+        """Path of its sidecar, whether or not it exists."""
         return self.path.with_suffix(".index")
 
 
 def segment_name(first_sequence: int) -> str:
-    """File name of the segment that begins with this record; names sort like sequence numbers."""
+    """File name of the segment that begins with this record; names sort by sequence number."""
     return f"segment-{first_sequence:012d}.log"
 
 
@@ -109,7 +109,7 @@ def list_segments(directory: Path) -> list[tuple[int, Path]]:
 
 
 def compress_chunk(data: bytes) -> CompressedChunk:
-    """The costly part of `encode_record`, which needs no place in the log: several threads can do it at once."""
+    """The expensive part of `encode_record`. It needs no sequence number, so several threads can run it at once."""
     return CompressedChunk(zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data), len(data))
 
 
@@ -122,13 +122,13 @@ def encode_record(data: bytes | CompressedChunk, *, sequence: int, num_transitio
 
 
 def decode_record(record: bytes | memoryview, *, sequence: int) -> bytes:
-    """The encoded chunk in a record. Raises CorruptDataError unless it is whole, unharmed and the one of `sequence`."""
+    """The encoded chunk in a record. Raises: CorruptDataError unless it is intact and has `sequence`."""
     header = _check_record(memoryview(record), sequence)
     if header.record_bytes != len(record):
         raise CorruptDataError(f"record of {header.record_bytes} bytes where the index has one of {len(record)}")
     try:
         payload = memoryview(record)[HEADER_BYTES:]
-        # What the frame says is allocated, whatever `max_output_size` is.
+        # zstd allocates the size that the frame declares, whatever `max_output_size` is.
         if zstandard.frame_content_size(payload) != header.chunk_bytes or header.chunk_bytes > _MAX_CHUNK_BYTES:
             raise CorruptDataError(f"payload is to become other than {header.chunk_bytes} bytes, or too many")
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=header.chunk_bytes)
@@ -140,9 +140,9 @@ def decode_record(record: bytes | memoryview, *, sequence: int) -> bytes:
 
 
 def load_segment(path: Path, first_sequence: int, *, is_last: bool) -> Segment:
-    """Where the records of a segment lie: from its sidecar, else by a scan of every byte.
+    """Locates the records of a segment by its sidecar, else by scanning every byte.
 
-    The newest segment of a log (`is_last`) may end in the middle of a record if it is not sealed; any other may not.
+    Only the newest segment of a log (`is_last`), if not sealed, may end in the middle of a record.
 
     Raises: CorruptDataError naming file and offset.
     """

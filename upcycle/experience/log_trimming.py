@@ -1,7 +1,7 @@
-"""What an experience log no longer holds: the oldest segments go, the count of what the log ever took stays.
+"""Trims the oldest segments of an experience log and keeps the count of all transitions ever appended.
 
-Before a segment goes, `trimmed.json` says how many transitions lie below the first record that stays. So whoever counts
-needs no log that is whole, and a writer that dies between the note and the removal counts nothing twice.
+Before a segment is removed, `trimmed.json` records how many transitions precede the first record that stays. So
+counting needs no complete log, and a writer that dies between the note and the removal counts nothing twice.
 """
 
 import json
@@ -37,21 +37,20 @@ class Trimming:
             raise CorruptDataError(f"{self._path}: unreadable ({error})") from error
 
     def next_sequence(self, segments: Sequence[Segment]) -> int:
-        """Number of the next record after `segments`, all that are left of the log.
+        """Sequence number of the next record after `segments`, the remaining ones of the log.
 
-        None are where the power was cut before those that were to stay had been forced to disk; what was trimmed then
-        keeps its numbers all the same.
+        None remain if the power was cut before they were forced to disk; trimmed records keep their numbers even then.
         """
         return segments[-1].first_sequence + segments[-1].num_chunks if segments else self._first_sequence
 
     def num_appended(self, segments: Iterable[Segment]) -> int:
-        """Transitions that the log ever took. Its `segments` may include some that have been noted already."""
+        """Transitions ever appended. `segments` may include some that the note already counts."""
         kept = (segment for segment in segments if segment.first_sequence >= self._first_sequence)
         return self._num_transitions + sum(int(segment.num_transitions.sum()) for segment in kept)
 
     def remove(self, oldest: Segment) -> None:
-        """Removes the oldest segment. Raises: UserError if there is no space left for the note; it stays then."""
-        if oldest.first_sequence >= self._first_sequence:  # else a writer that died has noted it
+        """Removes the oldest segment. Raises: UserError, and keeps it, if the disk has no room for the note."""
+        if oldest.first_sequence >= self._first_sequence:  # else a writer noted it before it died
             first_sequence = oldest.first_sequence + oldest.num_chunks
             num_transitions = self._num_transitions + int(oldest.num_transitions.sum())
             note = {"first_sequence": first_sequence, "num_transitions": num_transitions}
@@ -62,22 +61,22 @@ class Trimming:
 
 
 def count_appended(directory: Path) -> int:
-    """Transitions that one log ever took, also while somebody appends to it or trims it. Raises: CorruptDataError."""
+    """Transitions ever appended to a log; safe while it is appended to or trimmed. Raises: CorruptDataError."""
     for _ in range(_TRIES):
         before = Trimming(directory)
-        with suppress(FileNotFoundError):  # trimmed away while it was being read
+        with suppress(FileNotFoundError):  # trimmed while it was read
             segments = load_segments(directory)
             if vars(Trimming(directory)) == vars(before):
                 return before.num_appended(segments)
-    raise CorruptDataError(f"{directory}: segments vanish as fast as they can be counted")
+    raise CorruptDataError(f"{directory}: segments are trimmed faster than they can be counted")
 
 
 def count_logged(experience: Path) -> dict[int, int]:
-    """Transitions that the log of each shard of a run ever took, by the shard's index.
+    """Transitions ever appended to the log of each shard of a run, by shard index.
 
     Args:
       experience: the run's folder of logs, `shard-<k>` inside.
-    Raises: CorruptDataError if one of them is damaged.
+    Raises: CorruptDataError if a log is damaged.
     """
     folders = [path.parent for path in experience.glob("shard-*/log.json") if path.parent.name[6:].isdigit()]
     return {int(folder.name[6:]): count_appended(folder) for folder in folders}

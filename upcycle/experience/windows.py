@@ -1,7 +1,7 @@
-"""Views of chunks: which rows start a transition, and the windows that a learner trains on.
+"""Views of chunks: the rows that start a transition, and the windows that a learner trains on.
 
-n-step length, frame stack, discount and reward clipping are properties of the view, chosen when sampling; the stored
-chunk knows none of them. A transition that starts at row t is the window of rows [t - stack + 1, t + n_step]: its
+n-step length, frame stack, discount and reward clipping belong to the view, which is chosen when sampling, not to the
+stored chunk. A transition that starts at row t is the window of rows [t - stack + 1, t + n_step]: its
 first `stack` frames are the observation, its last `stack` frames the next observation.
 
 Valid starts (algorithm notes: Nature DQN's n-step target; time limits are not terminal states):
@@ -19,7 +19,7 @@ import numpy as np
 from upcycle.experience import kernels
 from upcycle.experience.chunks import Array, ChunkSpec
 
-if TYPE_CHECKING:  # a shard does without pydantic
+if TYPE_CHECKING:  # keeps pydantic out of the shards
     from upcycle.config.run import RunConfig
 
 StackFill = Literal["first_frame", "zeros"]
@@ -27,14 +27,14 @@ StackFill = Literal["first_frame", "zeros"]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How stored chunks are seen by whoever samples them.
+    """How a sampler interprets stored chunks.
 
     Attributes:
       n_step: horizon of the return, in agent steps, 1 <= n_step <= spec.lookahead.
       stack: frames of one observation, 1 <= stack <= spec.history + 1.
       gamma: per-step discount.
       clip_rewards: clip each step's reward to [-1, 1] before summing.
-      stack_fill: what fills a stack that reaches back over the start of its episode.
+      stack_fill: what replaces frames from before the start of the episode.
     """
 
     n_step: int = 3
@@ -45,7 +45,7 @@ class View:
 
     @classmethod
     def of_run(cls, config: "RunConfig", spec: ChunkSpec) -> "View":
-        """The view that a run's learner has of its chunks; vectors are not stacked."""
+        """The view of a run's learner; vectors are not stacked."""
         return cls(
             n_step=config.learner.n_step,
             stack=config.env.frame_stack if len(spec.frame_shape) > 1 else 1,
@@ -55,7 +55,7 @@ class View:
         )
 
     def check(self, spec: ChunkSpec) -> None:
-        """Raises ValueError if chunks of `spec` cannot be seen this way."""
+        """Raises: ValueError if chunks of `spec` do not support this view."""
         if not 1 <= self.n_step <= spec.lookahead:
             raise ValueError(f"n_step {self.n_step}: these chunks carry at most {spec.lookahead} rows of lookahead")
         if not 1 <= self.stack <= spec.history + 1:
@@ -84,7 +84,7 @@ def valid_starts(spec: ChunkSpec, columns: dict[str, Array], num_rows: Array, n_
 
     Args:
       columns: `terminated`, `truncated` bool [S, rows] and `priority` float [S, rows] of S padded chunks.
-      num_rows: int [S], rows that each chunk really holds.
+      num_rows: int [S], rows of each chunk without padding.
     Returns: bool [S, steps].
     """
     terminated, truncated = columns["terminated"], columns["truncated"]
@@ -95,7 +95,7 @@ def valid_starts(spec: ChunkSpec, columns: dict[str, Array], num_rows: Array, n_
         step = slice(spec.history + k, spec.history + k + spec.steps)
         valid |= alive & (rows_left > k) & terminated[:, step]
         if k == n_step - 1:
-            # The state the window bootstraps from must be there; after a truncation it is the true final observation.
+            # The bootstrap state must exist; after a truncation it is the true final observation.
             valid |= alive & (rows_left > n_step)
         alive &= ~(terminated[:, step] | truncated[:, step])
     return valid & (columns["priority"][:, spec.history : spec.history + spec.steps] > 0)
@@ -106,7 +106,7 @@ def gather_windows(
 ) -> Windows:
     """Copies the windows of transitions (slot, offset) out of padded chunks.
 
-    Args: as of `gather_frames`; `columns` holds `action`, `reward` and `terminated` as well.
+    Args: as for `gather_frames`; `columns` also has `action`, `reward` and `terminated`.
     """
     frames = np.empty((len(slots), view.stack + view.n_step, *spec.frame_shape), frame.dtype)
     gather_frames(spec, frame, columns, slots, offsets, view, out=frames)
@@ -129,26 +129,26 @@ def gather_frames(
       frame: C-contiguous [S, rows, *frame_shape].
       columns: `first`, [S, rows].
       slots, offsets: int64 [B]; offset counts usable rows of the slot, from 0.
-      view: one that these chunks carry, see `View.check`.
+      view: one that passes `View.check` for `spec`.
       out: C-contiguous [B, stack + n_step, *frame_shape].
     Guarantee: for a valid start the observation equals what the behaviour policy saw; frames of a next observation
     that lies past the end of its episode are arbitrary and carry discount 0.
     """
-    # Such a view never reaches past the rows of a chunk: a window is one piece of its slot.
+    # Such a view never reaches past the rows of a chunk, so a window is one contiguous piece of its slot.
     begins = slots * spec.rows + offsets + (spec.history + 1 - view.stack)
     kernels.copy_pieces(frame.reshape(-1).view(np.uint8), begins * spec.frame_bytes, out)
     fill_stacks(out, num_padded_frames(spec, columns, slots, offsets, view), view)
 
 
 def window_rows(spec: ChunkSpec, offsets: Array, view: View) -> Array:
-    """Rows of their chunks that windows show, int64 [B, stack + n_step]."""
+    """Rows of the chunks that the windows cover, int64 [B, stack + n_step]."""
     return np.minimum((offsets + spec.history)[:, None] + np.arange(1 - view.stack, view.n_step + 1), spec.rows - 1)
 
 
 def window_values(
     spec: ChunkSpec, columns: dict[str, Array], slots: Array, offsets: Array, view: View
 ) -> tuple[Array, Array, Array]:
-    """What a window holds beside its frames: action, n_step_return and discount, as in `Windows`."""
+    """The action, n_step_return and discount of each window, as in `Windows`."""
     steps = slots[:, None] * spec.rows + window_rows(spec, offsets, view)[:, view.stack - 1 : -1]  # t .. t + n_step - 1
     reward = columns["reward"].reshape(-1)[steps].astype(np.float64)
     if view.clip_rewards:
@@ -164,15 +164,15 @@ def window_values(
 
 
 def num_padded_frames(spec: ChunkSpec, columns: dict[str, Array], slots: Array, offsets: Array, view: View) -> Array:
-    """How many of a window's first frames come from before its episode's start, int64 [B]."""
+    """Number of leading frames of each window from before its episode, int64 [B]."""
     rows = slots[:, None] * spec.rows + window_rows(spec, offsets, view)[:, : view.stack]
     first = columns["first"].reshape(-1)[rows]
-    # Of several episode starts within the stack the newest counts.
+    # If several episodes start within the stack, the newest counts.
     return np.where(first.any(axis=1), view.stack - 1 - np.argmax(first[:, ::-1], axis=1), 0)
 
 
-def fill_stacks(frames: Array, openings: Array, view: View) -> None:
-    """Replaces, in place, the first openings[b] frames of each window, [B, stack + n_step, *frame_shape]."""
-    for b in np.flatnonzero(openings):
-        opening = openings[b]
-        frames[b, :opening] = 0 if view.stack_fill == "zeros" else frames[b, opening]
+def fill_stacks(frames: Array, num_padded: Array, view: View) -> None:
+    """Replaces, in place, the first num_padded[b] frames of each window, [B, stack + n_step, *frame_shape]."""
+    for b in np.flatnonzero(num_padded):
+        first = num_padded[b]
+        frames[b, :first] = 0 if view.stack_fill == "zeros" else frames[b, first]

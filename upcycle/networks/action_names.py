@@ -1,7 +1,7 @@
-"""What the actions of an environment mean, in their order: EnvPool only says how many there are.
+"""The meaning of an environment's actions, in order; EnvPool only tells their number.
 
-Atari's are those of the Arcade Learning Environment: it numbers all that a joystick can do, and each game has a minimal
-set of those that it knows, in the order of their numbers. The sets here are those of ALE 0.12.1.
+The Arcade Learning Environment numbers all joystick actions, and each Atari game has a minimal set of them, in the
+order of their numbers. The sets here are those of ALE 0.12.1.
 """
 
 from collections.abc import Mapping
@@ -67,11 +67,11 @@ _MINIMAL: Final = {
     0x003C2: "VideoCheckers",
     0x01C3F: "VideoPinball",
 }
-"""Games by the set that they know, in which bit i stands for action i."""
+"""Games by their minimal set, in which bit i stands for action i."""
 _FULL: Final = 0x3FFFF
 _FULL_WITHOUT_BUTTON: Final = 0x003FD
 _WITHOUT_BUTTON: Final = ("LostLuggage-v5", "Skiing-v5")
-"""Games that do not know the joystick's button, for which ALE leaves it out of the full set as well."""
+"""Games without the joystick's button, for which ALE leaves it out of the full set too."""
 _GAMES: Final[Mapping[str, int]] = {
     f"{name}-v5": actions for actions, names in _MINIMAL.items() for name in names.split()
 }
@@ -79,7 +79,7 @@ _OTHERS: Final[Mapping[str, tuple[str, ...]]] = {"CartPole-v1": ("push left", "p
 
 
 def action_names(env: EnvConfig) -> tuple[str, ...]:
-    """The meaning of each action of `env`, in order; empty of a task that is not known here, or is not EnvPool's."""
+    """The meaning of each action of `env`, in order; empty if the task is not listed here or not EnvPool's."""
     if env.factory:
         return ()
     if env.task not in _GAMES:

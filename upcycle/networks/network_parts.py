@@ -1,6 +1,6 @@
-"""Parts of Q networks: torsos, dense layers and heads. `upcycle.networks.q_network` puts them together.
+"""Parts of Q networks: torsos, dense layers and heads. Assembled by `upcycle.networks.q_network`.
 
-Torsos end flat, [B, features], in the order channel, row, column, whatever the memory format they compute in.
+Torsos end flat, [B, features], in the order channel, row, column, in any memory format.
 Source: Mnih et al. 2015 (nature); Espeholt et al. 2018, fig. 3 right, without its LSTM (impala, 15 convolutions).
 """
 
@@ -21,7 +21,7 @@ def nature_torso(
 ) -> tuple[nn.Sequential, int]:
     """Three convolutions with ReLU. Returns: the torso, and its number of features.
 
-    Raises: ValueError if nothing is left of frames of this size.
+    Raises: ValueError if frames of this size are too small.
     """
     layers: list[nn.Module] = []
     channels, size = stack, frame_shape
@@ -31,8 +31,8 @@ def nature_torso(
         if padding == "same":
             (top, bottom), (left, right) = (same_padding(length, kernel, stride) for length in size)
             symmetric = top == bottom and left == right
-            around = (top, left) if symmetric else 0  # padding of the convolution's own copies nothing
-            # The names of weights count the layers, so that there is one before every convolution.
+            around = (top, left) if symmetric else 0  # the convolution's own padding makes no copy
+            # Weight names count layers, so every convolution has a layer before it.
             layers.append(nn.Identity() if symmetric else nn.ZeroPad2d((left, right, top, bottom)))
             size = tuple(-(-length // stride) for length in size)
         else:
@@ -40,7 +40,7 @@ def nature_torso(
         if min(size) < 1:
             raise ValueError(
                 f"network.padding {padding!r} leaves nothing of frames of shape {frame_shape} in a nature network; "
-                "set network.padding=same, or take larger frames"
+                "set network.padding=same, or use larger frames"
             )
         layers += [nn.Conv2d(channels, outputs, kernel, stride, padding=around), nn.ReLU()]
         channels = outputs
@@ -52,7 +52,7 @@ def impala_torso(
 ) -> tuple[nn.Sequential, int]:
     """Three stacks of convolution, max-pool and two residual blocks. Returns: the torso, and its number of features.
 
-    The pools' padding counts as -inf; it is all that `padding` decides here.
+    `padding` only affects the pools, whose padding counts as -inf.
     """
     layers: list[nn.Module] = []
     channels, size = stack, frame_shape
@@ -61,7 +61,7 @@ def impala_torso(
         layers += [nn.Conv2d(channels, outputs, 3, padding=1)]
         if padding == "same":
             top, left = (same_padding(length, 3, 2)[0] for length in size)
-            # The zeros after an axis are what ceil_mode lets the last window reach over the edge.
+            # ceil_mode lets the last window reach past the edge, in place of zeros after the axis.
             layers.append(nn.MaxPool2d(3, 2, padding=(top, left), ceil_mode=True))
         else:
             layers.append(nn.MaxPool2d(3, 2, padding=1))
@@ -71,9 +71,9 @@ def impala_torso(
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after an axis for which TensorFlow and Flax say SAME: ceil(length / stride) outputs.
+    """Zeros before and after an axis under SAME padding in TensorFlow and Flax: ceil(length / stride) outputs.
 
-    An odd number of zeros puts the extra one after, which is why no symmetric padding can stand in for it.
+    The extra zero of an odd number goes after the axis, so symmetric padding cannot replace it.
     """
     total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
     return total // 2, total - total // 2
@@ -99,8 +99,8 @@ class Residual(nn.Module):
 class NoisyLinear(nn.Linear):
     """A dense layer with factorised Gaussian noise: y = (w + sigma_w * f(e_out) f(e_in)^T) x + b + sigma_b * f(e_out).
 
-    f(e) = sign(e) sqrt(|e|). In training mode every forward draws its noise afresh, one for the whole batch, e_in
-    first, from the generator of the weights' device; in evaluation mode there is none, and y = w x + b. Means begin
+    f(e) = sign(e) sqrt(|e|). In training mode every forward pass draws fresh noise for the whole batch, e_in
+    first, from the generator of the weights' device; in evaluation mode y = w x + b. Means begin
     uniform within +-1 / sqrt(inputs), deviations at sigma / sqrt(inputs).
 
     Source: Fortunato et al. 2018 (arXiv 1706.10295), section 3, (b), and 3.2.
@@ -121,7 +121,7 @@ class NoisyLinear(nn.Linear):
         if not self.training:
             return mean
         noise_in, noise_out = self._noise(self.in_features), self._noise(self.out_features)
-        # The noise is an outer product: applied to both ends, no noisy copy of the weights is ever made.
+        # The noise is an outer product: applied to both ends, it needs no noisy copy of the weights.
         return mean + functional.linear(input * noise_in, self.weight_sigma, self.bias_sigma) * noise_out
 
     def _noise(self, size: int) -> Tensor:
@@ -153,8 +153,8 @@ class DuelingHead(nn.Module):
 def initialise(network: nn.Module) -> None:
     """Draws fresh weights as Dopamine does: Xavier uniform, residual convolutions LeCun normal, biases zero.
 
-    Noisy layers keep what they were built with. LeCun normal is Flax's: cut off at two deviations, and widened so that
-    the variance is 1 / fan_in all the same.
+    Noisy layers keep their initial weights. LeCun normal is Flax's: truncated at two deviations, and rescaled so that
+    the variance is 1 / fan_in.
     """
     residual = {conv for block in network.modules() if isinstance(block, Residual) for conv in block.children()}
     for module in network.modules():

@@ -12,10 +12,10 @@ from upcycle.networks.network_parts import DuelingHead, NoisyLinear, impala_tors
 
 
 def build_network(config: NetworkConfig, *, frame_shape: tuple[int, ...], stack: int, num_actions: int) -> "QNetwork":
-    """A Q network with freshly drawn weights (see `network_parts.initialise`) from torch's global generator.
+    """A Q network with weights drawn by `network_parts.initialise` from torch's global generator.
 
     Args:
-      config: which network.
+      config: of the network.
       frame_shape: (H, W) of an image or (D,) of a vector.
       stack: frames of one observation.
       num_actions: size of the action set.
@@ -46,11 +46,11 @@ def _torso(config: NetworkConfig, *, frame_shape: tuple[int, ...], stack: int) -
 
 
 class Outputs(NamedTuple):
-    """What a Q network says about a batch of observations.
+    """Outputs of a Q network for a batch of observations.
 
     Attributes:
-      q_values: float32 [B, A]; a c51 head's are the means of its distributions.
-      logits: of a c51 head, float32 [B, A, atoms]; None of a q head.
+      q_values: float32 [B, A]; of a c51 head the means of its distributions.
+      logits: of a c51 head, float32 [B, A, atoms]; None for a q head.
     """
 
     q_values: Tensor
@@ -63,10 +63,10 @@ class QNetwork(nn.Module):
     Observations are uint8 [B, stack, H, W] (scaled to [0, 1] inside) or float32 [B, stack, D], in any memory format.
 
     Attributes:
-      support: atoms of a c51 head, ascending and evenly spaced, float32 [atoms]; None of a q head. Not in the
-        state_dict: the configuration says what it is.
-      in_bfloat16: compute convolutions and the hidden layer in bfloat16, off at first; parameters, head and values stay
-        float32.
+      support: atoms of a c51 head, ascending and evenly spaced, float32 [atoms]; None for a q head. Not in
+        the state_dict, since the configuration determines it.
+      in_bfloat16: compute convolutions and the hidden layer in bfloat16, off by default; parameters, head and values
+        stay float32.
     """
 
     support: Tensor | None
@@ -88,13 +88,13 @@ class QNetwork(nn.Module):
         return self.outputs(observation).q_values
 
     def outputs(self, observation: Tensor) -> Outputs:
-        """Q values and, of a c51 head, the logits that they are the means of."""
+        """Q values and, for a c51 head, the logits of their distributions."""
         if observation.dtype == torch.uint8:
             observation = observation.float().mul_(1 / 255)
-        bfloat16 = self.in_bfloat16 and observation.dim() > 3  # vectors are too small for it to pay
+        bfloat16 = self.in_bfloat16 and observation.dim() > 3  # not worth it for vectors
         with torch.autocast(observation.device.type, torch.bfloat16, enabled=bfloat16):
             hidden = self.hidden(self.torso(observation))
-        # Actions are told apart here, and near-equal ones differ by less than bfloat16 can say.
+        # In float32: values of near-equal actions differ by less than bfloat16 resolves.
         values = self.head(torch.relu(hidden.to(self.hidden.weight.dtype)))  # [B, A * atoms]
         if self.support is None:
             return Outputs(values, None)

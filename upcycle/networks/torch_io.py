@@ -1,4 +1,4 @@
-"""Between torch modules and the named NumPy arrays that snapshots and teachers keep."""
+"""Converts between torch modules and the named NumPy arrays of snapshots and teachers."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -20,7 +20,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Array]) -> None:
     """Overwrites every parameter and buffer of `module`, in place.
 
     Raises: CorruptDataError if a name is missing or left over, a shape differs or a value is not finite; `module` is
-    untouched then.
+    then unchanged.
     """
     state = cast(Mapping[str, Tensor], module.state_dict())
     if set(state) != set(tensors):

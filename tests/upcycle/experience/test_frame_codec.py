@@ -123,5 +123,5 @@ def test_an_empty_block_is_refused() -> None:
 
 
 def test_frames_too_large_for_a_block_are_refused() -> None:
-    with pytest.raises(ValueError, match="at the most"):
+    with pytest.raises(ValueError, match="at most"):
         PackedFrames.pack(np.zeros((1, MAX_FRAME_BYTES + 1), np.uint8))
