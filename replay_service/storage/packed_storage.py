@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
+from cachetools import LRUCache
 
 from replay_service.storage.annotations import Annotations
-from replay_service.storage.byte_cache import ByteCache
 from replay_service.storage.packed_windows import GROUPS, PackedCodec, PackedWindows, unpack_windows
 from replay_service.storage.spill_files import Place, SpillFiles
 from upcycle.errors import CorruptDataError
@@ -63,7 +63,7 @@ class PackedStorage(_Slots):
         self._codec: PackedCodec = codec
         self._group = GROUPS[codec]
         self._files = files
-        self._cache = ByteCache[int, bytes](cache_bytes, size=sys.getsizeof)
+        self._cache = LRUCache[int, bytes](cache_bytes, getsizeof=sys.getsizeof)
         self._blobs: list[bytes | Place] = [b""] * num_slots
         # Where each block of a slot's frames begins: a block is a frame (lz4) or a group of them (zstd).
         num_blocks = spec.rows if codec == "lz4" else frame_groups.num_groups(spec.rows)
@@ -84,7 +84,7 @@ class PackedStorage(_Slots):
         self._blob_bytes += sys.getsizeof(kept) - (sys.getsizeof(old) if old else 0)
         if self._files is not None and isinstance(old, Place):
             self._files.release(old)
-            self._cache.discard(slot)
+            self._cache.pop(slot, None)
         self._blobs[slot] = kept
         self._bounds[slot, : len(bounds)] = bounds
         return self._write_columns(slot, chunk, generation)
@@ -115,7 +115,7 @@ class PackedStorage(_Slots):
     def memory_bytes(self) -> int:
         """Bytes of memory that everything in it takes, the cache included."""
         index = self._bounds.nbytes + sys.getsizeof(self._blobs)
-        return self._columns_bytes + index + self._blob_bytes + self._cache.num_bytes
+        return self._columns_bytes + index + self._blob_bytes + int(self._cache.currsize)
 
     @property
     def held_bytes(self) -> int:
@@ -137,5 +137,6 @@ class PackedStorage(_Slots):
             blob = files.read(place)
         except CorruptDataError as error:
             raise CorruptDataError(f"slot {slot} of the cold tier: {error}") from error
-        self._cache.put(slot, blob)
+        if sys.getsizeof(blob) <= self._cache.maxsize:
+            self._cache[slot] = blob
         return blob

@@ -1,0 +1,35 @@
+"""What has to hold before a change lands, each a command that can be run by itself: format, lint, types, spelling."""
+
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+BIN = Path(sys.executable).parent
+WIRE = ROOT / "replay_service" / "wire"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ruff", "format", "--check", "--no-cache"),
+        ("ruff", "check", "--no-cache"),
+        ("lint-imports", "--no-cache"),
+        ("codespell",),
+        pytest.param(("basedpyright",), marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_it_finds_nothing(command: tuple[str, ...]):
+    run = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_generated_messages_are_those_of_the_proto():
+    recorded, _, name = (WIRE / "replay.proto.sha256").read_text().partition("  ")
+    assert name.strip() == "replay.proto"
+    assert recorded == sha256((WIRE / "replay.proto").read_bytes()).hexdigest(), "run make proto"
