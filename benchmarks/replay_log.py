@@ -100,7 +100,7 @@ def recorded_log(task: str, folder: Path, *, transitions: int, played: int) -> P
 
 def _play(task: str, spools: Path, *, transitions: int) -> list[_Lane]:
     """Plays sticky random games under Dopamine's protocol, its rewards clipped."""
-    env = EnvConfig(task=task, **protocol((SIZE, SIZE), _STACK))
+    env = EnvConfig.model_validate({"task": task, **protocol((SIZE, SIZE), _STACK)})
     lanes, rng = min(_LANES, transitions), np.random.default_rng(_SEED)
     length = -(-transitions // lanes) + 1  # nothing is known of the outcome of a lane's last row
     names = ("action", "reward", "terminal", "ended", "first")

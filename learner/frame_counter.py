@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from replay_service.table.types import TableStats
+from replay_service.table.table_stats import TableStats
 
 _ELSEWHERE: Final = -1  # a pseudo-shard: the count of an older version, which was not kept by shard
 

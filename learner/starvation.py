@@ -8,7 +8,8 @@ from typing import Final
 
 from learner.phase_batches import shares_of_phase
 from replay_service.client.sharded_replay import ShardedReplay
-from replay_service.table.types import ReplayTimeout, TableStats
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import ReplayTimeout
 from upcycle.config.run import PhaseName, RunConfig
 from upcycle.errors import UserError
 from upcycle.experience.chunks import ChunkSpec

@@ -11,7 +11,8 @@ from actors.chunk_writer import ChunkWriter
 from actors.lanes import LaneRows
 from orchestrator.api.batch import Batch, batch_of_windows
 from replay_service.client.sharded_replay import ShardedReplay
-from replay_service.table.types import SampleRequest, TableStats, TransitionKeys
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import SampleRequest, TransitionKeys
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec, encode_chunk
 from upcycle.experience.windows import View
 

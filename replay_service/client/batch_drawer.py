@@ -11,7 +11,8 @@ from replay_service.client.batch_builder import BatchFilling, KeyReply, Reply, W
 from replay_service.client.mapped_arena import MappedArena
 from replay_service.client.membership import CALL_SECONDS, Membership, Shards
 from replay_service.client.shard_client import ShardClient
-from replay_service.table.types import SampledBatch, SampleRequest, TableStats, Transport
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import SampledBatch, SampleRequest, Transport
 from replay_service.wire import replay_pb2
 from replay_service.wire.channel_options import MAX_BULK_BYTES
 from replay_service.wire.codec import sample_row_bytes, view_to_message

@@ -1,7 +1,8 @@
 """Questions that go to every shard, and their answers."""
 
 from replay_service.client.membership import CALL_SECONDS, Membership
-from replay_service.table.types import ReplayTimeout, TableStats, total_stats
+from replay_service.table.table_stats import TableStats, total_stats
+from replay_service.table.types import ReplayTimeout
 from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from replay_service.wire.inspection_messages import TableInspection
 from upcycle.errors import UpcycleError

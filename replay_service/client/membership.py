@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.table.types import TableStats
+from replay_service.table.table_stats import TableStats
 from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from upcycle.errors import UpcycleError, UserError
 from upcycle.experience.chunks import ChunkSpec

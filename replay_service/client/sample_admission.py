@@ -9,7 +9,8 @@ from typing import Final, TypeVar
 from replay_service.client.membership import CALL_SECONDS, Membership, Shards, seconds_left
 from replay_service.client.turns import Turns, weights
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import ReplayTimeout, total_stats
+from replay_service.table.table_stats import total_stats
+from replay_service.table.types import ReplayTimeout
 from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from upcycle.errors import UserError
 from upcycle.runs.metrics import Metrics

@@ -14,7 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from replay_service.client.mapped_arena import MappedArena
 from replay_service.storage.packed_windows import PackedWindows
 from replay_service.storage.shared_memory import SegmentHandle, SegmentUnreachable, can_share
-from replay_service.table.types import TableStats, Transport
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import Transport
 from replay_service.wire import codec, inspection_messages, replay_pb2, replay_pb2_grpc
 from replay_service.wire.channel_options import CHANNEL_OPTIONS, COMMON_OPTIONS
 from replay_service.wire.errors import ShardUnavailable, repeat_call, translated

@@ -15,14 +15,8 @@ from replay_service.client.sample_admission import SampleAdmission
 from replay_service.client.seeding import seed_shards
 from replay_service.client.table_scan import TableScan
 from replay_service.client.write_back import StateWriter
-from replay_service.table.types import (
-    SampledBatch,
-    SampleRequest,
-    ScannedBatch,
-    TableStats,
-    TransitionKeys,
-    Transport,
-)
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import SampledBatch, SampleRequest, ScannedBatch, TransitionKeys, Transport
 from replay_service.wire.inspection_messages import TableInspection
 from upcycle.errors import UpcycleError
 from upcycle.experience.chunks import Array, ChunkSpec

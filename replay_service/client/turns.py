@@ -8,7 +8,7 @@ that is the slower one settles how much each shard gets, the other follows, and 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from replay_service.table.types import TableStats
+from replay_service.table.table_stats import TableStats
 
 _CATCH_UP: Final = 4.0  # times its part, so that the others still get theirs: one shard alone may be the slower one
 _LAG: Final = 0.05  # of its capacity, and two chunks at the least: less comes of chunks under way and old counters

@@ -8,7 +8,8 @@ import numpy as np
 
 from replay_service.client.membership import CALL_SECONDS, Membership
 from replay_service.client.shard_client import ShardClient
-from replay_service.table.types import TableStats, TransitionKeys
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import TransitionKeys
 from replay_service.wire.channel_options import MAX_BULK_BYTES
 from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from upcycle.errors import UserError

@@ -15,7 +15,8 @@ from replay_service.server.size_gauge import SizeGauge
 from replay_service.storage.shared_memory import SharedSegment
 from replay_service.table.contents import TableContents
 from replay_service.table.table import Table
-from replay_service.table.types import ScanCursor, TableDraw, TableSample, TableStats
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import ScanCursor, TableDraw, TableSample
 from replay_service.wire.errors import ShardStopping
 from upcycle.errors import CorruptDataError
 from upcycle.experience.chunks import Array

@@ -20,7 +20,8 @@ from replay_service.server.served_table import ServedTable
 from replay_service.server.servicer import Servicer, find
 from replay_service.server.size_gauge import SizeGauge
 from replay_service.table.table import Table
-from replay_service.table.types import TableConfig, TableStats
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import TableConfig
 from replay_service.wire import replay_pb2_grpc
 from replay_service.wire.channel_options import COMMON_OPTIONS, SERVER_OPTIONS
 from upcycle.errors import UserError

@@ -13,8 +13,9 @@ from replay_service.table.rate_limiter import Flow
 from replay_service.table.recent_inserts import RecentInserts
 from replay_service.table.sampler import PrioritySampler
 from replay_service.table.scan import next_items
+from replay_service.table.table_stats import TableStats
 from replay_service.table.tiers import copy_transitions, make_storage
-from replay_service.table.types import ScanCursor, TableConfig, TableDraw, TableSample, TableStats
+from replay_service.table.types import ScanCursor, TableConfig, TableDraw, TableSample
 from replay_service.table.validation import check_config, check_keys, num_slots_of
 from upcycle.errors import UserError
 from upcycle.experience.chunks import Array, Chunk, ChunkSpec

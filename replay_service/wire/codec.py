@@ -15,7 +15,8 @@ import numpy as np
 
 from replay_service.storage.packed_windows import PACKED_LAYOUT, PackedWindows
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import ScanCursor, TableDraw, TableSample, TableStats
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import ScanCursor, TableDraw, TableSample
 from replay_service.wire import replay_pb2
 from upcycle.errors import CorruptDataError
 from upcycle.experience.chunks import Array, ChunkSpec

@@ -13,7 +13,7 @@ from replay_service.table.contents import (
     ShownWindows,
     TableContents,
 )
-from replay_service.table.types import TableStats
+from replay_service.table.table_stats import TableStats
 from replay_service.wire import codec, replay_pb2
 from upcycle.experience.chunks import ChunkSpec
 from upcycle.experience.windows import View, Windows

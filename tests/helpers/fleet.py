@@ -8,7 +8,7 @@ import numpy as np
 
 from replay_service.client.turns import Turns, weights
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import TableStats, total_stats
+from replay_service.table.table_stats import TableStats, total_stats
 
 STEPS = 64  # of a whole chunk
 

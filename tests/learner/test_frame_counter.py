@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from learner.frame_counter import FrameCounter
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import TableStats
+from replay_service.table.table_stats import TableStats
 
 SKIP = 4
 

@@ -17,7 +17,8 @@ from learner.train_step import train_step
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.server.shard import ReplayShard
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import ReplayTimeout, SampledBatch, SampleRequest, TableConfig, TableStats
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import ReplayTimeout, SampledBatch, SampleRequest, TableConfig
 from teacher_store.teacher import Teacher
 from tests.helpers.cartpole_learner import BASE, CHUNKS, new_learner
 from upcycle.config.run import RunConfig

@@ -8,7 +8,8 @@ import pytest
 
 from learner.starvation import StarvationCheck, is_starved
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import ReplayTimeout, TableStats, total_stats
+from replay_service.table.table_stats import TableStats, total_stats
+from replay_service.table.types import ReplayTimeout
 from tests.helpers.cartpole_learner import BASE, CHUNKS
 from upcycle.config.run import RunConfig
 from upcycle.errors import UserError

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from replay_service.client.shard_client import ShardClient
-from replay_service.table.types import ReplayTimeout, SampleRequest, TableStats
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import ReplayTimeout, SampleRequest
 from replay_service.wire.errors import ShardSlow, ShardUnavailable
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, guarded, make_data, table_config
 from tests.helpers.shard_process import ShardProcess

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from replay_service.client.turns import Turns, weights
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import TableStats
+from replay_service.table.table_stats import TableStats
 from tests.helpers.fleet import STEPS, Fleet, spread
 
 FLOW = Flow(8.0, 256, 0)

@@ -11,7 +11,8 @@ from replay_service.client.shard_client import ShardClient
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.server.log_sink import EncodedChunk
 from replay_service.server.served_table import ServedTable
-from replay_service.table.types import ReplayTimeout, SampledBatch, SampleRequest, TableDraw, TableStats
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import ReplayTimeout, SampledBatch, SampleRequest, TableDraw
 from tests.helpers.chunk_factory import (
     ENV,
     SPEC,

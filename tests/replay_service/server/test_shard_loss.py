@@ -12,7 +12,8 @@ import pytest
 from replay_service.__main__ import main
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.server.served_table import EncodedChunk, ServedTable
-from replay_service.table.types import ReplayTimeout, SampleRequest, TableStats
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import ReplayTimeout, SampleRequest
 from tests.helpers.chunk_factory import SPEC, VIEW, connected, make_data, running_shards, table_config
 from tests.helpers.shard_process import ShardProcess
 from upcycle.experience.experience_log import ExperienceLogReader

@@ -25,7 +25,8 @@ from replay_service.storage.shared_memory import (
     can_share,
     map_segment,
 )
-from replay_service.table.types import SampledBatch, SampleRequest, TableStats, Transport
+from replay_service.table.table_stats import TableStats
+from replay_service.table.types import SampledBatch, SampleRequest, Transport
 from tests.helpers.chunk_factory import (
     SPEC,
     VIEW,

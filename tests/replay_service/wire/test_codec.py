@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay_service.table.rate_limiter import Flow
-from replay_service.table.types import TableStats
+from replay_service.table.table_stats import TableStats
 from replay_service.wire import codec
 from tests.helpers.chunk_factory import SPEC
 from upcycle.errors import CorruptDataError

@@ -123,6 +123,7 @@ def test_initial_weights_are_dopamines() -> None:
         assert convolution.weight.std().item() == pytest.approx(deviation, rel=0.03)
         assert convolution.weight.abs().max() <= 2 * deviation / 0.8796 + 1e-6
         assert convolution.weight.abs().max() > 3**0.5 * deviation, "as a uniform distribution would have it"
+    assert isinstance(module.torso, nn.Sequential)
     stem = module.torso[8]
     assert isinstance(stem, nn.Conv2d)
     bound = (6 / (9 * (stem.in_channels + stem.out_channels))) ** 0.5
