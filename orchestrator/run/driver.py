@@ -78,6 +78,7 @@ class Driver:
         self,
         folder: RunFolder,
         cluster: "Cluster",
+        *,
         tracker: Tracker,
         metrics: Metrics,
         view: View,
@@ -101,8 +102,7 @@ class Driver:
         )
         self._pace, self._watch = Pace(), Watch()
         self._disk = DiskWatch(folder.path, self._config.cluster, metrics)
-        self._restarts = 0
-        self._finished = False
+        self._restarts, self._finished = 0, False
         self._seconds_left: float | None = None  # of the phase
         self._learner: dict[str, Any] = {}  # newest answer of the learner, kept over its restarts
         self._announcer = Announcer(

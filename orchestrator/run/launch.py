@@ -156,7 +156,9 @@ def _stretch(
         with stop_on_signals(stop):  # Ray has installed its own since
             view.say(f"run {folder.config.name} started; its folder is {folder.path}")
             with spare_room(folder.path):  # what says how a run ended must find some
-                outcome = Driver(folder, cluster, tracker, metrics, view, stop, timings).run()
+                outcome = Driver(
+                    folder, cluster, tracker=tracker, metrics=metrics, view=view, stop=stop, timings=timings
+                ).run()
             rebuild(tracker, folder)
             resources.close()
             state = "stopped"

@@ -129,4 +129,7 @@ def drive(
     folder: RunFolder, tracker: Tracker, answer: Callable[[str, int], Any], stop: StopSignal | None = None
 ) -> tuple[ScriptedCluster, Screen, Metrics, Driver]:
     cluster, screen, metrics = ScriptedCluster(folder, answer), Screen(), Metrics("driver", "run")
-    return cluster, screen, metrics, Driver(folder, cast(Any, cluster), tracker, metrics, screen, stop or StopSignal())
+    driver = Driver(
+        folder, cast(Any, cluster), tracker=tracker, metrics=metrics, view=screen, stop=stop or StopSignal()
+    )
+    return cluster, screen, metrics, driver

@@ -106,7 +106,16 @@ def test_the_moments_of_every_process_are_noted(folder: RunFolder, tracker: Trac
 
     timings = Timings(began=0.0)
     cluster, screen, metrics = ScriptedCluster(folder, answer), Screen(), Metrics("driver", "run")
-    Driver(folder, cast(Any, cluster), tracker, metrics, screen, StopSignal(), timings).run()
+    driver = Driver(
+        folder,
+        cast(Any, cluster),
+        tracker=tracker,
+        metrics=metrics,
+        view=screen,
+        stop=StopSignal(),
+        timings=timings,
+    )
+    driver.run()
     record = timings.to_json()
     assert set(record["processes"]) == set(cluster.started)
     for name, known in record["processes"].items():
