@@ -86,7 +86,7 @@ _streams = threading.local()  # one for each thread
 
 
 def copy_pieces(base: Array, begins: Array, out: Array) -> None:
-    """See `upcycle.experience.kernels`."""
+    """Copies pieces of `base` to `out`, whose bounds the caller has checked."""
     assert _library is not None
     assert base.flags.c_contiguous
     assert out.flags.c_contiguous
@@ -95,7 +95,7 @@ def copy_pieces(base: Array, begins: Array, out: Array) -> None:
 
 
 def join_pieces(blobs: Blobs, which: Array, lows: Array, highs: Array) -> bytes:
-    """See `upcycle.experience.kernels`."""
+    """Concatenates pieces of `blobs`."""
     assert _library is not None
     chosen: list[bytes] = [blobs[index] for index in which.tolist()]  # alive until the copy is done
     addresses = np.fromiter(map(id, chosen), np.int64, len(chosen)) + _BYTES_BEGIN + lows
@@ -108,7 +108,7 @@ def join_pieces(blobs: Blobs, which: Array, lows: Array, highs: Array) -> bytes:
 def unpack_runs(
     blob: bytes | memoryview, begins: Array, ends: Array, skips: Array, present: Array, group: int, out: Array
 ) -> int:
-    """See `upcycle.experience.kernels`. Returns the number of the first damaged run, or -1."""
+    """Decodes runs whose bounds the caller has checked. Returns the number of the first damaged run, or -1."""
     assert _library is not None
     num_runs, width = out.shape[:2]
     frame_bytes = out[:1].nbytes // width if num_runs else 0
@@ -119,7 +119,7 @@ def unpack_runs(
 
 
 def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array | None:
-    """See `upcycle.experience.kernels`."""
+    """The bounds of the LZ4 blocks of `rows` frames; None if they do not fill `blob`."""
     assert _library is not None
     data, bounds = np.frombuffer(blob, np.uint8), np.zeros(rows + 1, np.int32)
     sizes = (c_int64(len(data)), c_int64(rows), c_int64(frame_bytes))
@@ -127,7 +127,7 @@ def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array 
 
 
 def pack_frames(frames: Array, group: int) -> tuple[bytes, Array]:
-    """See `upcycle.experience.kernels`."""
+    """Compresses C-contiguous frames; returns the blocks and their bounds."""
     assert _library is not None
     if not hasattr(_streams, "own"):
         _streams.own = _Stream(_library)

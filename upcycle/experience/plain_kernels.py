@@ -23,14 +23,14 @@ _BlockError = cast(type[Exception], lz4.block.LZ4BlockError)
 
 
 def copy_pieces(base: Array, begins: Array, out: Array) -> None:
-    """See `upcycle.experience.kernels`."""
+    """Copies pieces of `base` to `out`, whose bounds the caller has checked."""
     flat = out.reshape(len(out), -1).view(np.uint8)
     for row, begin in enumerate(begins.tolist()):
         flat[row] = base[begin : begin + flat.shape[1]]
 
 
 def join_pieces(blobs: Blobs, which: Array, lows: Array, highs: Array) -> bytes:
-    """See `upcycle.experience.kernels`."""
+    """Concatenates pieces of `blobs`."""
     places: list[list[int]] = np.stack([which, lows, highs], axis=1).tolist()
     return b"".join(memoryview(blobs[index])[low:high] for index, low, high in places)
 
@@ -38,7 +38,7 @@ def join_pieces(blobs: Blobs, which: Array, lows: Array, highs: Array) -> bytes:
 def unpack_runs(
     blob: bytes | memoryview, begins: Array, ends: Array, skips: Array, present: Array, group: int, out: Array
 ) -> int:
-    """See `upcycle.experience.kernels`. Returns the number of the first damaged run, or -1."""
+    """Decodes runs whose bounds the caller has checked. Returns the number of the first damaged run, or -1."""
     num_runs, width = out.shape[:2]
     flat = out.reshape(num_runs, width, -1).view(np.uint8)
     frame_bytes, view = flat.shape[2], memoryview(blob)
@@ -55,7 +55,7 @@ def unpack_runs(
 
 
 def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array | None:
-    """See `upcycle.experience.kernels`."""
+    """The bounds of the LZ4 blocks of `rows` frames; None if they do not fill `blob`."""
     bounds, rest = np.zeros(rows + 1, np.int32), memoryview(blob)
     try:
         for row in range(rows):
@@ -68,7 +68,7 @@ def find_blocks(blob: bytes | memoryview, rows: int, frame_bytes: int) -> Array 
 
 
 def pack_frames(frames: Array, group: int) -> tuple[bytes, Array]:
-    """See `upcycle.experience.kernels`."""
+    """Compresses C-contiguous frames; returns the blocks and their bounds."""
     rows, frame_bytes = len(frames), frames[:1].nbytes
     raw = frames.reshape(-1).view(np.uint8).data
     blocks, bounds = list[bytes | memoryview](), np.zeros(rows + 1, np.int32)
