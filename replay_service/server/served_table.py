@@ -189,8 +189,7 @@ class ServedTable:
     def seed(self, reader: ExperienceLogReader, part: LogPart) -> int:
         """Stores a part of a log and returns its transitions.
 
-        Raises: UserError if the log holds other chunks than this table; CorruptDataError if it is damaged;
-          ShardStopping.
+        Raises: UserError if the log holds other chunks; CorruptDataError if it is damaged; ShardStopping.
         """
         num_transitions = 0
         for batch in read_part(reader, part, self._table.spec, packed=self._table.config.tier == "warm"):
