@@ -2,7 +2,7 @@
 # make test    all tests, in four processes
 # make test-quick   those that need no Ray and no long work
 # make check   all tests, and the generated code compared with a fresh one
-# The rest: setup, lock, proto, docs, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
+# The rest: setup, lock, proto, docs, docs-site, format, lint, test-gpu, soak, bench, bench-replay, bench-scaling, bench-crowd,
 # bench-pauses, bench-peers, bench-learner, bench-teachers, check-statistics, workflow, dopamine-teacher. Everything sets
 # itself up when it has to, and only then.
 
@@ -21,7 +21,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_COMPILE_BYTECODE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup lock proto proto-check docs format lint check test test-quick test-gpu demo bench bench-learner bench-replay bench-scaling bench-crowd \
+.PHONY: help setup lock proto proto-check docs docs-site format lint check test test-quick test-gpu demo bench bench-learner bench-replay bench-scaling bench-crowd \
   bench-pauses bench-peers bench-teachers check-statistics dopamine-teacher soak workflow
 
 help:
@@ -54,6 +54,9 @@ proto-check: | $(UV)
 	  $(PROTOC) --python_out=$$drift --pyi_out=$$drift --grpc_python_out=$$drift $(PROTO) && \
 	  for file in $$(cd $$drift && find . -type f); do diff -q $$drift/$$file $$file || \
 	    { echo "$$file does not fit $(PROTO): run make proto"; exit 1; }; done
+
+docs-site: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
 
 docs: $(READY)
 	$(BIN)/python -m upcycle.config.docs > docs/configuration.md

@@ -79,7 +79,7 @@ def test_the_top_level_is_what_the_design_says():
 
     allowed = {*PACKAGES, "deploy", "tests", "benchmarks", "docs", "requirements"}
     allowed |= {"README.md", "Makefile", "pyproject.toml", "hatch_build.py", "LICENSE"}
-    allowed |= {"CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "examples"}
+    allowed |= {"CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "examples", "mkdocs.yml"}
     assert {path.name for path in ROOT.iterdir() if is_ours(path)} <= allowed
 
 

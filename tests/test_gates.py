@@ -1,4 +1,4 @@
-"""What has to hold before a change lands, each a command that can be run by itself: format, lint, types, spelling."""
+"""What has to hold before a change lands: format, lint, types, spelling, docs. Each is a command of its own as well."""
 
 import subprocess
 import sys
@@ -27,6 +27,13 @@ WIRE = ROOT / "replay_service" / "wire"
 def test_it_finds_nothing(command: tuple[str, ...]):
     run = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_docs_site_builds_without_a_warning(tmp_path: Path):
+    command = [BIN / "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "glossary" / "index.html").is_file()
 
 
 def test_the_generated_messages_are_those_of_the_proto():
