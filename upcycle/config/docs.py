@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from upcycle.config.run import RunConfig
+from upcycle.config.section import section_in
 
 _HEAD = """\
 # Configuration
@@ -24,7 +25,7 @@ def reference() -> str:
     """The page, as Markdown."""
     lines = [_HEAD, "## Run", *_rows(RunConfig)]
     for name, field in RunConfig.model_fields.items():
-        section = _section_of(field.annotation)
+        section = section_in(field.annotation)
         if section is not None:
             title = f"{name}.NAME" if get_origin(field.annotation) is dict else name
             lines += ["", f"## [{title}]", "", (section.__doc__ or "").strip(), *_rows(section)]
@@ -34,7 +35,7 @@ def reference() -> str:
 def _rows(model: type[BaseModel]) -> list[str]:
     lines = ["", "| field | default | meaning |", "|---|---|---|"]
     for name, field in model.model_fields.items():
-        if _section_of(field.annotation) is None:
+        if section_in(field.annotation) is None:
             meaning = " ".join((field.description or "").split())
             lines.append(f"| `{name}` | {_default(field)} | {meaning} |")
     return lines
@@ -45,13 +46,6 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value: object = field.get_default(call_default_factory=True, validated_data={})
     return f"`{json.dumps(value).replace('null', 'none')}`"
-
-
-def _section_of(annotation: object) -> type[BaseModel] | None:
-    for option in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            return option
-    return None
 
 
 if __name__ == "__main__":

@@ -5,17 +5,15 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast, get_origin
 
 import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from upcycle.config.run import RunConfig
+from upcycle.config.section import section_in
 from upcycle.errors import UserError
 from upcycle.url_secrets import MASK, masked, names_a_secret, without_secrets
-
-_LISTS: Final = ("phases", "cql.phases", "teacher.also")
-"""Fields of several names, which `--set` takes with commas between them."""
 
 
 def load_config(preset: Path, overrides: Sequence[str] = (), *, stored: bool = False) -> RunConfig:
@@ -86,7 +84,19 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise UserError("--set", override, f"{name} is a value, not a section", "name a field of a section")
         section = cast(dict[str, Any], inner)
-    section[names[-1]] = _parse_value(text.strip(), is_list=path.strip() in _LISTS)
+    section[names[-1]] = _parse_value(text.strip(), is_list=_takes_list(names))
+
+
+def _takes_list(path: Sequence[str]) -> bool:
+    """Whether a field has several values, which `--set` takes with commas between them."""
+    field, section = None, RunConfig
+    for name in path:
+        if section is not None and name in section.model_fields:
+            field = section.model_fields[name]
+            section = section_in(field.annotation)
+        elif field is None or get_origin(field.annotation) is not dict:  # a dict's key is what the user calls an entry
+            return False
+    return field is not None and get_origin(field.annotation) is tuple
 
 
 def _parse_value(text: str, *, is_list: bool) -> Any:
@@ -125,9 +135,9 @@ def _fields_beside(path: list[str]) -> list[str]:
     for name in path[:-1]:
         if name not in model.model_fields:  # what the user calls a loss term
             continue
-        annotation = model.model_fields[name].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        section = section_in(model.model_fields[name].annotation)
+        assert section is not None, f"{name} has fields"
+        model = section
     return list(model.model_fields)
 
 
@@ -135,9 +145,8 @@ def _all_fields(model: type[BaseModel], prefix: str = "") -> list[str]:
     names: list[str] = []
     for name, field in model.model_fields.items():
         names.append(prefix + name)
-        for option in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(option, type) and issubclass(option, BaseModel):
-                names += _all_fields(option, f"{prefix}{name}.")
+        if (section := section_in(field.annotation)) is not None:
+            names += _all_fields(section, f"{prefix}{name}.")
     return names
 
 

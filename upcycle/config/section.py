@@ -1,6 +1,6 @@
 """What all sections of the configuration are made of."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -25,3 +25,9 @@ class Section(BaseModel):
     """Base of all sections: immutable, an unknown field is an error, and no error of pydantic's repeats a value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+def section_in(annotation: object) -> type[BaseModel] | None:
+    """The section that a field of this type holds, if any: itself, one that may be None, or one by the user's names."""
+    options = (annotation, *get_args(annotation))
+    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)

@@ -40,6 +40,24 @@ def test_phases_can_be_given_as_names(preset: Path, text: str):
     assert load_config(preset, [text, "teacher.id=t"]).phases == ("online", "rl")
 
 
+@pytest.mark.parametrize(
+    ("field", "text", "expected"),
+    [
+        ("cql.phases", "offline, rl", ("offline", "rl")),
+        ("teacher.also", "42,second", ("42", "second")),
+        ("teacher.collect_epsilons", "0.01,0.05", (0.01, 0.05)),
+        ("teacher.collect_epsilons", "[0.1, 0.2]", (0.1, 0.2)),
+        ("loss_terms.mine.phases", "online,rl", ("online", "rl")),
+    ],
+)
+def test_a_field_of_several_values_takes_commas(preset: Path, field: str, text: str, expected: tuple[object, ...]):
+    config = load_config(preset, ["teacher.id=first", "loss_terms.mine.use=pkg:term", f"{field}={text}"])
+    assert config.teacher is not None
+    values = {"cql": config.cql, "teacher": config.teacher, "loss_terms": config.loss_terms["mine"]}
+    section, *_, name = field.split(".")
+    assert getattr(values[section], name) == expected
+
+
 def test_none_unsets(preset: Path):
     assert load_config(preset, ["rl.stop_at_return=3", "rl.stop_at_return=none"]).rl.stop_at_return is None
 
