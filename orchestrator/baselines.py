@@ -28,7 +28,7 @@ class Baselines:
 
     @classmethod
     def from_manifest(cls, manifest: Record) -> "Baselines":
-        """As `orchestrator.run.plan` has written them down for the run."""
+        """As `orchestrator.run.preparation` has written them down for the run."""
         teacher = manifest["teacher"]
         return cls(float(manifest["random_score"]), None if teacher is None else float(teacher["score"]))
 

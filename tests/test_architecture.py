@@ -25,7 +25,7 @@ IMPORT_OTHER_TESTS = {
     "orchestrator/cli/test_app.py",
     "orchestrator/processes/test_replay_shard.py",
     "orchestrator/run/test_kinds.py",
-    "orchestrator/run/test_plan.py",
+    "orchestrator/run/test_preparation.py",
     "orchestrator/run/test_scaling.py",
     "orchestrator/run/test_several_teachers.py",
     "orchestrator/teachers/test_importing.py",

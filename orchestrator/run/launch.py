@@ -25,8 +25,9 @@ from orchestrator.run import lease
 from orchestrator.run.disk_watch import check_disk, spare_room
 from orchestrator.run.driver import Driver, Outcome, RunFailed
 from orchestrator.run.finish import final_evaluation, write_results
-from orchestrator.run.plan import Plan, make_plan, with_teacher_protocol
+from orchestrator.run.preparation import Plan, prepare_run
 from orchestrator.run.progress import View
+from orchestrator.run.run_checks import check_run, with_teacher_protocol
 from orchestrator.run.signals import stop_on_signals
 from orchestrator.run.timings import Timings
 from orchestrator.run.tracking import check_redis, rebuild, start_tracker
@@ -78,7 +79,7 @@ def run(
         store = TeacherStore.default()
         config = with_teacher_protocol(config, store)
         with timings.step("plan"):
-            plan = make_plan(config, store, stop=stop, view=view)
+            plan = prepare_run(check_run(config, store), store, stop=stop, view=view)
         if stop.is_set():
             return None
         manifest = plan.to_manifest() | {"preset": preset, "versions": _versions(), "wall_seconds": 0.0}
@@ -119,7 +120,8 @@ def resume(
         check_disk(path, config.cluster)
         check_redis(config)
         with timings.step("plan"):
-            plan = make_plan(config, TeacherStore.default(), stop=stop, view=view, begins=False)
+            store = TeacherStore.default()
+            plan = prepare_run(check_run(config, store, begins=False), store, stop=stop, view=view)
         if stop.is_set():
             return None
         _check_spec(folder, plan)

@@ -14,8 +14,9 @@ import numpy as np
 from orchestrator.processes.context import Context, Role
 from orchestrator.processes.process import BUILDERS, Loop
 from orchestrator.run.finish import final_evaluation
-from orchestrator.run.plan import make_plan, with_teacher_protocol
+from orchestrator.run.preparation import prepare_run
 from orchestrator.run.progress import SilentView
+from orchestrator.run.run_checks import check_run, with_teacher_protocol
 from replay_service.client.sharded_replay import ShardedReplay
 from replay_service.table.types import ReplayTimeout, SampleRequest
 from teacher_store.store.store import TeacherStore
@@ -113,7 +114,7 @@ def run_in_process(config: RunConfig, path: Path, store: TeacherStore) -> InProc
     Raises: what the plan refuses; the first error of a loop; AssertionError if the learner is not done in time.
     """
     config = with_teacher_protocol(config, store)
-    plan = make_plan(config, store, stop=StopSignal(), view=SilentView())
+    plan = prepare_run(check_run(config, store), store, stop=StopSignal(), view=SilentView())
     folder = RunFolder.create(path, config, **(plan.to_manifest() | {"preset": config.name, "versions": {}}))
     return _play(folder)
 
@@ -122,7 +123,7 @@ def resume_in_process(path: Path, store: TeacherStore, *overrides: str) -> InPro
     """Resumes a stopped run as `upcycle resume` does, and plays it as `run_in_process` does."""
     folder = RunFolder.open(path)
     config = load_config(path / "config.toml", overrides, stored=True)
-    plan = make_plan(config, store, stop=StopSignal(), view=SilentView(), begins=False)
+    plan = prepare_run(check_run(config, store, begins=False), store, stop=StopSignal(), view=SilentView())
     folder.replace_config(config)
     known = plan.to_manifest()
     folder.update_manifest(teacher=known["teacher"], teachers=known["teachers"])

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.run.plan import Plan, make_plan
+from orchestrator.run.preparation import Plan, prepare_run
 from orchestrator.run.progress import SilentView
+from orchestrator.run.run_checks import check_run
 from teacher_store.store.store import TeacherStore
 from tests.helpers.paths import ROOT
 from upcycle.config.io import load_config
@@ -23,7 +24,8 @@ def catch(*overrides: str) -> RunConfig:
 
 
 def plan_for(config: RunConfig, root: Path) -> Plan:
-    return make_plan(config, TeacherStore(root, bundled=None), stop=StopSignal(), view=SilentView())
+    store = TeacherStore(root, bundled=None)
+    return prepare_run(check_run(config, store), store, stop=StopSignal(), view=SilentView())
 
 
 def new_run(path: Path, config: RunConfig, **manifest: Any) -> RunFolder:

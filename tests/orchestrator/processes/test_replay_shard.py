@@ -16,7 +16,7 @@ from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
 from teacher_store.teacher import Teacher, load_teacher
 from tests.helpers.runs import catch, new_run, plan_for, wait_until
-from tests.orchestrator.run.test_plan import OFFLINE, publish
+from tests.orchestrator.run.test_preparation import OFFLINE, publish
 from upcycle.experience.chunks import ChunkSpec, decode_chunk, encode_chunk
 from upcycle.experience.experience_log import ExperienceLogReader, ExperienceLogWriter
 from upcycle.experience.log_trimming import count_appended

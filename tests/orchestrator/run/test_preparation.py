@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 
-from actors.envs import chunk_spec, env_spec
+from actors.envs import EnvPoolLanes, chunk_spec, env_spec
 from orchestrator.baselines import Baselines, teachers_of
-from orchestrator.run.plan import make_plan
+from orchestrator.run.preparation import prepare_run
 from orchestrator.run.progress import SilentView
+from orchestrator.run.run_checks import check_run
 from teacher_store.records.record import Score, TeacherRecord
 from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
@@ -85,6 +86,22 @@ def test_a_teacher_that_was_never_scored_is_scored_once(store: TeacherStore, tmp
     assert teacher.log is None
 
 
+def test_checking_plays_nothing_and_writes_nothing(
+    store: TeacherStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def play(*_: Any, **__: Any) -> None:
+        raise AssertionError("somebody plays")
+
+    monkeypatch.setattr(EnvPoolLanes, "__init__", play)
+    publish(store, tmp_path, mean_return=None, random_score=None)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    checked = check_run(catch(*OFFLINE, "teacher.collect_frames=600"), store)
+    assert [record.name for record in checked.records] == ["catcher"]
+    with pytest.raises(UserError, match="has left no experience"):
+        check_run(catch(*OFFLINE), store)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -122,8 +139,9 @@ def test_a_wrong_frame_size_is_refused(store: TeacherStore, tmp_path: Path):
 def test_stopping_while_the_teacher_plays_leaves_it_as_it_was(store: TeacherStore, tmp_path: Path):
     record, stop = publish(store, tmp_path), StopSignal()
     stop.set()
+    checked = check_run(catch(*OFFLINE, "teacher.collect_frames=600"), store)
     with pytest.raises(UserError, match="stopped"):
-        make_plan(catch(*OFFLINE, "teacher.collect_frames=600"), store, stop=stop, view=SilentView())
+        prepare_run(checked, store, stop=stop, view=SilentView())
     assert store.get("catcher") == record
 
 
