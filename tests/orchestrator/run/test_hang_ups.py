@@ -129,7 +129,7 @@ def test_a_run_that_is_cut_short_keeps_the_reason(runs: Path, monkeypatch: pytes
     def connect(*_: object) -> Generator[SimpleNamespace]:
         yield SimpleNamespace(node_address="127.0.0.1")
 
-    def nothing(*_: object) -> None:
+    def nothing(*_: object, **__: object) -> None:
         pass
 
     def interrupt(*_: object) -> None:

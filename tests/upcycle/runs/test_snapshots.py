@@ -133,7 +133,7 @@ def test_nothing_that_is_not_finite_is_written_or_read(
     assert SnapshotFolder(tmp_path).latest() is None
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr("upcycle.runs.snapshots._check_finite", unguarded)
+        patch.setattr("upcycle.runs.snapshots.check_finite", unguarded)
         write_snapshot(tmp_path / "w", tensors, {})
     with pytest.raises(CorruptDataError, match="w holds values that are not finite"):
         read_snapshot(tmp_path / "w")

@@ -62,7 +62,7 @@ def test_the_protocol_is_the_framework_s(fixture: str, expected: dict[str, Any],
     agent = imported(fixture, tmp_path)
     env = EnvConfig.model_validate(dict(agent.protocol))
     assert {name: getattr(env, name) for name in expected} == expected
-    assert set(agent.protocol) == set(EnvConfig.model_fields) - {"task"}
+    assert set(agent.protocol) == set(EnvConfig.model_fields) - {"task", "factory", "factory_options"}
     assert (env.frame_size, env.frame_stack) == (84, 4)
     assert agent.differences
 
