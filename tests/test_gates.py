@@ -20,7 +20,7 @@ WIRE = ROOT / "replay_service" / "wire"
         ("ruff", "check", "--no-cache"),
         ("lint-imports", "--no-cache"),
         ("codespell",),
-        pytest.param(("basedpyright",), marks=pytest.mark.slow),
+        pytest.param(("basedpyright",), marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
     ids=" ".join,
 )

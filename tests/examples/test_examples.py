@@ -47,4 +47,4 @@ def test_an_example_runs(script: str, words: str, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("script", "words"), RUNS.items())
 def test_an_example_with_a_run_runs(script: str, words: str, tmp_path: Path):
-    assert words in run(script, tmp_path, "3000")
+    assert words in run(script, tmp_path, "1500")
