@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from teacher_store.importers.formats.upcycle_bundle import open_bundle
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.records.lineage import build_lineage
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.store import TeacherStore
@@ -23,7 +23,7 @@ def import_bundle(store: TeacherStore, path: Path) -> TeacherRecord:
     Raises: UserError if the store has this teacher, or its lineage and the store's contradict each other;
       CorruptDataError naming what is damaged.
     """
-    bundle = open_bundle(Source(path))
+    bundle = open_bundle(SourceFiles(path))
     record = bundle.record
     _check_new(store, record, bundle.ancestors)
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=store.staging) as folder:

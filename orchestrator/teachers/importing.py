@@ -16,7 +16,7 @@ from actors.envs import chunk_spec, env_spec
 from actors.lanes import EnvSpec
 from teacher_store.importers.formats.upcycle_bundle import is_bundle
 from teacher_store.importers.imported import ImportedAgent, ImportedExperience, Request
-from teacher_store.importers.readers.source import Source as Files
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.registry import find_importers
 from teacher_store.importers.writing import write_experience
 from teacher_store.records.record import Provenance, Source, TeacherRecord, teacher_id
@@ -95,7 +95,7 @@ def import_teacher(
     Raises: UserError for what the user can put right, CorruptDataError for files that are damaged, hostile or of
       another shape than their framework writes. The store is as it was then, but for a score that was not reached.
     """
-    if is_bundle(Files(options.path)):
+    if is_bundle(SourceFiles(options.path)):
         from orchestrator.teachers.bundles import (
             import_bundle,  # this and the others with PyTorch, which buffers can do without
         )
@@ -163,17 +163,19 @@ def import_experience_into(
 
 
 def _read(options: ImportOptions) -> _Contents:
-    files = Files(options.path)
+    files = SourceFiles(options.path)
     found = find_importers(files, options.format)
     read_agent = None if found.agent is None else found.agent.read_agent
     read_experience = None if found.experience is None else found.experience.read_experience
     agent = None if read_agent is None else read_agent(files, options.request)
     if options.replay is not None:
-        buffer = find_importers(Files(options.replay)).experience
+        buffer = find_importers(SourceFiles(options.replay)).experience
         if buffer is None or buffer.read_experience is None:
             raise UserError("--replay", str(options.replay), "holds no buffer", "give the folder of the replay log")
         # Its checkpoints are counted in their own way: the newest is meant, whichever the agent's is.
-        experience = buffer.read_experience(Files(options.replay), Request(accept_lossy=options.request.accept_lossy))
+        experience = buffer.read_experience(
+            SourceFiles(options.replay), Request(accept_lossy=options.request.accept_lossy)
+        )
     else:
         experience = None if read_experience is None else read_experience(files, options.request)
     known = found.agent or found.experience

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.records.record import TeacherKind
 from upcycle.config.run import NetworkConfig
 from upcycle.experience.chunks import Array
@@ -132,6 +132,6 @@ class Importer:
 
     name: str
     title: str
-    recognises: Callable[[Source], bool]
-    read_agent: Callable[[Source, Request], ImportedAgent] | None = None
-    read_experience: Callable[[Source, Request], ImportedExperience] | None = None
+    recognises: Callable[[SourceFiles], bool]
+    read_agent: Callable[[SourceFiles, Request], ImportedAgent] | None = None
+    read_experience: Callable[[SourceFiles, Request], ImportedExperience] | None = None

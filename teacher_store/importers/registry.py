@@ -15,7 +15,7 @@ from teacher_store.importers.formats import (
     stable_baselines3,
 )
 from teacher_store.importers.imported import Importer
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from upcycle.errors import UserError
 
 IMPORTERS: Final[tuple[Importer, ...]] = (
@@ -44,7 +44,7 @@ class Found:
     experience: Importer | None
 
 
-def find_importers(source: Source, name: str = "auto", importers: Sequence[Importer] = IMPORTERS) -> Found:
+def find_importers(source: SourceFiles, name: str = "auto", importers: Sequence[Importer] = IMPORTERS) -> Found:
     """The importers that recognise the source's content, or the one of that name.
 
     Raises: UserError if there is no such format, none or several recognise it, or the named one does not.

@@ -9,7 +9,7 @@ from typing import Final
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.old_folders import find_old_folders
 from teacher_store.store.revisions import Revision, Revisions
-from teacher_store.store.storage import Storage
+from teacher_store.store.storage import ObjectStorage
 from upcycle.errors import UserError
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -34,7 +34,7 @@ class Catalogue:
       bundled: folder of teachers in the old layout that belong to every store.
     """
 
-    def __init__(self, storage: Storage, bundled: Path | None) -> None:
+    def __init__(self, storage: ObjectStorage, bundled: Path | None) -> None:
         self.revisions = Revisions(storage)
         self._root, self._bundled = storage.local, bundled
 

@@ -21,7 +21,7 @@ from teacher_store.store.publishing import hashes_of
 from teacher_store.store.revisions import TEACHERS, Revision, number_revisions
 from teacher_store.store.storage import OBJECTS, STAGING, VIEWS, Entry
 from teacher_store.store.store import TeacherStore
-from teacher_store.store.views import view_name
+from teacher_store.store.teacher_folders import folder_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def plan_garbage(contents: Contents, *, now: float, keep_seconds: float) -> Garb
         for (revision, _), after in zip(revisions, [*revisions[1:], None], strict=True):
             if revision.listed and (after is None or not is_old(after[1])):
                 needed.update(hashes_of(revision.record).values())
-                views.add(view_name(revision.record))
+                views.add(folder_name(revision.record))
     newest = {identity: revisions[-1][0] for identity, revisions in contents.revisions.items()}
     records = {**contents.old, **{identity: revision.record for identity, revision in newest.items()}}
     listed = [identity for identity in records if identity not in newest or newest[identity].listed]

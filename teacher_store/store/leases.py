@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.publishing import hashes_of
-from teacher_store.store.storage import Entry, Storage
+from teacher_store.store.storage import Entry, ObjectStorage
 from upcycle.errors import CorruptDataError, UserError
 
 LEASES: Final = "leases/"
@@ -58,7 +58,7 @@ class _Content(BaseModel):
 class HeldLease:
     """A lease of this process."""
 
-    def __init__(self, storage: Storage, name: str) -> None:
+    def __init__(self, storage: ObjectStorage, name: str) -> None:
         self._storage, self._name = storage, name
 
     def check(self) -> None:
@@ -70,7 +70,7 @@ class HeldLease:
 
 @contextmanager
 def hold_lease(
-    storage: Storage, objects: Collection[str], teachers: Collection[str], *, wait_seconds: float = 600.0
+    storage: ObjectStorage, objects: Collection[str], teachers: Collection[str], *, wait_seconds: float = 600.0
 ) -> Generator[HeldLease]:
     """Keeps objects and records from being cleared up. Raises: UserError if a sweep does not end in `wait_seconds`."""
     name = f"{LEASES}{uuid.uuid4().hex}"
@@ -85,7 +85,7 @@ def hold_lease(
 
 @contextmanager
 def put_leased(
-    storage: Storage, files: Mapping[str, Path], record: TeacherRecord, *ancestors: TeacherRecord
+    storage: ObjectStorage, files: Mapping[str, Path], record: TeacherRecord, *ancestors: TeacherRecord
 ) -> Generator[None]:
     """Puts files as objects. Until it ends nothing clears them up, or what the record names, or records of ancestors.
 
@@ -98,7 +98,7 @@ def put_leased(
         yield
 
 
-def read_leases(storage: Storage) -> list[Lease]:
+def read_leases(storage: ObjectStorage) -> list[Lease]:
     """All leases. Raises: CorruptDataError naming one that is unreadable."""
     entries = storage.entries(LEASES)
     contents = storage.read(entry.name for entry in entries)
@@ -106,7 +106,7 @@ def read_leases(storage: Storage) -> list[Lease]:
 
 
 @contextmanager
-def mark_sweep(storage: Storage) -> Generator[Entry]:
+def mark_sweep(storage: ObjectStorage) -> Generator[Entry]:
     """Makes writers wait, for at most `DEAD_SWEEP_SECONDS`."""
     name = f"{SWEEPS}{uuid.uuid4().hex}"
     storage.put_if_absent(name, b"sweep")
@@ -117,7 +117,7 @@ def mark_sweep(storage: Storage) -> Generator[Entry]:
         storage.delete(name)
 
 
-def _wait_for_sweeps(storage: Storage, name: str, wait_seconds: float) -> None:
+def _wait_for_sweeps(storage: ObjectStorage, name: str, wait_seconds: float) -> None:
     begun = time.monotonic()
     while sweeps := storage.entries(SWEEPS):
         waited = time.monotonic() - begun
@@ -130,7 +130,7 @@ def _wait_for_sweeps(storage: Storage, name: str, wait_seconds: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _parse(entry: Entry, content: bytes, storage: Storage) -> Lease:
+def _parse(entry: Entry, content: bytes, storage: ObjectStorage) -> Lease:
     try:
         values = _Content.model_validate_json(content)
     except ValidationError as error:

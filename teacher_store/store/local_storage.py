@@ -32,7 +32,7 @@ class LocalStorage:
         return self._root
 
     def entries(self, prefix: str) -> list[Entry]:
-        """See `Storage.entries`. The time is that of the last link, for a file may be older than the teacher."""
+        """See `ObjectStorage.entries`. The time is that of the last link, for a file may be older than the teacher."""
         base = self._root / prefix
         paths = (Path(folder) / name for folder, _, names in os.walk(base) for name in names)
         found = list[Entry]()
@@ -43,7 +43,7 @@ class LocalStorage:
         return sorted(found, key=lambda entry: entry.name)
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """See `Storage.read`."""
+        """See `ObjectStorage.read`."""
         found = dict[str, bytes]()
         for name in names:
             with suppress(FileNotFoundError):
@@ -51,7 +51,7 @@ class LocalStorage:
         return found
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """See `Storage.put_if_absent`. A hard link is made or fails. Raises: UserError if there are none."""
+        """See `ObjectStorage.put_if_absent`. A hard link is made or fails. Raises: UserError if there are none."""
         target = self._root / name
         with disk_full_explained(self._root):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ class LocalStorage:
         return True
 
     def put_objects(self, files: Mapping[str, Path]) -> None:
-        """See `Storage.put_objects`. An object that was damaged meanwhile is replaced."""
+        """See `ObjectStorage.put_objects`. An object that was damaged meanwhile is replaced."""
         folders = set[Path]()
         with disk_full_explained(self._root):
             for sha256, source in files.items():
@@ -95,14 +95,14 @@ class LocalStorage:
                 sync_folder(folder)
 
     def fetch(self, sha256: str) -> Path:
-        """See `Storage.fetch`."""
+        """See `ObjectStorage.fetch`."""
         path = self._root / object_name(sha256)
         if not path.exists():
             raise CorruptDataError(f"{path}: is missing")
         return path
 
     def delete(self, name: str) -> None:
-        """See `Storage.delete`."""
+        """See `ObjectStorage.delete`."""
         (self._root / name).unlink(missing_ok=True)
 
     def _replace(self, source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 import platformdirs
 
 from teacher_store.store.local_storage import LocalStorage
-from teacher_store.store.storage import Storage
+from teacher_store.store.storage import ObjectStorage
 from upcycle.errors import UserError
 from upcycle.url_secrets import secret_in
 
@@ -19,7 +19,7 @@ def default_location() -> Path | str:
     return os.environ.get(VARIABLE) or platformdirs.user_data_path("upcycle") / "teachers"
 
 
-def open_storage(location: Path | str) -> Storage:
+def open_storage(location: Path | str) -> ObjectStorage:
     """The storage of a folder or of a URL. Raises: UserError if the URL holds a secret, or cannot be used.
 
     Runs write the location of their teacher's store down.

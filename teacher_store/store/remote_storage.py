@@ -61,7 +61,7 @@ class RemoteStorage:
         return self._cache
 
     def entries(self, prefix: str) -> list[Entry]:
-        """See `Storage.entries`."""
+        """See `ObjectStorage.entries`."""
         with self._explained():
             found = cast(dict[str, dict[str, Any]], self._files.find(self._path(prefix.rstrip("/")), detail=True))
         start = len(self._base) + 1
@@ -72,7 +72,7 @@ class RemoteStorage:
         ]
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """See `Storage.read`."""
+        """See `ObjectStorage.read`."""
         paths = {self._path(name): name for name in names}
         if not paths:
             return {}
@@ -84,7 +84,7 @@ class RemoteStorage:
         return {paths[path]: content for path, content in found.items() if isinstance(content, bytes)}
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """See `Storage.put_if_absent`."""
+        """See `ObjectStorage.put_if_absent`."""
         if not self._is_conditional:
             probe = f"leases/probe-{uuid.uuid4().hex}"
             if not self._put(probe, b"{}") or self._put(probe, b"{}"):
@@ -95,7 +95,7 @@ class RemoteStorage:
         return self._put(name, data)
 
     def put_objects(self, files: Mapping[str, Path]) -> None:
-        """See `Storage.put_objects`. An object of another size than the file is written again."""
+        """See `ObjectStorage.put_objects`. An object of another size than the file is written again."""
         for sha256, source in files.items():
             path = self._path(object_name(sha256))
             with self._explained():
@@ -107,7 +107,7 @@ class RemoteStorage:
                     self._files.put_file(str(source), path)
 
     def fetch(self, sha256: str) -> Path:
-        """See `Storage.fetch`. Processes that fetch the same object at once each get a whole one."""
+        """See `ObjectStorage.fetch`. Processes that fetch the same object at once each get a whole one."""
         target, remote = self._cache / object_name(sha256), self._path(object_name(sha256))
         if target.exists():
             return target
@@ -128,7 +128,7 @@ class RemoteStorage:
         return target
 
     def delete(self, name: str) -> None:
-        """See `Storage.delete`."""
+        """See `ObjectStorage.delete`."""
         with self._explained():
             try:
                 self._files.rm_file(self._path(name))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from teacher_store.records.record import TeacherRecord
-from teacher_store.store.storage import Entry, Storage
+from teacher_store.store.storage import Entry, ObjectStorage
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.narrowing import is_named, parse_json
 
@@ -93,7 +93,7 @@ def changed_fields(base: TeacherRecord, changed: TeacherRecord) -> dict[str, obj
 class Revisions:
     """The revisions in a storage. Nothing is kept in memory: each call sees what others have written."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: ObjectStorage) -> None:
         self._storage = storage
 
     def newest(self) -> dict[str, Revision]:

@@ -30,7 +30,7 @@ class Entry:
     modified: float
 
 
-class Storage(Protocol):
+class ObjectStorage(Protocol):
     """Names and bytes. Whatever one process has put, every other one sees at once, whole.
 
     Every method raises UserError if the place cannot be reached, may not be used or is full.

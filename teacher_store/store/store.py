@@ -1,7 +1,7 @@
 """The teacher store: teachers by id, in a folder or in a bucket, each whole or absent.
 
     <root>/objects/  teachers/  leases/  sweeps/     see `teacher_store.store.storage`
-           views/  staging/                          local folders: see `teacher_store.store.views`
+           views/  staging/                          local folders: see `teacher_store.store.teacher_folders`
 
 Objects first, the record last: what a record names is there, and nothing that was put is ever changed. Weights,
 training states and the files of experience logs are objects, kept once however many teachers have them, and linked
@@ -30,7 +30,7 @@ from teacher_store.store.publishing import (
 )
 from teacher_store.store.revisions import Revision, changed_fields
 from teacher_store.store.storage import STAGING
-from teacher_store.store.views import place
+from teacher_store.store.teacher_folders import link_folder
 from teacher_store.training_state import TrainingArrays, describe_training_state, read_training_state
 from upcycle.errors import UserError
 from upcycle.experience.experience_log import ExperienceLogReader
@@ -105,7 +105,7 @@ class TeacherStore:
         Raises: UserError if it is not in this store; CorruptDataError if a file is lost.
         """
         if record.revision:
-            return place(self.storage, record, prefix)
+            return link_folder(self.storage, record, prefix)
         return self.catalogue.old_folder(record)
 
     def weights_path(self, record: TeacherRecord) -> Path:

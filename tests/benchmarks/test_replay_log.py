@@ -8,7 +8,7 @@ import pytest
 from benchmarks.replay_log import recorded_log
 from teacher_store.importers.formats.dopamine_replay import IMPORTER
 from teacher_store.importers.imported import Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ def test_a_log_is_full_and_rotated_and_holds_what_was_played_over_and_over(tmp_p
     folder = recorded_log("Pong-v5", tmp_path, transitions=200, played=100)
     assert recorded_log("Pong-v5", tmp_path, transitions=200, played=100) == folder
     assert IMPORTER.read_experience is not None
-    experience = IMPORTER.read_experience(Source(folder), Request())
+    experience = IMPORTER.read_experience(SourceFiles(folder), Request())
     assert int(experience.facts["rows ever added"]) > int(experience.facts["capacity"])
     blocks = list(experience.rows(0))
     frames, final, first, truncated = (

@@ -28,7 +28,7 @@ from teacher_store.importers.formats import (
     stable_baselines3,
 )
 from teacher_store.importers.imported import Importer, Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from tests.helpers.fixture_files import unzip
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.networks.q_network import build_network
@@ -177,7 +177,7 @@ def choose_part(parts: list[Part], rng: random.Random) -> int:
 
 def attempt(importer: Importer, path: Path) -> str:
     """What came of a source: the name of the outcome. Raises whatever a reader may not."""
-    source = Source(path)
+    source = SourceFiles(path)
     importer.recognises(source)
     assert importer.read_agent is not None
     try:

@@ -16,7 +16,7 @@ from typing import Final
 
 from teacher_store.importers.formats import dopamine_replay, minari
 from teacher_store.importers.imported import Importer, Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from tests.helpers.fuzz import mutate
 from tests.helpers.minari_files import unpack
 from tests.helpers.paths import FIXTURES
@@ -29,7 +29,7 @@ _SLOW_SECONDS: Final = 30.0
 
 def attempt(importer: Importer, folder: Path) -> str:
     """What came of a source: the name of the outcome. Raises whatever a reader may not."""
-    source = Source(folder)
+    source = SourceFiles(folder)
     assert importer.read_experience is not None
     try:
         if not importer.recognises(source):

@@ -20,7 +20,7 @@ import numpy as np
 from orchestrator.teachers.bundles import import_bundle
 from teacher_store.importers.formats.upcycle_bundle import is_bundle
 from teacher_store.importers.readers.reference import read_reference
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.store.bundle import RECORD, export_bundle
 from teacher_store.store.publishing import NewTeacher
 from teacher_store.store.store import TeacherStore
@@ -92,7 +92,7 @@ def import_fresh(path: Path) -> None:
     """Takes a bundle into a store of its own, in which nothing is left behind."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         store = TeacherStore(Path(folder) / "store", bundled=None)
-        is_bundle(Source(path))
+        is_bundle(SourceFiles(path))
         try:
             import_bundle(store, path)
             store.known()

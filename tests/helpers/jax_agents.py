@@ -9,7 +9,7 @@ import numpy as np
 
 from teacher_store.importers.formats import dopamine_jax
 from teacher_store.importers.imported import ImportedAgent, Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 
 Params = dict[str, Any]
 Change = Callable[[Params], object]
@@ -41,7 +41,7 @@ def read_bytes(folder: Path, data: bytes) -> ImportedAgent | None:
     path = folder / "ckpt.7"
     path.write_bytes(data)
     assert dopamine_jax.IMPORTER.read_agent is not None
-    return dopamine_jax.IMPORTER.read_agent(Source(path), Request())
+    return dopamine_jax.IMPORTER.read_agent(SourceFiles(path), Request())
 
 
 def read_params(folder: Path, params: Any) -> ImportedAgent | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from teacher_store.importers.formats.minari import IMPORTER
 from teacher_store.importers.imported import ImportedExperience, Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from tests.helpers.paths import FIXTURES
 from upcycle.experience.chunks import Array
 
@@ -38,7 +38,7 @@ def reference(name: str) -> list[dict[str, Array]]:
 
 def read(folder: Path, *, accept_lossy: bool = False) -> ImportedExperience:
     assert IMPORTER.read_experience is not None
-    return IMPORTER.read_experience(Source(folder), Request(accept_lossy=accept_lossy))
+    return IMPORTER.read_experience(SourceFiles(folder), Request(accept_lossy=accept_lossy))
 
 
 @contextmanager

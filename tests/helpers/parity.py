@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.registry import IMPORTERS
 from tests.helpers.fixture_files import reference, unzip
 from tests.helpers.paths import FIXTURES
@@ -19,7 +19,7 @@ from upcycle.networks.torch_io import load_into
 BY_FOLDER: Final[dict[str, Importer]] = {importer.name.replace("-", "_"): importer for importer in IMPORTERS}
 
 
-def read(source: Source, importer: Importer, request: Request | None = None) -> ImportedAgent:
+def read(source: SourceFiles, importer: Importer, request: Request | None = None) -> ImportedAgent:
     """The agent of a source."""
     assert importer.read_agent is not None
     return importer.read_agent(source, request or Request())
@@ -27,7 +27,7 @@ def read(source: Source, importer: Importer, request: Request | None = None) -> 
 
 def imported(fixture: str, folder: Path) -> ImportedAgent:
     """The agent of a fixture, whose files come into `folder`."""
-    return read(Source(unzip(fixture, folder)), BY_FOLDER[fixture.split("/")[0]])
+    return read(SourceFiles(unzip(fixture, folder)), BY_FOLDER[fixture.split("/")[0]])
 
 
 def largest_difference(agent: ImportedAgent, fixture: str) -> float:

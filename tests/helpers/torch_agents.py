@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from tests.helpers.fixture_files import unzip
 
 Tensors = dict[str, Any]
@@ -77,6 +77,6 @@ def read(importer: Importer, path: Path, data: bytes | None = None) -> ImportedA
     if data is not None:
         path.write_bytes(data)
     assert importer.read_agent is not None
-    agent = importer.read_agent(Source(path), Request())
+    agent = importer.read_agent(SourceFiles(path), Request())
     assert agent is not None
     return agent

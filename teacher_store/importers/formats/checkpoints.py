@@ -4,14 +4,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from teacher_store.importers.imported import Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from upcycle.errors import CorruptDataError, UserError
 
 
-def recognises_any(find: Callable[[Source], Iterable[str]]) -> Callable[[Source], bool]:
+def recognises_any(find: Callable[[SourceFiles], Iterable[str]]) -> Callable[[SourceFiles], bool]:
     """Whether `find` finds a file in a source; a source that cannot be looked at has none."""
 
-    def recognises(source: Source) -> bool:
+    def recognises(source: SourceFiles) -> bool:
         try:
             return any(True for _ in find(source))
         except (UserError, CorruptDataError, OSError):
@@ -20,7 +20,7 @@ def recognises_any(find: Callable[[Source], Iterable[str]]) -> Callable[[Source]
     return recognises
 
 
-def choose(source: Source, numbers: Mapping[str, int | None], request: Request, *, last: str | None = None) -> str:
+def choose(source: SourceFiles, numbers: Mapping[str, int | None], request: Request, *, last: str | None = None) -> str:
     """The file of the checkpoint that is asked for, else of the only one, else of the newest.
 
     Args:
@@ -46,7 +46,7 @@ def choose(source: Source, numbers: Mapping[str, int | None], request: Request, 
     return found[0]
 
 
-def numbered(source: Source, names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, int | None]:
+def numbered(source: SourceFiles, names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, int | None]:
     """The number in each file's name, where `pattern` finds one in its first group; for `choose`."""
     numbers = dict[str, int | None]()
     for name in names:
@@ -55,7 +55,7 @@ def numbered(source: Source, names: Iterable[str], pattern: re.Pattern[str]) -> 
     return numbers
 
 
-def choose_last(source: Source, numbers: Mapping[str, int | None], request: Request) -> str:
+def choose_last(source: SourceFiles, numbers: Mapping[str, int | None], request: Request) -> str:
     """As `choose`, of agents whose last file has no number, as those before it have."""
     finished = [name for name, number in numbers.items() if number is None]
     return choose(source, numbers, request, last=finished[0] if len(finished) == 1 else None)

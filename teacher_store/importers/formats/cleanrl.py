@@ -8,7 +8,7 @@ from teacher_store.importers.formats import checkpoints
 from teacher_store.importers.formats.atari_wrappers import FIRE, FRAME_SKIP, PROTOCOL
 from teacher_store.importers.imported import EnvFields, ImportedAgent, Request
 from teacher_store.importers.layers.network_shapes import MAX_ATOMS, Support, Weights
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.records.record import TeacherKind
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.narrowing import is_named
@@ -33,7 +33,7 @@ _FACTS: Final = ("env_id", "exp_name", "seed", "total_timesteps", "gamma")
 """Of the command line."""
 
 
-def choose(source: Source, names: Iterable[str], request: Request) -> str:
+def choose(source: SourceFiles, names: Iterable[str], request: Request) -> str:
     """The model that is asked for, else the one that was saved last. Raises: UserError if that is not known."""
     return checkpoints.choose_last(source, checkpoints.numbered(source, names, _NUMBER), request)
 

@@ -12,20 +12,20 @@ from teacher_store.importers.formats import checkpoints, cleanrl
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.layers.flax_weights import convert
 from teacher_store.importers.readers.flax_msgpack import arrays_of, read_msgpack
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 
 _START: Final = re.compile(
     rb"\x81\xa6params[\x80-\x8f]|\x82\xadmodel_weights\x81\xa6params|\x82\xa4args[\x80-\x8f\xde]"
 )
 
 
-def _models(source: Source) -> Iterator[str]:
+def _models(source: SourceFiles) -> Iterator[str]:
     for name in source.names()[: cleanrl.MAX_FILES]:
         if _START.match(source.head(name, 64)):
             yield name
 
 
-def _read_agent(source: Source, request: Request) -> ImportedAgent:
+def _read_agent(source: SourceFiles, request: Request) -> ImportedAgent:
     name = cleanrl.choose(source, _models(source), request)
     where = str(source.locate(name))
     values = read_msgpack(source.read(name), where)

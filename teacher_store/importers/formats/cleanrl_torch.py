@@ -14,7 +14,7 @@ from teacher_store.importers.formats import checkpoints, cleanrl
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.layers.torch_weights import Layout, convert, named, support_of
 from teacher_store.importers.layers.torch_wrappers import find_network, mentions
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.readers.torch_file import read_torch_file, starts_torch_file
 from upcycle.errors import CorruptDataError
 
@@ -36,7 +36,7 @@ _MARKS: Final = ("network.0.weight", "network.0.conv.weight")
 _SEARCHED_BYTES: Final = 1 << 16
 
 
-def _models(source: Source) -> Iterator[str]:
+def _models(source: SourceFiles) -> Iterator[str]:
     """Names of the files of `torch.save` that name the first layer of a network of CleanRL's."""
     for name in source.names()[: cleanrl.MAX_FILES]:
         head = source.head(name, _SEARCHED_BYTES)
@@ -44,7 +44,7 @@ def _models(source: Source) -> Iterator[str]:
             yield name
 
 
-def _read_agent(source: Source, request: Request) -> ImportedAgent:
+def _read_agent(source: SourceFiles, request: Request) -> ImportedAgent:
     name = cleanrl.choose(source, _models(source), request)
     where = str(source.locate(name))
     file = read_torch_file(source.read(name), where)

@@ -17,7 +17,7 @@ from teacher_store.importers.formats import checkpoints
 from teacher_store.importers.imported import EnvFields, Request
 from teacher_store.importers.readers.pickle_numpy import plain_constructors
 from teacher_store.importers.readers.pickle_reader import Construct, Global, Pending, read_pickle
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from upcycle.config.run import NetworkConfig
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.narrowing import is_array, is_dict, is_named, is_tuple
@@ -59,7 +59,7 @@ def assumptions(network: NetworkConfig) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Bundle:
+class DopamineBundle:
     """A `ckpt.N`, read.
 
     Attributes:
@@ -88,7 +88,7 @@ class Bundle:
         return {name: str(count) for name, count in counters.items() if count is not None}
 
 
-def read_bundle(data: bytes, where: str) -> Bundle:
+def read_bundle(data: bytes, where: str) -> DopamineBundle:
     """Reads a bundle that Dopamine has pickled, of any version of JAX, Flax and optax.
 
     Raises: CorruptDataError if it is damaged, is no bundle, or would construct anything else than numbers.
@@ -98,7 +98,7 @@ def read_bundle(data: bytes, where: str) -> Bundle:
         raise CorruptDataError(f"{where}: no bundle of a Dopamine agent, but a {type(values).__name__}")
     shape, stack = _seen(values.get("state"), where)
     counts = [_count(values.get(name), f"{where}: {name}") for name in ("training_steps", "current_iteration")]
-    return Bundle(shape, stack, counts[0], counts[1], values)
+    return DopamineBundle(shape, stack, counts[0], counts[1], values)
 
 
 def checkpoint_number(name: str) -> int | None:
@@ -107,7 +107,7 @@ def checkpoint_number(name: str) -> int | None:
     return None if match is None else int(match[0])
 
 
-def choose(source: Source, names: Iterable[str], request: Request) -> str:
+def choose(source: SourceFiles, names: Iterable[str], request: Request) -> str:
     """Which of an agent's checkpoints to read; see `checkpoints.choose`.
 
     Where Dopamine's sentinels say which checkpoints were finished, only those can be the newest.

@@ -12,7 +12,7 @@ from teacher_store.importers.formats.replay_ring import Ring
 from teacher_store.importers.readers.gzip_arrays import StoredArray, open_array
 from teacher_store.importers.readers.pickle_numpy import plain_constructors
 from teacher_store.importers.readers.pickle_reader import read_pickle
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.chunks import Array
 from upcycle.narrowing import is_set
@@ -67,7 +67,7 @@ class ReplayColumns:
         return self.add_count % self.capacity if self.add_count > self.capacity else 0
 
 
-def find_checkpoints(source: Source) -> list[ReplayFiles]:
+def find_checkpoints(source: SourceFiles) -> list[ReplayFiles]:
     """Checkpoints that have all files they need, from the oldest to the newest; of several folders, side by side."""
     found = dict[tuple[int, str], dict[str, str]]()
     for name in source.names():
@@ -77,7 +77,7 @@ def find_checkpoints(source: Source) -> list[ReplayFiles]:
     return [ReplayFiles(number, names) for (number, _), names in sorted(found.items()) if needed <= set(names)]
 
 
-def choose_checkpoint(source: Source, wanted: int | None) -> ReplayFiles:
+def choose_checkpoint(source: SourceFiles, wanted: int | None) -> ReplayFiles:
     """The checkpoint of a number, or the newest. Raises: UserError if there is none, or one in several folders."""
     found = find_checkpoints(source)
     number = found[-1].checkpoint if wanted is None else wanted
@@ -90,7 +90,7 @@ def choose_checkpoint(source: Source, wanted: int | None) -> ReplayFiles:
     return fitting[0]
 
 
-def read_columns(source: Source, files: ReplayFiles) -> ReplayColumns:
+def read_columns(source: SourceFiles, files: ReplayFiles) -> ReplayColumns:
     """Reads everything but the frames. Raises: CorruptDataError naming the file; UserError if the buffer is empty."""
     add_count = _add_count(source, files)
     action = _column(source, files, _ACTION, None)
@@ -121,11 +121,11 @@ def read_columns(source: Source, files: ReplayFiles) -> ReplayColumns:
     return ReplayColumns(ring, capacity, add_count, frame_shape, digest.hexdigest())
 
 
-def _where(source: Source, files: ReplayFiles, kind: str) -> str:
+def _where(source: SourceFiles, files: ReplayFiles, kind: str) -> str:
     return str(source.locate(files.names[kind]))
 
 
-def _add_count(source: Source, files: ReplayFiles) -> int:
+def _add_count(source: SourceFiles, files: ReplayFiles) -> int:
     with open_array(source, files.names[_COUNT]) as array:
         if array.shape != () or array.dtype.kind not in "iu":
             raise CorruptDataError(f"{_where(source, files, _COUNT)}: no number of rows")
@@ -137,7 +137,7 @@ def _add_count(source: Source, files: ReplayFiles) -> int:
     return count
 
 
-def _column(source: Source, files: ReplayFiles, kind: str, shape: tuple[int, ...] | None) -> Array:
+def _column(source: SourceFiles, files: ReplayFiles, kind: str, shape: tuple[int, ...] | None) -> Array:
     with open_array(source, files.names[kind]) as array:
         where = _where(source, files, kind)
         if len(array.shape) != 1 or not 1 <= array.shape[0] <= _MAX_ROWS or array.shape != (shape or array.shape):
@@ -148,7 +148,7 @@ def _column(source: Source, files: ReplayFiles, kind: str, shape: tuple[int, ...
         return array.read_all()
 
 
-def _ends(source: Source, files: ReplayFiles, capacity: int) -> Array:
+def _ends(source: SourceFiles, files: ReplayFiles, capacity: int) -> Array:
     """Bool [capacity]: rows after which an episode ended, as far as the checkpoint says so."""
     ended = np.zeros(capacity, bool)
     if ENDS not in files.names:
@@ -164,7 +164,7 @@ def _ends(source: Source, files: ReplayFiles, capacity: int) -> Array:
     return ended
 
 
-def _frame_shape(source: Source, files: ReplayFiles, capacity: int) -> tuple[int, ...]:
+def _frame_shape(source: SourceFiles, files: ReplayFiles, capacity: int) -> tuple[int, ...]:
     with open_array(source, files.names[FRAMES]) as frames:
         where = _where(source, files, FRAMES)
         if frames.dtype != np.uint8 or len(frames.shape) != 3 or frames.shape[0] != capacity:
@@ -178,7 +178,7 @@ def _frame_shape(source: Source, files: ReplayFiles, capacity: int) -> tuple[int
 class OrderedFrames:
     """The frames of a ring from the oldest to the newest. Used as a context; methods raise CorruptDataError."""
 
-    def __init__(self, source: Source, files: ReplayFiles, columns: ReplayColumns) -> None:
+    def __init__(self, source: SourceFiles, files: ReplayFiles, columns: ReplayColumns) -> None:
         self._source, self._name, self._columns = source, files.names[FRAMES], columns
         self._frame_bytes = int(np.prod(columns.frame_shape))
         self._open = ExitStack()

@@ -16,7 +16,7 @@ from teacher_store.importers.formats.dopamine_bundle import read_bundle
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.layers.flax_weights import convert
 from teacher_store.importers.readers.flax_layers import flatten
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from upcycle.errors import CorruptDataError
 from upcycle.narrowing import is_array, is_dict, is_sequence
 
@@ -27,7 +27,7 @@ _MAX_FILES: Final = 5_000
 _MAX_NODES: Final = 1_000
 
 
-def _checkpoints(source: Source) -> Iterator[str]:
+def _checkpoints(source: SourceFiles) -> Iterator[str]:
     """Names of the files that are pickles and name parameters of a network that is trained."""
     for name in source.names()[:_MAX_FILES]:
         head = source.head(name, 2)
@@ -36,7 +36,7 @@ def _checkpoints(source: Source) -> Iterator[str]:
             yield name
 
 
-def _read_agent(source: Source, request: Request) -> ImportedAgent:
+def _read_agent(source: SourceFiles, request: Request) -> ImportedAgent:
     name = dopamine_bundle.choose(source, _checkpoints(source), request)
     where = str(source.locate(name))
     bundle = read_bundle(source.read(name), where)

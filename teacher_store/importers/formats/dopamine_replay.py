@@ -28,7 +28,7 @@ from teacher_store.importers.formats.dopamine_files import (
 )
 from teacher_store.importers.formats.replay_ring import STACK, ring_rows
 from teacher_store.importers.imported import ImportedExperience, Importer, Request, Rows
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from upcycle.errors import UserError
 
 _LATER_FILE: Final = "replay/checkpoint.msgpack"
@@ -37,18 +37,18 @@ _BLOCK_BYTES: Final = 4 << 20
 _MAX_BLOCK_ROWS: Final = 4096
 
 
-def _recognises(source: Source) -> bool:
+def _recognises(source: SourceFiles) -> bool:
     found = find_checkpoints(source)
     return source.head(found[-1].names[FRAMES], 2) == _GZIP if found else _later_buffer(source) is not None
 
 
-def _later_buffer(source: Source) -> str | None:
+def _later_buffer(source: SourceFiles) -> str | None:
     """The buffer of Dopamine 4.1 and later, an Orbax checkpoint, if there is one."""
     names = [name for name in source.names() if f"/{name}".endswith(f"/{_LATER_FILE}")]
     return next((name for name in names if b"add_count" in source.head(name, 4096)), None)
 
 
-def _read(source: Source, request: Request) -> ImportedExperience:
+def _read(source: SourceFiles, request: Request) -> ImportedExperience:
     if not find_checkpoints(source):
         problem = f"{_later_buffer(source)} is a buffer of Dopamine 4.1 or later, which holds what was sampled, stacked"
         raise UserError("PATH", str(source.path), problem, "import the agent's weights alone, and let it play")
@@ -79,7 +79,7 @@ def _facts(files: ReplayFiles, columns: ReplayColumns) -> dict[str, str]:
     }
 
 
-def _rows(source: Source, files: ReplayFiles, columns: ReplayColumns, leave_out: int) -> Iterator[Rows]:
+def _rows(source: SourceFiles, files: ReplayFiles, columns: ReplayColumns, leave_out: int) -> Iterator[Rows]:
     block_rows = min(max(_BLOCK_BYTES // int(np.prod(columns.frame_shape)), 64), _MAX_BLOCK_ROWS)
     with OrderedFrames(source, files, columns) as frames:
         for block in ring_rows(columns.ring, frames.read, columns.frame_shape, block_rows=block_rows):

@@ -11,11 +11,11 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from teacher_store.importers.formats import checkpoints, dopamine_bundle
-from teacher_store.importers.formats.dopamine_bundle import Bundle, read_bundle
+from teacher_store.importers.formats.dopamine_bundle import DopamineBundle, read_bundle
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.layers.flax_weights import convert
 from teacher_store.importers.readers.flax_layers import unsupported
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.readers.tensor_bundle import MAGIC, Entry, read_index, read_tensor
 from upcycle.errors import CorruptDataError
 from upcycle.experience.chunks import Array
@@ -31,7 +31,7 @@ _KINDS: Final = {"Conv": "Conv", "fully_connected": "Dense"}
 _PARTS: Final = {"weights": "kernel", "kernel": "kernel", "biases": "bias", "bias": "bias"}
 
 
-def _indices(source: Source) -> Iterator[str]:
+def _indices(source: SourceFiles) -> Iterator[str]:
     """Names of the files that are indices of checkpoints and name the variables of a network that is trained."""
     for name in source.names()[:_MAX_FILES]:
         with source.open(name) as file:
@@ -44,11 +44,11 @@ def _indices(source: Source) -> Iterator[str]:
                 yield name
 
 
-def _read_agent(source: Source, request: Request) -> ImportedAgent:
+def _read_agent(source: SourceFiles, request: Request) -> ImportedAgent:
     names = {name.removesuffix(_SUFFIX): name for name in _indices(source)}
     if source.is_file:
         names = {source.path.name.removesuffix(_SUFFIX): source.path.name}
-        source = Source(source.path.parent)  # for what stands beside it
+        source = SourceFiles(source.path.parent)  # for what stands beside it
     prefix = dopamine_bundle.choose(source, names, request)
     where = str(source.locate(names[prefix]))
     index = read_index(source.read(names[prefix], limit=_MAX_INDEX_BYTES), where)
@@ -89,7 +89,7 @@ def _layers(index: dict[str, Entry], where: str) -> dict[str, tuple[str, Entry]]
     return found
 
 
-def _arrays(source: Source, prefix: str, layers: dict[str, tuple[str, Entry]]) -> dict[str, Array]:
+def _arrays(source: SourceFiles, prefix: str, layers: dict[str, tuple[str, Entry]]) -> dict[str, Array]:
     name = _data(prefix)
     where = source.locate(name)
     with source.open(name) as file:
@@ -100,7 +100,7 @@ def _data(prefix: str) -> str:
     return f"{prefix}.data-00000-of-00001"
 
 
-def _bundle(source: Source, prefix: str) -> Bundle | None:
+def _bundle(source: SourceFiles, prefix: str) -> DopamineBundle | None:
     """What Dopamine pickles beside the checkpoint; None if it is not there."""
     number = dopamine_bundle.checkpoint_number(prefix)
     name = str(PurePosixPath(prefix).with_name(f"ckpt.{number}"))

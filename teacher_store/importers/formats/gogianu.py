@@ -14,7 +14,7 @@ from teacher_store.importers.formats import checkpoints
 from teacher_store.importers.imported import EnvFields, ImportedAgent, Importer, Request
 from teacher_store.importers.layers.torch_weights import Layout, choose_layout, convert, named, support_of
 from teacher_store.importers.layers.torch_wrappers import mentions, unwrapped
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.readers.torch_file import read_torch_file, starts_torch_file
 from upcycle.errors import CorruptDataError
 
@@ -61,7 +61,7 @@ _DIFFERENCES: Final = {
 }
 
 
-def _models(source: Source) -> Iterator[str]:
+def _models(source: SourceFiles) -> Iterator[str]:
     for name in source.names()[:_MAX_FILES]:
         if not source.head(name, len(_GZIP)).startswith(_GZIP):
             continue
@@ -70,7 +70,7 @@ def _models(source: Source) -> Iterator[str]:
             yield name
 
 
-def _read_agent(source: Source, request: Request) -> ImportedAgent:
+def _read_agent(source: SourceFiles, request: Request) -> ImportedAgent:
     numbers = checkpoints.numbered(source, _models(source), _NUMBER)
     name = checkpoints.choose(source, numbers, request)
     where = str(source.locate(name))

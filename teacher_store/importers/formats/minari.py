@@ -19,7 +19,7 @@ import numpy as np
 from teacher_store.importers.formats.minari_metadata import Metadata, read_metadata, read_values
 from teacher_store.importers.imported import ImportedExperience, Importer, Request, Rows
 from teacher_store.importers.readers.hdf5_process import Hdf5Process
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.experience.chunks import Array
 
@@ -47,7 +47,7 @@ class _Dataset:
     stack_fill: StackFill | None
 
 
-def _folders(source: Source) -> list[str]:
+def _folders(source: SourceFiles) -> list[str]:
     """Folders with a dataset's two files, or with metadata of another storage; "", or ending in "/"."""
     names, found = set(source.names()), list[str]()
     for name in sorted(names):
@@ -61,7 +61,7 @@ def _folders(source: Source) -> list[str]:
     return found
 
 
-def _is_of_another_storage(source: Source, name: str) -> bool:
+def _is_of_another_storage(source: SourceFiles, name: str) -> bool:
     try:
         values = read_values(source, name)
     except CorruptDataError:
@@ -69,11 +69,11 @@ def _is_of_another_storage(source: Source, name: str) -> bool:
     return "total_episodes" in values and values.get("data_format") not in (None, "hdf5")
 
 
-def _recognises(source: Source) -> bool:
+def _recognises(source: SourceFiles) -> bool:
     return bool(_folders(source))
 
 
-def _read(source: Source, request: Request) -> ImportedExperience:
+def _read(source: SourceFiles, request: Request) -> ImportedExperience:
     folders = _folders(source)
     if len(folders) > 1:
         raise UserError("PATH", str(source.path), f"holds {len(folders)} datasets", "give the folder of one")
@@ -121,7 +121,7 @@ def _layout(metadata: Metadata, *, first: int, block_rows: int) -> dict[str, obj
     }
 
 
-def _describe(source: Source, metadata: Metadata, data: str) -> _Dataset:
+def _describe(source: SourceFiles, metadata: Metadata, data: str) -> _Dataset:
     """Reads how long the episodes are, and the very first observation."""
     with Hdf5Process(source, data, _layout(metadata, first=0, block_rows=1)) as process:
         steps = _read_steps(process)
@@ -153,7 +153,7 @@ def _opening(stack: Array, fill: StackFill) -> Array:
     return np.broadcast_to(stack[-1], stack[:-1].shape) if fill == "first_frame" else np.zeros_like(stack[:-1])
 
 
-def _rows(source: Source, dataset: _Dataset, leave_out: int) -> Iterator[Rows]:
+def _rows(source: SourceFiles, dataset: _Dataset, leave_out: int) -> Iterator[Rows]:
     metadata, where = dataset.metadata, str(source.locate(dataset.data))
     row_bytes = int(np.prod(metadata.shape)) * np.dtype(metadata.dtype).itemsize
     block_rows = min(max(_BLOCK_BYTES // row_bytes, 1), _MAX_BLOCK_ROWS)

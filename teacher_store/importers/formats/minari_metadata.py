@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from upcycle.errors import CorruptDataError, UserError
 from upcycle.narrowing import is_named, parse_json
 
@@ -62,7 +62,7 @@ class Metadata:
         return self.shape[1:] if self.stack_axis == 0 else self.shape[:-1]
 
 
-def read_values(source: Source, name: str) -> dict[str, Any]:
+def read_values(source: SourceFiles, name: str) -> dict[str, Any]:
     """The values of `metadata.json`. Raises: CorruptDataError if they are none."""
     where = source.locate(name)
     try:
@@ -74,7 +74,7 @@ def read_values(source: Source, name: str) -> dict[str, Any]:
     return values
 
 
-def read_metadata(source: Source, name: str) -> Metadata:
+def read_metadata(source: SourceFiles, name: str) -> Metadata:
     """Raises: UserError for a dataset of a kind that cannot be taken; CorruptDataError for what makes no sense."""
     values, where = read_values(source, name), str(source.locate(name))
     if values.get("data_format") != "hdf5":
@@ -111,7 +111,7 @@ def read_metadata(source: Source, name: str) -> Metadata:
     )
 
 
-def _discrete(source: Source, space: Any) -> tuple[int, int]:
+def _discrete(source: SourceFiles, space: Any) -> tuple[int, int]:
     if space["type"] != "Discrete":
         problem = f"has actions of a {str(space['type'])[:40]} space"
         raise UserError("PATH", str(source.path), problem, "import a dataset of discrete actions")
@@ -121,7 +121,7 @@ def _discrete(source: Source, space: Any) -> tuple[int, int]:
     return start, count
 
 
-def _box(source: Source, space: Any) -> tuple[tuple[int, ...], str, int | None]:
+def _box(source: SourceFiles, space: Any) -> tuple[tuple[int, ...], str, int | None]:
     """Shape and dtype of an observation, and along which axis its frames are stacked."""
     if space["type"] != "Box":
         problem = f"has observations of a {str(space['type'])[:40]} space"

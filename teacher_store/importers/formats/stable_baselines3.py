@@ -15,7 +15,7 @@ from teacher_store.importers.formats.atari_wrappers import FIRE, FRAME_SKIP, PRO
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
 from teacher_store.importers.layers.torch_weights import Layout, choose_layout, convert, named
 from teacher_store.importers.layers.torch_wrappers import unwrapped
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.readers.stored_zip import LOCAL_MAGIC, StoredZip
 from teacher_store.importers.readers.torch_file import read_torch_file
 from upcycle.errors import CorruptDataError, UserError
@@ -52,7 +52,7 @@ _ASSUMED: Final = "trained under AtariWrapper's defaults and VecFrameStack; the 
 _FACTS: Final = ("gamma", "seed", "learning_rate", "target_update_interval", "n_envs", "n_steps", "_total_timesteps")
 
 
-def _models(source: Source) -> Iterator[str]:
+def _models(source: SourceFiles) -> Iterator[str]:
     for name in source.names()[:_MAX_FILES]:
         with source.open(name) as file:
             if file.read(len(LOCAL_MAGIC)) != LOCAL_MAGIC:
@@ -65,7 +65,7 @@ def _models(source: Source) -> Iterator[str]:
                 yield name
 
 
-def _read_agent(source: Source, request: Request) -> ImportedAgent:
+def _read_agent(source: SourceFiles, request: Request) -> ImportedAgent:
     numbers = checkpoints.numbered(source, _models(source), _NUMBER)
     name = checkpoints.choose_last(source, numbers, request)
     where = str(source.locate(name))

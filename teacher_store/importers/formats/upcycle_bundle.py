@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.records.lineage import build_lineage
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.bundle import ANCESTORS, DESCRIPTION, FORMAT, LICENCE, SUMS, VERSION, checksums, licence_text
@@ -47,7 +47,7 @@ _DAMAGED: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class TeacherBundle:
     """What a bundle says that it holds; its small files are checked, the large ones are where they are taken out.
 
     Attributes:
@@ -56,7 +56,7 @@ class Bundle:
       ancestors: records of those that it descends from.
     """
 
-    source: Source
+    source: SourceFiles
     record: TeacherRecord
     ancestors: tuple[TeacherRecord, ...]
 
@@ -82,14 +82,14 @@ class Bundle:
         return found
 
 
-def is_bundle(source: Source) -> bool:
+def is_bundle(source: SourceFiles) -> bool:
     """Whether the source is a bundle, whole or damaged: it begins as all of them do."""
     name = DESCRIPTION.encode()
     head = source.head(count=30 + len(name)) if source.is_file else b""
     return head[:4] == _FIRST and head[30:] == name and head[26:28] == len(name).to_bytes(2, "little")
 
 
-def open_bundle(source: Source) -> Bundle:
+def open_bundle(source: SourceFiles) -> TeacherBundle:
     """Reads and checks everything in a bundle but its large files.
 
     Raises: CorruptDataError naming the file in it that is damaged, missing, left over, a link, compressed or too large,
@@ -115,7 +115,7 @@ def open_bundle(source: Source) -> Bundle:
     for part in (record.weights, record.training_state):
         if part is not None and sizes[part.file] != part.bytes:
             raise CorruptDataError(f"{where}: {part.file} has {sizes[part.file]:,} bytes, not {part.bytes:,}")
-    return Bundle(source, record, tuple(ancestors))
+    return TeacherBundle(source, record, tuple(ancestors))
 
 
 def _check_entries(archive: zipfile.ZipFile, where: str) -> dict[str, int]:
@@ -189,7 +189,7 @@ def _compare_names(found: list[str], expected: list[str], where: str) -> None:
 
 
 @contextmanager
-def _opened(source: Source) -> Generator[zipfile.ZipFile]:
+def _opened(source: SourceFiles) -> Generator[zipfile.ZipFile]:
     """The archive, if its list of files is within limits. Raises: CorruptDataError."""
     where = str(source.path)
     with source.open() as file:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import numpy as np
 from zlib_ng import gzip_ng, zlib_ng
 
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from upcycle.errors import CorruptDataError
 from upcycle.experience.chunks import Array
 
@@ -113,7 +113,7 @@ class StoredArray:
 
 
 @contextmanager
-def open_array(source: Source, name: str) -> Generator[StoredArray]:
+def open_array(source: SourceFiles, name: str) -> Generator[StoredArray]:
     """The array of a gzip file. Raises: CorruptDataError if there is none."""
     with source.open(name) as compressed, gzip_ng.GzipFile(fileobj=compressed) as file:
         yield StoredArray(file, str(source.locate(name)))

@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from upcycle.errors import CorruptDataError
 from upcycle.experience.chunks import Array
 
@@ -35,7 +35,7 @@ class Hdf5Process:
     """
 
     def __init__(
-        self, source: Source, name: str, layout: Mapping[str, object], *, silent_seconds: float = SILENT_SECONDS
+        self, source: SourceFiles, name: str, layout: Mapping[str, object], *, silent_seconds: float = SILENT_SECONDS
     ) -> None:
         self._where, self._silent_seconds = str(source.locate(name)), silent_seconds
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process

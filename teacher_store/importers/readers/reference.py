@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from teacher_store.importers.readers.gzip_arrays import StoredArray
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.readers.stored_zip import StoredZip
 from upcycle.errors import CorruptDataError
 from upcycle.experience.chunks import Array
@@ -22,7 +22,7 @@ def read_reference(path: Path) -> tuple[Array, Array, str]:
     Returns: observations, uint8 [B, stack, H, W] or float32 [B, 1, D]; values, float32 [B, A]; the file's SHA-256.
     Raises: CorruptDataError if the file holds anything else, or an array of more than 1 GiB.
     """
-    source = Source(path)
+    source = SourceFiles(path)
     with source.open() as file:
         archive = StoredZip(file, str(path))
         observations, values = _array(archive, "observations", path), _array(archive, "q_values", path)

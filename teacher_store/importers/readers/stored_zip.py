@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from teacher_store.importers.readers.source import MAX_WEIGHT_BYTES
+from teacher_store.importers.readers.source_files import MAX_WEIGHT_BYTES
 from upcycle.errors import CorruptDataError
 
 LOCAL_MAGIC: Final = b"PK\x03\x04"

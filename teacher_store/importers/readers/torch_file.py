@@ -54,7 +54,7 @@ _ATTRIBUTE_DICTS: Final = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class TensorStorage:
     """A run of numbers of the file.
 
     Attributes:
@@ -83,7 +83,7 @@ class Tensor:
       shape, strides: in numbers, not bytes.
     """
 
-    storage: Storage
+    storage: TensorStorage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -96,7 +96,7 @@ class TorchFile:
       value: dicts, lists, tuples, scalars, texts, NumPy's numbers, and `Tensor`.
     """
 
-    def __init__(self, value: object, bytes_of: Callable[[Storage], bytes | memoryview], *, budget: int) -> None:
+    def __init__(self, value: object, bytes_of: Callable[[TensorStorage], bytes | memoryview], *, budget: int) -> None:
         self.value, self._bytes_of, self._budget = value, bytes_of, budget
 
     def array(self, tensor: object, where: str) -> Array:
@@ -155,7 +155,7 @@ def _read_zip(archive: StoredZip, where: str) -> TorchFile:
     if order in archive.names() and archive.read(order, limit=16) != b"little":
         raise CorruptDataError(f"{where}: its numbers are not in the order of little-endian machines")
     pickled = archive.read(pickles[0], limit=_MAX_PICKLE_BYTES)
-    storages = dict[str, Storage]()
+    storages = dict[str, TensorStorage]()
     value, size = _unpickled(pickled, storages, where)
     if size != len(pickled):
         raise CorruptDataError(f"{where}: {len(pickled) - size:,} bytes after its pickle")
@@ -165,7 +165,7 @@ def _read_zip(archive: StoredZip, where: str) -> TorchFile:
 
 def _read_legacy(data: bytes, where: str) -> TorchFile:
     """Five pickles, of a magic number, the format's version, the machine, the value, and keys; then the storages."""
-    storages, at = dict[str, Storage](), 0
+    storages, at = dict[str, TensorStorage](), 0
     values = list[object]()
     for _ in range(5):
         value, size = _unpickled(data[at : at + _MAX_PICKLE_BYTES], storages, where)
@@ -193,10 +193,10 @@ def _read_legacy(data: bytes, where: str) -> TorchFile:
     return TorchFile(value, lambda storage: found[storage.key], budget=len(data))
 
 
-def _unpickled(data: bytes, storages: dict[str, Storage], where: str) -> tuple[object, int]:
+def _unpickled(data: bytes, storages: dict[str, TensorStorage], where: str) -> tuple[object, int]:
     """The value and its size in bytes; the storages that it names are added to `storages`."""
 
-    def resolve(identity: object) -> Storage:
+    def resolve(identity: object) -> TensorStorage:
         storage = _storage(identity)
         if storages.setdefault(storage.key, storage) != storage:
             raise CorruptDataError(f"its storage {storage.key[:40]} has two lengths or types")
@@ -205,14 +205,14 @@ def _unpickled(data: bytes, storages: dict[str, Storage], where: str) -> tuple[o
     return read_pickle(data, _allowed(), where=where, persistent=resolve)
 
 
-def _storage(identity: object) -> Storage:
+def _storage(identity: object) -> TensorStorage:
     parts = list(identity) if is_tuple(identity) else []
     if len(parts) not in (5, 6) or parts[0] != "storage" or parts[5:] not in ([], [None]):
         raise CorruptDataError("it refers to something outside of it that is no storage")
     _, kind, key, _, length = parts[:5]
     if not isinstance(kind, Global) or not isinstance(key, str) or not key.isalnum():
         raise CorruptDataError("it refers to a storage without a type or a name")
-    return Storage(key, _DTYPES[kind.name], _whole(length))
+    return TensorStorage(key, _DTYPES[kind.name], _whole(length))
 
 
 def _allowed() -> Allowed:
@@ -237,7 +237,7 @@ def _size(arguments: tuple[object, ...]) -> tuple[int, ...]:
 
 def _tensor(arguments: tuple[object, ...]) -> Tensor:
     storage, offset, shape, strides, *rest = arguments
-    if not isinstance(storage, Storage) or len(rest) not in (2, 3) or rest[2:] not in ([], [None], [{}]):
+    if not isinstance(storage, TensorStorage) or len(rest) not in (2, 3) or rest[2:] not in ([], [None], [{}]):
         raise CorruptDataError("a tensor that is no plain one")
     lengths, steps = _lengths(shape), _lengths(strides)
     if len(lengths) != len(steps):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.registry import IMPORTERS
 from tests.helpers.fixture_files import unzip
 from tests.helpers.minari_files import unpack
@@ -18,7 +18,7 @@ SOURCES = sorted(
 )
 
 
-def recognised_by(source: Source) -> set[str]:
+def recognised_by(source: SourceFiles) -> set[str]:
     return {importer.name for importer in IMPORTERS if importer.recognises(source)}
 
 
@@ -26,17 +26,17 @@ def recognised_by(source: Source) -> set[str]:
 def test_a_source_is_recognised_by_its_importer_alone(fixture: str, tmp_path: Path):
     expected = {fixture.split("/")[0].replace("_", "-")}
     if fixture.startswith("dopamine_replay"):  # its files are gzip files
-        assert recognised_by(Source(FIXTURES / fixture)) == expected
+        assert recognised_by(SourceFiles(FIXTURES / fixture)) == expected
         return
     folder = unzip(fixture, tmp_path / "source")
-    assert recognised_by(Source(folder)) == expected
+    assert recognised_by(SourceFiles(folder)) == expected
     files = sorted(folder.iterdir())
     if len(files) == 1:
-        assert recognised_by(Source(files[0].rename(folder / "renamed"))) == expected
+        assert recognised_by(SourceFiles(files[0].rename(folder / "renamed"))) == expected
 
 
 def test_a_dataset_of_minari_is_recognised_by_its_importer_alone(tmp_path: Path):
-    assert recognised_by(Source(unpack("cartpole", tmp_path))) == {"minari"}
+    assert recognised_by(SourceFiles(unpack("cartpole", tmp_path))) == {"minari"}
 
 
 def test_there_is_a_file_of_each_framework():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from teacher_store.importers.formats.upcycle_bundle import is_bundle, open_bundle
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.records.record import TeacherRecord
 from teacher_store.store.bundle import RECORD, SUMS, export_bundle
 from teacher_store.store.store import TeacherStore
@@ -41,7 +41,7 @@ def bundle(family: tuple[TeacherStore, TeacherRecord], tmp_path_factory: pytest.
 
 def read(path: Path, folder: Path) -> TeacherRecord:
     """All that an import reads."""
-    opened = open_bundle(Source(path))
+    opened = open_bundle(SourceFiles(path))
     folder.mkdir(exist_ok=True)
     opened.extract(folder / "teacher")
     store = TeacherStore(folder, bundled=None)
@@ -65,7 +65,7 @@ def test_the_same_teacher_gives_the_same_bytes(
     store, record = family
     export_bundle(store, record.id, tmp_path / "again.zip")
     assert (tmp_path / "again.zip").read_bytes() == bundle.read_bytes()
-    opened = open_bundle(Source(bundle))
+    opened = open_bundle(SourceFiles(bundle))
     other = TeacherStore(tmp_path / "other", bundled=None)
     other.add(opened.record, opened.extract(tmp_path / "teacher"), opened.ancestors)
     export_bundle(other, record.id, tmp_path / "other.zip")
@@ -76,11 +76,11 @@ def test_an_unpacked_bundle_is_a_teacher_and_so_is_its_import(
     family: tuple[TeacherStore, TeacherRecord], bundle: Path, tmp_path: Path
 ):
     record = family[1]
-    assert is_bundle(Source(bundle))
+    assert is_bundle(SourceFiles(bundle))
     shutil.unpack_archive(bundle, tmp_path / "unpacked" / "pong")
     unpacked = TeacherStore(tmp_path / "unpacked", bundled=None)
     unpacked.verify(unpacked.get("pong-dqn"))
-    opened = open_bundle(Source(bundle))
+    opened = open_bundle(SourceFiles(bundle))
     assert [ancestor.name for ancestor in opened.ancestors] == ["first", "second"]
     store = TeacherStore(tmp_path / "store", bundled=None)
     assert store.add(opened.record, opened.extract(tmp_path / "teacher"), opened.ancestors) == record
@@ -131,7 +131,7 @@ def test_a_bundle_that_is_cut_anywhere_is_refused(bundle: Path, tmp_path: Path):
     for kept in [*range(0, len(data), 997), len(data) - 1, len(data) - 22]:
         (tmp_path / "cut.zip").write_bytes(data[:kept])
         with pytest.raises(CorruptDataError, match=r"cut\.zip"):
-            open_bundle(Source(tmp_path / "cut.zip"))
+            open_bundle(SourceFiles(tmp_path / "cut.zip"))
 
 
 def test_files_more_or_less_are_refused(bundle: Path, tmp_path: Path):
@@ -139,15 +139,15 @@ def test_files_more_or_less_are_refused(bundle: Path, tmp_path: Path):
     for name in [name for name in names if not name.startswith("ancestors/")]:
         rewrite(bundle, target, {name: None}, mend_sums=True)
         with pytest.raises(CorruptDataError, match=r"is missing|disagrees"):
-            open_bundle(Source(target))
+            open_bundle(SourceFiles(target))
     for name in ("extra", "ancestors/extra.json", "experience/extra", "../escape", "/etc/passwd", "a/../../b", "dir/"):
         rewrite(bundle, target, {}, extra={name: b"{}"}, mend_sums=True)
         with pytest.raises(CorruptDataError, match=r"is left over|leads out|no file|extra\.json"):
-            open_bundle(Source(target))
+            open_bundle(SourceFiles(target))
     with pytest.warns(UserWarning, match="Duplicate"):
         rewrite(bundle, target, {}, extra={RECORD: b"{}"})
     with pytest.raises(CorruptDataError, match="is there twice"):
-        open_bundle(Source(target))
+        open_bundle(SourceFiles(target))
 
 
 @pytest.mark.parametrize("kind", ["link", "bomb", "encrypted", "overlap", "many", "directory"])
@@ -178,7 +178,7 @@ def test_hostile_archives_are_refused(bundle: Path, tmp_path: Path, kind: str):
             struct.pack_into("<HH", data, len(data) - 14, 65_534, 65_534)
         target.write_bytes(data)
     with pytest.raises(CorruptDataError, match=r"hostile\.zip"):
-        open_bundle(Source(target))
+        open_bundle(SourceFiles(target))
 
 
 @pytest.mark.parametrize(
@@ -214,9 +214,9 @@ def test_ancestors_that_are_none_or_descend_from_themselves_are_refused(bundle: 
 
     rewrite(bundle, tmp_path / "a.zip", {second: without_parents}, mend_sums=True)
     with pytest.raises(CorruptDataError, match="does not descend from first"):
-        open_bundle(Source(tmp_path / "a.zip"))
+        open_bundle(SourceFiles(tmp_path / "a.zip"))
 
     parent = f'"parents": ["{Path(second).stem}"]'.encode()
     rewrite(bundle, tmp_path / "b.zip", {first: lambda data: data.replace(b'"parents": []', parent)}, mend_sums=True)
     with pytest.raises(CorruptDataError, match="descends from itself"):
-        open_bundle(Source(tmp_path / "b.zip"))
+        open_bundle(SourceFiles(tmp_path / "b.zip"))

@@ -14,7 +14,7 @@ import boto3
 import pytest
 
 from teacher_store.importers.formats.upcycle_bundle import open_bundle
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.store.bundle import export_bundle
 from teacher_store.store.garbage import collect_garbage
 from teacher_store.store.publishing import hashes_of
@@ -85,7 +85,7 @@ def test_a_teacher_in_a_bucket_is_whole_on_another_machine(store: TeacherStore, 
     scored = other.replace(record.model_copy(update={"random_score": -20.0}))
     assert store.get(record.id) == scored
     export_bundle(other, record.id, tmp_path / "bundle.zip")
-    assert open_bundle(Source(tmp_path / "bundle.zip")).record.id == record.id
+    assert open_bundle(SourceFiles(tmp_path / "bundle.zip")).record.id == record.id
 
 
 def test_stores_that_write_to_a_bucket_at_once_lose_nothing(store: TeacherStore, tmp_path: Path):

@@ -9,7 +9,7 @@ import pytest
 
 from teacher_store.importers.formats.dopamine_replay import IMPORTER
 from teacher_store.importers.imported import ImportedExperience, Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.registry import find_importers
 from tests.helpers.imported_transitions import Transition, assert_same_transitions, imported_transitions
 from tests.helpers.paths import FIXTURES
@@ -24,7 +24,7 @@ STACK = 4
 
 def read(folder: Path, checkpoint: int | None = None) -> ImportedExperience:
     assert IMPORTER.read_experience is not None
-    experience = IMPORTER.read_experience(Source(folder), Request(checkpoint=checkpoint))
+    experience = IMPORTER.read_experience(SourceFiles(folder), Request(checkpoint=checkpoint))
     assert experience is not None
     return experience
 
@@ -76,9 +76,9 @@ def test_an_older_checkpoint_of_the_same_folder(tmp_path: Path) -> None:
 
 
 def test_the_format_is_recognised_and_described() -> None:
-    source = Source(REPLAYS / "wrapped")
+    source = SourceFiles(REPLAYS / "wrapped")
     assert find_importers(source).experience is IMPORTER
-    assert not IMPORTER.recognises(Source(REPLAYS / "wrapped" / "added.npz"))
+    assert not IMPORTER.recognises(SourceFiles(REPLAYS / "wrapped" / "added.npz"))
     experience = read(REPLAYS / "wrapped")
     assert (experience.frame_shape, experience.frame_dtype, experience.num_actions) == ((7, 6), "uint8", None)
     assert (experience.protocol["sticky_actions"], experience.protocol["stack_fill"]) == (0.25, "zeros")
@@ -154,7 +154,7 @@ def test_buffers_without_rows_or_without_files(tmp_path: Path) -> None:
     assert read_all(write_replay(tmp_path / "good")) == 10  # nine steps and the row after them
     with pytest.raises(UserError, match="empty buffer"):
         read(write_replay(tmp_path / "empty", add_count=np.array(0)))
-    assert not IMPORTER.recognises(Source(write_replay(tmp_path / "partly", terminal=None)))
+    assert not IMPORTER.recognises(SourceFiles(write_replay(tmp_path / "partly", terminal=None)))
     newest = write_replay(write_replay(tmp_path / "two"), checkpoint=2, reward=None)
     assert read(newest).facts["checkpoint"] == "1"  # the newest that is complete
     write_replay(tmp_path / "many" / "a")
@@ -177,7 +177,7 @@ def test_damaged_gzip_is_refused_whatever_its_place(tmp_path: Path) -> None:
     linked = next(path for path in folder.iterdir() if "reward" in path.name)
     linked.rename(tmp_path / "elsewhere")
     linked.symlink_to(tmp_path / "elsewhere")
-    assert not IMPORTER.recognises(Source(folder))
+    assert not IMPORTER.recognises(SourceFiles(folder))
 
 
 def test_a_file_that_states_more_than_it_holds_costs_no_memory(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_buffers_of_later_versions_are_refused_by_name(tmp_path: Path) -> No
     later = tmp_path / "199" / "replay" / "checkpoint.msgpack"
     later.parent.mkdir(parents=True)
     later.write_bytes(b"\x84\xa9add_count\xcd\x01\x00\xa6memory")
-    source = Source(tmp_path)
+    source = SourceFiles(tmp_path)
     assert find_importers(source).experience is IMPORTER
     with pytest.raises(UserError, match=r"Dopamine 4\.1 or later"):
         read(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 
 from teacher_store.importers.formats import cleanrl_jax, dopamine_jax, dopamine_tf
 from teacher_store.importers.imported import Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.registry import find_importers
 from tests.helpers.fixture_files import unzip
 from tests.helpers.parity import BY_FOLDER, imported, largest_difference, read
@@ -54,16 +54,16 @@ def test_values_are_those_of_the_framework(fixture: str, num_actions: int, netwo
 @pytest.mark.parametrize("fixture", [fixture for fixture, _, _ in AGENTS if "full" not in fixture])
 def test_a_source_is_recognised_by_its_content_alone(fixture: str, tmp_path: Path):
     folder = unzip(fixture, tmp_path / "agent")
-    assert find_importers(Source(folder)).agent is BY_FOLDER[fixture.split("/")[0]]
+    assert find_importers(SourceFiles(folder)).agent is BY_FOLDER[fixture.split("/")[0]]
     if "dopamine_tf" not in fixture:
         (path,) = folder.iterdir()
         path.rename(folder / "renamed.bin")
-        assert find_importers(Source(folder / "renamed.bin")).agent is BY_FOLDER[fixture.split("/")[0]]
+        assert find_importers(SourceFiles(folder / "renamed.bin")).agent is BY_FOLDER[fixture.split("/")[0]]
 
 
 def test_an_index_is_enough_to_find_what_stands_beside_it(tmp_path: Path):
     folder = unzip("dopamine_tf/keras-42", tmp_path / "checkpoints")
-    assert read(Source(folder / "tf_ckpt-3.index"), dopamine_tf.IMPORTER).frame_shape == (42, 42)
+    assert read(SourceFiles(folder / "tf_ckpt-3.index"), dopamine_tf.IMPORTER).frame_shape == (42, 42)
 
 
 def test_what_the_files_say_of_the_training_is_kept(tmp_path: Path):
@@ -110,37 +110,37 @@ class TestSeveralCheckpoints:
         return folder
 
     def test_the_newest_finished_one_is_read(self, folder: Path):
-        assert read(Source(folder), dopamine_jax.IMPORTER).num_actions == 4
+        assert read(SourceFiles(folder), dopamine_jax.IMPORTER).num_actions == 4
 
     def test_one_can_be_asked_for(self, folder: Path):
-        assert read(Source(folder), dopamine_jax.IMPORTER, Request(checkpoint=3)).num_actions == 6
+        assert read(SourceFiles(folder), dopamine_jax.IMPORTER, Request(checkpoint=3)).num_actions == 6
 
     def test_without_sentinels_the_highest_number_is_the_newest(self, folder: Path):
         for path in folder.glob("sentinel*"):
             path.unlink()
         (folder / "ckpt.13").unlink()
-        assert read(Source(folder), dopamine_jax.IMPORTER).num_actions == 4
+        assert read(SourceFiles(folder), dopamine_jax.IMPORTER).num_actions == 4
 
     def test_one_that_is_not_there_is_refused(self, folder: Path):
         with pytest.raises(UserError, match=r"--checkpoint = 7: is not in .*there are 3, 12, 13"):
-            read(Source(folder), dopamine_jax.IMPORTER, Request(checkpoint=7))
+            read(SourceFiles(folder), dopamine_jax.IMPORTER, Request(checkpoint=7))
 
     def test_names_that_do_not_tell_are_refused(self, folder: Path):
         for name in ("3", "12", "13"):
             (folder / f"ckpt.{name}").rename(folder / f"agent-{name}.pickle")
         with pytest.raises(UserError, match=r"several agents: agent-12.pickle, .*give the path"):
-            read(Source(folder), dopamine_jax.IMPORTER)
+            read(SourceFiles(folder), dopamine_jax.IMPORTER)
 
     def test_of_tensorflow_s_too(self, tmp_path: Path):
         folder = unzip("dopamine_tf/slim", tmp_path / "checkpoints")
         for path in unzip("dopamine_tf/rainbow", tmp_path / "other").iterdir():
             shutil.copy(path, folder / path.name.replace("ckpt-3", "ckpt-20").replace("ckpt.3", "ckpt.20"))
-        assert read(Source(folder), dopamine_tf.IMPORTER).num_actions == 3
-        assert read(Source(folder), dopamine_tf.IMPORTER, Request(checkpoint=3)).num_actions == 4
+        assert read(SourceFiles(folder), dopamine_tf.IMPORTER).num_actions == 3
+        assert read(SourceFiles(folder), dopamine_tf.IMPORTER, Request(checkpoint=3)).num_actions == 4
 
     def test_cleanrl_s_model_is_the_one_after_the_offline_phase(self, tmp_path: Path):
         folder = unzip("cleanrl_jax/nature", tmp_path / "run")
         other = unzip("cleanrl_jax/impala", tmp_path / "other") / "impala.cleanrl_model"
         shutil.copy(other, folder / "nature-offline-100000.cleanrl_model")
-        assert read(Source(folder), cleanrl_jax.IMPORTER).network.kind == "nature"
-        assert read(Source(folder), cleanrl_jax.IMPORTER, Request(checkpoint=100_000)).network.kind == "impala"
+        assert read(SourceFiles(folder), cleanrl_jax.IMPORTER).network.kind == "nature"
+        assert read(SourceFiles(folder), cleanrl_jax.IMPORTER, Request(checkpoint=100_000)).network.kind == "impala"

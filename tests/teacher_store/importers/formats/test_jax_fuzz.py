@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from tests.helpers.fixture_files import unzip
 from tests.helpers.fuzz import TARGETS, attempt, mutate, structure
 
@@ -30,6 +30,6 @@ def test_reading_a_small_file_takes_little_memory(tmp_path: Path):
     path = tmp_path / "agent"
     path.write_bytes(b"small")
     tracemalloc.start()
-    assert Source(path).read() == b"small"
+    assert SourceFiles(path).read() == b"small"
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()

@@ -10,7 +10,7 @@ import pytest
 
 from teacher_store.importers.formats import cleanrl_jax, dopamine_jax
 from teacher_store.importers.imported import Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from tests.helpers.fixture_files import unzip
 from tests.helpers.jax_agents import Change, Params, layer, nature, read_bundle, read_bytes, read_params
 from upcycle.errors import CorruptDataError, UserError
@@ -203,7 +203,7 @@ def test_quantile_and_vector_agents_of_the_frameworks_are_refused(tmp_path: Path
         ("dopamine_jax/quantile", dopamine_jax.IMPORTER),
         ("cleanrl_jax/perceptron", cleanrl_jax.IMPORTER),
     ):
-        source = Source(unzip(fixture, tmp_path / fixture))
+        source = SourceFiles(unzip(fixture, tmp_path / fixture))
         assert importer.recognises(source)
         assert importer.read_agent is not None
         with pytest.raises(UserError, match="supported are Q and C51 networks with a Nature or Impala torso"):

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.teachers.importing import ImportOptions, import_experience_into, import_teacher
 from teacher_store.importers.imported import ImportedExperience, Request, Rows
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.registry import find_importers
 from teacher_store.store.store import TeacherStore
 from tests.helpers.imported_transitions import Transition, assert_same_transitions, imported_transitions
@@ -145,12 +145,12 @@ def test_datasets_of_other_kinds_are_refused_in_words(changes: dict[str, Any], w
 
 
 def test_datasets_are_recognised_by_their_content(tmp_path: Path):
-    assert find_importers(Source(unpack("frames", tmp_path / "one"))).experience is not None
-    assert find_importers(Source(unpack("arrow", tmp_path / "arrow"))).experience is not None
+    assert find_importers(SourceFiles(unpack("frames", tmp_path / "one"))).experience is not None
+    assert find_importers(SourceFiles(unpack("arrow", tmp_path / "arrow"))).experience is not None
     unpack("frames", tmp_path / "many" / "first")
     unpack("frames", tmp_path / "many" / "second")
     with pytest.raises(UserError, match="holds 2 datasets"):
         read(tmp_path / "many")
     (tmp_path / "one" / "data" / "main_data.hdf5").write_bytes(b"something else")
     with pytest.raises(UserError, match="nothing that can be imported"):
-        find_importers(Source(tmp_path / "one"))
+        find_importers(SourceFiles(tmp_path / "one"))

@@ -12,7 +12,7 @@ from orchestrator.teachers.importing import ImportOptions, import_teacher
 from teacher_store.importers.formats.minari import IMPORTER
 from teacher_store.importers.readers import hdf5_process
 from teacher_store.importers.readers.hdf5_process import Hdf5Process
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.store.store import TeacherStore
 from tests.helpers.fuzz_buffers import attempt, spoil
 from tests.helpers.minari_files import DATA, change_metadata, changed, h5py, read, replace, unpack
@@ -189,13 +189,13 @@ def test_links_in_the_folder_are_not_followed(tmp_path: Path):
     folder = unpack("cartpole", tmp_path / "dataset")
     (folder / DATA).rename(tmp_path / "elsewhere.hdf5")
     (folder / DATA).symlink_to(tmp_path / "elsewhere.hdf5")
-    assert not IMPORTER.recognises(Source(folder))
+    assert not IMPORTER.recognises(SourceFiles(folder))
 
 
 def test_a_reader_that_says_nothing_is_ended_and_one_that_takes_memory_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    source = Source(unpack("cartpole", tmp_path / "dataset"))
+    source = SourceFiles(unpack("cartpole", tmp_path / "dataset"))
     layout = {"jpeg": False, "shape": (4,), "dtype": "float32", "first": 0, "block_rows": 64}
     with (
         Hdf5Process(source, DATA, layout, silent_seconds=0.0) as process,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from teacher_store.importers.formats.dopamine_replay import IMPORTER
 from teacher_store.importers.imported import Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from tests.helpers.paths import FIXTURES
 from upcycle.errors import CorruptDataError, UserError
 
@@ -21,7 +21,7 @@ CHANGES = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_
 
 
 def read_all(folder: Path) -> None:
-    source = Source(folder)
+    source = SourceFiles(folder)
     assert IMPORTER.read_experience is not None
     with suppress(CorruptDataError, UserError):
         if IMPORTER.recognises(source):

@@ -9,7 +9,7 @@ import pytest
 
 from teacher_store.importers.formats import cleanrl_jax, dopamine_jax, dopamine_tf
 from teacher_store.importers.imported import ImportedAgent, Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.registry import IMPORTERS
 from tests.helpers.fixture_files import unzip
 from tests.helpers.jax_agents import Params, layer, nature
@@ -28,7 +28,7 @@ class TestTensorFlow:
     @staticmethod
     def read(folder: Path) -> ImportedAgent | None:
         assert dopamine_tf.IMPORTER.read_agent is not None
-        return dopamine_tf.IMPORTER.read_agent(Source(folder / "tf_ckpt-3.index"), Request())
+        return dopamine_tf.IMPORTER.read_agent(SourceFiles(folder / "tf_ckpt-3.index"), Request())
 
     @staticmethod
     def rewrite(folder: Path, old: bytes, new: bytes, count: int = -1) -> None:
@@ -105,7 +105,7 @@ class TestCleanRl:
         data = value if isinstance(value, bytes) else cast(bytes, msgpack.packb(value))
         path.write_bytes(data)
         assert cleanrl_jax.IMPORTER.read_agent is not None
-        return cleanrl_jax.IMPORTER.read_agent(Source(path), Request())
+        return cleanrl_jax.IMPORTER.read_agent(SourceFiles(path), Request())
 
     @classmethod
     def sound(cls) -> Params:
@@ -198,11 +198,11 @@ def test_files_that_are_cut_short_are_refused(fixture: str, tmp_path: Path):
     for path in folder.iterdir():
         cut_short(path)
     assert importer.read_agent is not None
-    assert importer.recognises(Source(folder)) == ("tf" not in fixture)  # an index is told by its end
+    assert importer.recognises(SourceFiles(folder)) == ("tf" not in fixture)  # an index is told by its end
     (path,) = [path for path in folder.iterdir() if path.name.startswith(("ckpt", "nature"))]
     if "tf" not in fixture:
         with pytest.raises(CorruptDataError, match=path.name):
-            importer.read_agent(Source(folder), Request())
+            importer.read_agent(SourceFiles(folder), Request())
 
 
 @pytest.mark.parametrize(
@@ -224,5 +224,5 @@ def test_other_files_are_not_recognised(data: bytes, tmp_path: Path):
     (tmp_path / "ckpt.3").write_bytes(data)
     (tmp_path / "link").symlink_to(tmp_path / "ckpt.3")
     for importer in (cleanrl_jax.IMPORTER, dopamine_jax.IMPORTER, dopamine_tf.IMPORTER):
-        assert not importer.recognises(Source(tmp_path))
-        assert not importer.recognises(Source(tmp_path / "ckpt.3"))
+        assert not importer.recognises(SourceFiles(tmp_path))
+        assert not importer.recognises(SourceFiles(tmp_path / "ckpt.3"))

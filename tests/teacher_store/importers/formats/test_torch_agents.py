@@ -12,7 +12,7 @@ import pytest
 
 from teacher_store.importers.formats import cleanrl_torch, gogianu, stable_baselines3
 from teacher_store.importers.imported import Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from tests.helpers.fixture_files import unzip
 from tests.helpers.parity import imported, largest_difference, read
 from upcycle.config.run import EnvConfig
@@ -95,7 +95,7 @@ class TestGogianuPaths:
     )
     def test_folders_tell_the_protocol(self, folder: str, sticky: float, facts: dict[str, str], tmp_path: Path):
         path = unzip("gogianu/dqn-zip", tmp_path / folder) / "model_50000000.gz"
-        for source in (Source(path), Source(tmp_path)):
+        for source in (SourceFiles(path), SourceFiles(tmp_path)):
             agent = read(source, gogianu.IMPORTER)
             assert agent.protocol["sticky_actions"] == sticky
             assert {name: agent.facts[name][: len(value)] for name, value in facts.items()} == facts
@@ -104,15 +104,15 @@ class TestGogianuPaths:
         folder = unzip("gogianu/dqn-zip", tmp_path / "0")
         other = unzip("gogianu/c51-zip", tmp_path / "other") / "model_50000000.gz"
         shutil.copy(other, folder / "model_250000.gz")
-        assert read(Source(folder), gogianu.IMPORTER).num_actions == 6
-        agent = read(Source(folder), gogianu.IMPORTER, Request(checkpoint=250_000))
+        assert read(SourceFiles(folder), gogianu.IMPORTER).num_actions == 6
+        agent = read(SourceFiles(folder), gogianu.IMPORTER, Request(checkpoint=250_000))
         assert (agent.num_actions, agent.env_frames) == (3, 1_000_000)
 
     def test_several_seeds_are_refused(self, tmp_path: Path):
         for seed in "01":
             unzip("gogianu/dqn-zip", tmp_path / seed)
         with pytest.raises(UserError, match=r"several agents: 0/model_50000000.gz, 1/model_50000000.gz"):
-            read(Source(tmp_path), gogianu.IMPORTER)
+            read(SourceFiles(tmp_path), gogianu.IMPORTER)
 
 
 class TestSeveralModels:
@@ -120,15 +120,15 @@ class TestSeveralModels:
         folder = unzip("cleanrl_torch/impala", tmp_path / "run")
         other = unzip("cleanrl_torch/nature", tmp_path / "other") / "nature.cleanrl_model"
         shutil.copy(other, folder / "qdagger-offline-100000.cleanrl_model")
-        assert read(Source(folder), cleanrl_torch.IMPORTER).network.kind == "impala"
-        assert read(Source(folder), cleanrl_torch.IMPORTER, Request(checkpoint=100_000)).network.kind == "nature"
+        assert read(SourceFiles(folder), cleanrl_torch.IMPORTER).network.kind == "impala"
+        assert read(SourceFiles(folder), cleanrl_torch.IMPORTER, Request(checkpoint=100_000)).network.kind == "nature"
 
     def test_stable_baselines3_s_is_the_one_after_its_checkpoints(self, tmp_path: Path):
         folder = unzip("stable_baselines3/dqn", tmp_path / "run")
         other = unzip("stable_baselines3/ppo", tmp_path / "other") / "ppo.zip"
         shutil.copy(other, folder / "rl_model_2000_steps.zip")
         shutil.copy(folder / "dqn.zip", folder / "rl_model_1000_steps.zip")
-        assert read(Source(folder), stable_baselines3.IMPORTER).kind == "q_values"
-        assert read(Source(folder), stable_baselines3.IMPORTER, Request(checkpoint=2_000)).kind == "probabilities"
+        assert read(SourceFiles(folder), stable_baselines3.IMPORTER).kind == "q_values"
+        assert read(SourceFiles(folder), stable_baselines3.IMPORTER, Request(checkpoint=2_000)).kind == "probabilities"
         (folder / "dqn.zip").unlink()
-        assert read(Source(folder), stable_baselines3.IMPORTER).kind == "probabilities"
+        assert read(SourceFiles(folder), stable_baselines3.IMPORTER).kind == "probabilities"

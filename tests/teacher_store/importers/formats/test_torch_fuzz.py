@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from teacher_store.importers.formats import gogianu
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from tests.helpers.fixture_files import unzip
 from tests.helpers.fuzz import TARGETS, attempt, choose_part, mutate, structure
 
@@ -37,6 +37,6 @@ def test_reading_a_gzip_file_takes_little_more_memory_than_it_holds(tmp_path: Pa
     path = unzip("gogianu/dqn-zip", tmp_path) / "model_50000000.gz"
     tracemalloc.start()
     assert attempt(gogianu.IMPORTER, path) == "read"
-    assert len(Source(path).gunzip()) > 100_000
+    assert len(SourceFiles(path).gunzip()) > 100_000
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()

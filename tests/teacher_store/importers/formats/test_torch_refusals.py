@@ -11,7 +11,7 @@ from torch import Tensor
 
 from teacher_store.importers.formats import cleanrl_torch, gogianu, stable_baselines3
 from teacher_store.importers.imported import ImportedAgent, Importer, Request
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from teacher_store.importers.registry import IMPORTERS
 from tests.helpers.torch_agents import Evil, Tensors, cleanrl, dqn_zip, layer, nature, read, saved
 from upcycle.errors import CorruptDataError, UserError
@@ -152,9 +152,9 @@ class TestAll:
         data, path = write(tmp_path, tensors()), tmp_path / name
         path.write_bytes(data[: len(data) * 3 // 4])
         assert importer.read_agent is not None
-        if importer.recognises(Source(path)):
+        if importer.recognises(SourceFiles(path)):
             with pytest.raises(CorruptDataError, match=name):
-                importer.read_agent(Source(path), Request())
+                importer.read_agent(SourceFiles(path), Request())
 
     def test_links_are_refused(self, kind: str, tmp_path: Path):
         importer, name, write, tensors, _ = KINDS[kind]
@@ -162,9 +162,9 @@ class TestAll:
         folder = tmp_path / "agent"
         folder.mkdir()
         (folder / name).symlink_to(tmp_path / "elsewhere")
-        assert not importer.recognises(Source(folder))
+        assert not importer.recognises(SourceFiles(folder))
         with pytest.raises(UserError, match="is a symbolic link"):
-            Source(folder / name)
+            SourceFiles(folder / name)
 
 
 class TestCleanRl:
@@ -202,7 +202,7 @@ class TestCleanRl:
 
 class TestGogianu:
     def test_a_decompression_bomb_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(Source.gunzip, "__kwdefaults__", {"limit": 1 << 20})
+        monkeypatch.setattr(SourceFiles.gunzip, "__kwdefaults__", {"limit": 1 << 20})
         data = saved({"estimator_state": nature(*gogianu_names())})
         with pytest.raises(CorruptDataError, match=r"model_1\.gz: decompresses to more than 1,048,576 bytes"):
             read(gogianu.IMPORTER, tmp_path / "model_1.gz", gzip.compress(data + bytes(5 << 20)))
@@ -230,4 +230,4 @@ class TestGogianu:
 )
 def test_other_files_are_not_recognised(data: bytes, tmp_path: Path):
     (tmp_path / "file").write_bytes(data)
-    assert not [importer.name for importer in IMPORTERS if importer.recognises(Source(tmp_path / "file"))]
+    assert not [importer.name for importer in IMPORTERS if importer.recognises(SourceFiles(tmp_path / "file"))]

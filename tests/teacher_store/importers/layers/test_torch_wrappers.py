@@ -16,7 +16,7 @@ from torch import nn
 
 from teacher_store.importers.formats import cleanrl_torch, gogianu, stable_baselines3
 from teacher_store.importers.layers.torch_wrappers import mentions
-from teacher_store.importers.readers.source import Source
+from teacher_store.importers.readers.source_files import SourceFiles
 from tests.helpers.torch_agents import Tensors, cleanrl, read, saved
 from tests.teacher_store.importers.formats.test_torch_refusals import KINDS, read_kind
 from upcycle.errors import CorruptDataError, UserError
@@ -31,7 +31,7 @@ def under(prefix: str, tensors: Tensors) -> Tensors:
 def read_cleanrl(folder: Path, value: Any) -> Any:
     path = folder / "agent.cleanrl_model"
     path.write_bytes(saved(value))
-    assert cleanrl_torch.IMPORTER.recognises(Source(path))
+    assert cleanrl_torch.IMPORTER.recognises(SourceFiles(path))
     return read(cleanrl_torch.IMPORTER, path)
 
 
@@ -47,7 +47,7 @@ def test_wrapped_agents_are_read(kind: str, prefix: str, tmp_path: Path):
     importer, name, write, make, _ = KINDS[kind]
     plain = read_kind(kind, tmp_path, make())
     (tmp_path / name).write_bytes(write(tmp_path, under(prefix, make())))
-    assert importer.recognises(Source(tmp_path / name))
+    assert importer.recognises(SourceFiles(tmp_path / name))
     assert_same(read(importer, tmp_path / name), plain)
 
 

@@ -23,7 +23,7 @@ _HEAD_BYTES: Final = 1 << 12
 _DAMAGED: Final = cast(type[Exception], zlib_ng.error)
 
 
-class Source:
+class SourceFiles:
     """One path to import from. Nothing outside of it is ever opened, and no symbolic link is followed.
 
     Args:

@@ -1,35 +1,35 @@
-"""Folders that look like a teacher: its files under their names, linked to the objects that they are.
+"""Folders of teachers: their files by name, each a link to its object.
 
     views/<id>-<digest of the files>/weights.safetensors   training_state.safetensors   experience-<digest>/
 
-Anything in there can be removed at any time; it is linked again (of a bucket: fetched) when it is asked for.
+They can be removed at any time. The store links them again, or fetches them from a bucket, when they are asked for.
 """
 
 from pathlib import Path
 
 from teacher_store.records.record import TeacherRecord, digest_of_files
 from teacher_store.store.publishing import hashes_of
-from teacher_store.store.storage import VIEWS, Storage
+from teacher_store.store.storage import VIEWS, ObjectStorage
 from upcycle.experience.log_folder import share_file
 from upcycle.files import disk_full_explained
 
 
-def view_name(record: TeacherRecord) -> str:
-    """The folder's name. Other files have another one, so that a view never changes."""
+def folder_name(record: TeacherRecord) -> str:
+    """The name of a teacher's folder. It depends on the files, so the contents of a folder never change."""
     return f"{record.id}-{digest_of_files(hashes_of(record))[:16]}"
 
 
-def view_folder(storage: Storage, record: TeacherRecord) -> Path:
-    """Where a teacher's view is, or is going to be."""
-    return storage.local / VIEWS / view_name(record)
+def folder_path(storage: ObjectStorage, record: TeacherRecord) -> Path:
+    """Where a teacher's folder is, or will be."""
+    return storage.local / VIEWS / folder_name(record)
 
 
-def place(storage: Storage, record: TeacherRecord, prefix: str = "") -> Path:
-    """A teacher's view, in which at least the files whose path begins with `prefix` are there.
+def link_folder(storage: ObjectStorage, record: TeacherRecord, prefix: str = "") -> Path:
+    """Links a teacher's files into its folder, at least those whose path begins with `prefix`.
 
-    Raises: CorruptDataError if one is missing in the storage, or was damaged on its way here; UserError.
+    Raises: CorruptDataError if one is missing in the storage or was damaged in transit; UserError.
     """
-    folder = view_folder(storage, record)
+    folder = folder_path(storage, record)
     with disk_full_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, sha256 in hashes_of(record).items():
